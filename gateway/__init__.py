@@ -1,0 +1,1 @@
+"""How jobs get in and are seen: the HTTP API, who may call it, and its pages."""

@@ -1,0 +1,192 @@
+"""Bodies: capped before they are read, measured before they are parsed, parsed once.
+
+What JSON allows and Postgres or a mail header does not is refused here: NUL characters, lone
+surrogates, numbers beyond a double, `NaN` and `Infinity`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from math import isinf
+from typing import TYPE_CHECKING, Any
+
+from pydantic_core import from_json
+
+from gateway.errors import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from starlette.requests import Request
+    from starlette.types import Message
+
+CHUNK_TIMEOUT_S = 30.0
+DRAIN_MAX_BYTES = 16_777_216
+DRAIN_S = 2.0
+
+_STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+_ROUND = bytes.maketrans(b"[]{}", b"()()")
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+# Something in here may be a NUL or too large a number; only then the parsed body is walked.
+_SUSPECT = re.compile(rb"\\u0000|[0-9.][eE]\+?[0-9]{3}|[0-9]{300}")
+
+
+async def read(request: Request, *, max_bytes: int) -> bytes:
+    """The whole body; 413 as soon as it is known to be larger than `max_bytes`."""
+    declared = declared_length(request)
+    if declared is not None and declared > max_bytes:
+        raise await _too_large(request, max_bytes=max_bytes, declared=declared)
+    message = await _receive(request)
+    body: bytes = message.get("body", b"")
+    if message.get("more_body", False):
+        parts = [body]
+        size = len(body)
+        while message.get("more_body", False):
+            message = await _receive(request)
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > max_bytes:
+                raise await _too_large(request, max_bytes=max_bytes, declared=None)
+        body = b"".join(parts)
+    if len(body) > max_bytes:
+        raise await _too_large(request, max_bytes=max_bytes, declared=None)
+    return body
+
+
+async def chunks(request: Request, *, max_bytes: int) -> AsyncIterator[bytes]:
+    """The body as it arrives; 413 as soon as it is larger than `max_bytes`."""
+    declared = declared_length(request)
+    if declared is not None and declared > max_bytes:
+        raise await _too_large(request, max_bytes=max_bytes, declared=declared)
+    size = 0
+    more = True
+    while more:
+        message = await _receive(request)
+        part: bytes = message.get("body", b"")
+        size += len(part)
+        if size > max_bytes:
+            raise await _too_large(request, max_bytes=max_bytes, declared=None)
+        yield part
+        more = message.get("more_body", False)
+
+
+def parse(body: bytes, *, max_depth: int) -> Any:  # noqa: ANN401 - any JSON
+    """`body` as Python values."""
+    check_depth(body, max_depth=max_depth)
+    try:
+        value = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        message = f"The body is not JSON: {error}."
+        raise Problem("malformed_json", message, remedy="Send valid JSON in UTF-8.") from error
+    if _SUSPECT.search(body):
+        _walk(value, path=())
+    return value
+
+
+def check_depth(body: bytes, *, max_depth: int) -> None:
+    """Refuse what is nested deeper than `max_depth`, without parsing it."""
+    if body.count(b"[") + body.count(b"{") <= max_depth:
+        return
+    brackets = _STRINGS.sub(b"", body).translate(_ROUND, _NOT_BRACKETS)
+    for _ in range(max_depth):
+        shallower = brackets.replace(b"()", b"")
+        if len(shallower) == len(brackets):
+            break
+        brackets = shallower
+    # Each round took one level away. What opens more often still is too deep, or not JSON at all.
+    if brackets.count(b"(") > 0 and (b"()" in brackets or brackets.count(b"(") > max_depth):
+        message = f"The body is nested more than {max_depth} levels deep."
+        raise Problem("body_too_deep", message, remedy="Flatten it.")
+
+
+def declared_length(request: Request) -> int | None:
+    """The Content-Length, where one is declared."""
+    value = request.headers.get("content-length")
+    return int(value) if value and value.isascii() and value.isdigit() and len(value) < 20 else None
+
+
+def media_type(request: Request) -> str:
+    """The media type of the body, lower case and without parameters."""
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in {"", "identity"}:
+        raise Problem(
+            "media_type_unsupported",
+            "Compressed bodies are not read.",
+            remedy="Send the body without Content-Encoding.",
+        )
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def require_json(request: Request) -> None:
+    """415 where the body does not say that it is JSON."""
+    found = media_type(request)
+    if found != "application/json" and not (
+        found.startswith("application/") and found.endswith("+json")
+    ):
+        raise Problem(
+            "media_type_unsupported",
+            f"The body is {found or 'of no stated type'}, not application/json."[:200],
+            remedy="Send the header Content-Type: application/json.",
+        )
+
+
+async def _receive(request: Request) -> Message:
+    try:
+        async with asyncio.timeout(CHUNK_TIMEOUT_S):
+            message = await request.receive()
+    except TimeoutError:
+        raise Problem(
+            "body_too_slow",
+            f"No byte of the body arrived for {CHUNK_TIMEOUT_S:g} s.",
+            remedy="Send it again.",
+            headers={"Connection": "close"},
+        ) from None
+    if message["type"] == "http.disconnect":
+        raise Problem("malformed_json", "The body ended early.", remedy="Send it again.")
+    return message
+
+
+async def _too_large(request: Request, *, max_bytes: int, declared: int | None) -> Problem:
+    """The refusal, after a moment in which a client that is still sending may finish.
+
+    A connection that is closed over unread bytes is reset, and the client would never see why.
+    """
+    if declared is None or declared <= DRAIN_MAX_BYTES:
+        drained = 0
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                while drained < DRAIN_MAX_BYTES:
+                    message = await request.receive()
+                    drained += len(message.get("body", b""))
+                    if not message.get("more_body", False):
+                        break
+        except TimeoutError:
+            pass
+    return Problem(
+        "body_too_large",
+        f"The body is larger than {max_bytes} bytes.",
+        remedy="Send less at once; large sets of jobs go to /api/v1/jobs/batch as NDJSON.",
+        headers={"Connection": "close"},
+    )
+
+
+def _walk(value: Any, *, path: tuple[str, ...]) -> None:  # noqa: ANN401 - any JSON
+    if isinstance(value, str):
+        if "\0" in value:
+            raise _refused(path, "A NUL character cannot be stored.")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if "\0" in key:
+                raise _refused(path, "A NUL character cannot be stored.")
+            _walk(item, path=(*path, key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _walk(item, path=(*path, str(index)))
+    elif isinstance(value, float) and isinf(value):
+        raise _refused(path, "The number is larger than a double can hold.")
+
+
+def _refused(path: tuple[str, ...], detail: str) -> Problem:
+    field = ".".join(path)[:200] or "body"
+    return Problem("value_invalid", f"{field}: {detail}", field=field, remedy="Take it out.")

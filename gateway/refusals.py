@@ -1,0 +1,162 @@
+"""Every way in which a request can fail, turned into a problem; none of them is a bare 500."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from sqlalchemy.exc import DataError, SQLAlchemyError
+from starlette.exceptions import HTTPException
+
+from gateway import answers
+from gateway.errors import Problem
+from ledger.errors import (
+    IdempotencyConflict,
+    InvalidKey,
+    LedgerError,
+    LedgerUnavailable,
+    NotFound,
+    UnfitDatabase,
+    WrongState,
+)
+from runtime import logs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from fastapi import FastAPI
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+log = logs.logger("gateway")
+
+RETRY_AFTER_S = 2
+_PLACES = {"body", "query", "header", "cookie"}
+_LEDGER_CODES: dict[type[LedgerError], str] = {
+    NotFound: "not_found",
+    WrongState: "wrong_state",
+    IdempotencyConflict: "idempotency_conflict",
+    InvalidKey: "value_invalid",
+    UnfitDatabase: "ledger_unfit",
+    LedgerUnavailable: "ledger_unavailable",
+}
+
+
+def invalid(errors: Iterable[Mapping[str, Any]], *, under: Sequence[str] = ()) -> Problem:
+    """A problem from pydantic's errors; the offending values themselves are not repeated."""
+    entries = [
+        {
+            "field": ".".join([*under, *(str(part) for part in error["loc"])]) or "body",
+            "code": error["type"],
+            "detail": error["msg"],
+        }
+        for error in errors
+    ]
+    first = entries[0]
+    return Problem(
+        "value_invalid",
+        f"{first['field']}: {first['detail']}.",
+        field=first["field"],
+        errors=entries,
+        remedy="Correct the named fields; the schema is at /openapi.json and /api/v1/kinds.",
+    )
+
+
+def invalid_model(error: ValidationError, *, under: Sequence[str] = ()) -> Problem:
+    """A problem from a model that did not fit."""
+    return invalid(
+        error.errors(include_url=False, include_context=False, include_input=False), under=under
+    )
+
+
+def from_ledger(error: LedgerError) -> Problem:
+    """A problem from what the ledger refused."""
+    code = next(
+        (code for kind, code in _LEDGER_CODES.items() if isinstance(error, kind)),
+        "ledger_unavailable",
+    )
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if code.startswith("ledger_") else None
+    return Problem(code, error.sentence, remedy=error.remedy, headers=headers)
+
+
+def unavailable() -> Problem:
+    """Postgres is away; nothing was promised."""
+    return Problem(
+        "ledger_unavailable",
+        "The ledger does not answer; nothing was promised.",
+        remedy="Send the request again in a few seconds, with the same Idempotency-Key.",
+        headers={"Retry-After": str(RETRY_AFTER_S)},
+    )
+
+
+def from_database(error: SQLAlchemyError) -> Problem:
+    """A value that Postgres cannot hold is the caller's; everything else is an outage."""
+    if isinstance(error, DataError):
+        return Problem(
+            "value_invalid",
+            "A value cannot be stored.",
+            remedy="Look for numbers out of range and characters outside Unicode.",
+        )
+    return unavailable()
+
+
+def install(app: FastAPI) -> None:
+    """Have `app` answer every failure as a problem."""
+
+    async def on_problem(_: Request, error: Exception) -> Response:
+        assert isinstance(error, Problem)  # noqa: S101 - registered for nothing else
+        return answers.refuse(error)
+
+    async def on_validation(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)  # noqa: S101
+        return answers.refuse(_from_fastapi(error))
+
+    async def on_http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101
+        return answers.refuse(_from_starlette(request, error))
+
+    async def on_ledger(_: Request, error: Exception) -> Response:
+        assert isinstance(error, LedgerError)  # noqa: S101
+        return answers.refuse(from_ledger(error))
+
+    async def on_database(_: Request, error: Exception) -> Response:
+        assert isinstance(error, SQLAlchemyError)  # noqa: S101
+        if not isinstance(error, DataError):
+            log.error("ledger.failed", exc_info=error)
+        return answers.refuse(from_database(error))
+
+    app.add_exception_handler(Problem, on_problem)
+    app.add_exception_handler(RequestValidationError, on_validation)
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(LedgerError, on_ledger)
+    app.add_exception_handler(SQLAlchemyError, on_database)
+
+
+def _from_fastapi(error: RequestValidationError) -> Problem:
+    found = error.errors()
+    if any(entry["loc"][:1] == ("path",) for entry in found):
+        # Nothing can be under a name that nothing can have.
+        return Problem("not_found", "There is nothing under this path.", remedy="Check the id.")
+    plain = [
+        {**entry, "loc": entry["loc"][1:] if entry["loc"][0] in _PLACES else entry["loc"]}
+        for entry in found
+    ]
+    return invalid(plain)
+
+
+def _from_starlette(request: Request, error: HTTPException) -> Problem:
+    if error.status_code == 404:
+        return Problem(
+            "path_unknown",
+            f"There is no {request.url.path[:200]}.",
+            remedy="The paths are listed at /docs.",
+        )
+    if error.status_code == 405:
+        return Problem(
+            "method_not_allowed",
+            f"{request.url.path[:200]} does not answer {request.method}.",
+            remedy="The Allow header names what it answers.",
+            headers=error.headers,
+        )
+    return Problem("malformed_json", str(error.detail), headers=error.headers)

@@ -1,0 +1,1 @@
+"""The truth: models, migrations, transitions, named SQL, read queries."""

@@ -1,0 +1,43 @@
+"""Errors of the ledger.
+
+RelaisError
+└── LedgerError
+    ├── LedgerUnavailable    Postgres does not answer: try again later
+    ├── UnfitDatabase        fsync or synchronous_commit is off, or the schema is not migrated
+    ├── NotFound             no such row for this tenant
+    ├── WrongState           the row's state does not allow what was asked
+    ├── InvalidKey           an API key was asked for that cannot be made
+    └── IdempotencyConflict  the key was used with another body
+"""
+
+from __future__ import annotations
+
+from runtime.errors import RelaisError
+
+
+class LedgerError(RelaisError):
+    """The ledger could not do what was asked."""
+
+
+class LedgerUnavailable(LedgerError):  # noqa: N818 - reads as the state it names
+    """Postgres does not answer."""
+
+
+class UnfitDatabase(LedgerError):  # noqa: N818 - reads as the state it names
+    """The database must not be trusted with jobs as it is."""
+
+
+class NotFound(LedgerError):  # noqa: N818 - reads as the state it names
+    """No such row for this tenant."""
+
+
+class WrongState(LedgerError):  # noqa: N818 - reads as the state it names
+    """The row's state does not allow what was asked."""
+
+
+class IdempotencyConflict(LedgerError):  # noqa: N818 - reads as the state it names
+    """The idempotency key was used with another body."""
+
+
+class InvalidKey(LedgerError):  # noqa: N818 - reads as the state it names
+    """An API key was asked for that cannot be made."""

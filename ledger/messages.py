@@ -1,0 +1,210 @@
+"""Messages: one email to one recipient, the unit of "sent exactly once".
+
+`pending -> sending -> dot_sent -> sent | deferred | failed | suppressed | unknown`
+
+A row and its Message-ID exist before the first byte is sent. `prepare` writes or takes over the
+rows of an attempt; every later mark names (message id, attempt), so that an attempt which lost
+its claim changes nothing. The statements are in `messages.sql`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from pydantic_core import to_json
+
+from ledger import ids, statements, suppressions
+from ledger.models.mail import MessageState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sqlalchemy import Row
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+SQL = statements.load(Path(__file__).with_suffix(".sql"))
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """An address as it goes over the wire, and where it was named: to, cc or bcc."""
+
+    address: str
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """The messages that one attempt of a job wants to send."""
+
+    tenant: str
+    job_id: UUID
+    attempt: int
+    relay: str
+    message_id: str
+    recipients: tuple[Recipient, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MessageRow:
+    """A message as `prepare` found or made it."""
+
+    id: UUID
+    tenant: str
+    job_id: UUID
+    position: int
+    recipient: str
+    role: str
+    message_id: str
+    relay: str
+    state: MessageState
+    attempt: int
+    created_at: datetime
+    reply_code: int | None = None
+    enhanced_code: str | None = None
+    reply: str | None = None
+    reason: str | None = None
+    dot_age_s: float | None = None  # since the dot that nobody answered
+
+
+@dataclass(frozen=True, slots=True)
+class Dot:
+    """The final dot is about to go out."""
+
+    id: UUID
+    job_id: UUID
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What became of a message; `suppress` also stops further mail to its recipient."""
+
+    id: UUID
+    attempt: int
+    state: MessageState
+    reply_code: int | None = None
+    enhanced_code: str | None = None
+    reply: str | None = None
+    reason: str | None = None
+    suppress: tuple[str, str] | None = field(default=None, repr=False)  # tenant, address
+
+
+async def prepare(
+    connection: AsyncConnection, preparations: Sequence[Preparation]
+) -> list[list[MessageRow] | None]:
+    """Write or take over the rows of each preparation, in the order of its recipients.
+
+    None: a later attempt holds a row, the claim is lost. Rows that are settled already
+    (`sent`, `failed`, ...) come back as they are; suppressed recipients as `suppressed`.
+    """
+    asked = [row for preparation in preparations for row in _rows(preparation)]
+    found: dict[UUID, list[MessageRow]] = {p.job_id: [] for p in preparations}
+    for row in await _execute(connection, "insert", asked):
+        found[row.job_id].append(_message(row))
+    known = [p for p in preparations if len(found[p.job_id]) < len(p.recipients)]
+    if known:
+        jobs = {p.job_id for p in known}
+        await _execute(connection, "take_over", [r for r in asked if r["job_id"] in jobs])
+        for job_id in jobs:
+            found[job_id].clear()
+        for row in await connection.execute(SQL["rows"], {"job_ids": list(jobs)}):
+            found[row.job_id].append(_message(row, dot_age_s=row.dot_age_s))
+    return [_owned(found[p.job_id], attempt=p.attempt) for p in preparations]
+
+
+async def mark_dots(connection: AsyncConnection, dots: Sequence[Dot]) -> list[bool]:
+    """Note that the final dots are about to go out; False: not ours any more, do not send it."""
+    rows = [{"id": d.id, "job_id": d.job_id, "attempt": d.attempt} for d in dots]
+    marked = {row.id for row in await _execute(connection, "mark_dots", rows)}
+    return [dot.id in marked for dot in dots]
+
+
+async def mark(connection: AsyncConnection, marks: Sequence[Mark]) -> list[bool]:
+    """Note what became of messages; False: another attempt holds the message, nothing changed."""
+    rows = [
+        {
+            "id": m.id,
+            "attempt": m.attempt,
+            "state": m.state.value,
+            "reply_code": m.reply_code,
+            "enhanced_code": m.enhanced_code,
+            "reply": m.reply,
+            "reason": m.reason,
+        }
+        for m in marks
+    ]
+    marked = {row.id for row in await _execute(connection, "mark", rows)}
+    unwanted = [(*m.suppress, m.reason or "") for m in marks if m.suppress and m.id in marked]
+    if unwanted:
+        await suppressions.suppress_many(connection, unwanted)
+    return [m.id in marked for m in marks]
+
+
+async def settle_abandoned(
+    connection: AsyncConnection, *, since_s: float = 60.0, until_s: float = 86_400.0
+) -> dict[str, int]:
+    """Settle open messages of jobs that ended `since_s` to `until_s` ago without their handler.
+
+    How many became what: {"unknown": n, "failed": n}.
+    """
+    result = await connection.execute(
+        SQL["settle_abandoned"], {"since_s": since_s, "until_s": until_s}
+    )
+    settled: dict[str, int] = {}
+    for row in result:
+        settled[row.state] = settled.get(row.state, 0) + 1
+    return settled
+
+
+def _rows(preparation: Preparation) -> Iterable[dict[str, Any]]:
+    for position, recipient in enumerate(preparation.recipients):
+        yield {
+            "id": ids.new(),
+            "tenant": preparation.tenant,
+            "job_id": preparation.job_id,
+            "attempt": preparation.attempt,
+            "position": position,
+            "recipient": recipient.address,
+            "address": suppressions.key(recipient.address),
+            "role": recipient.role,
+            "message_id": preparation.message_id,
+            "relay": preparation.relay,
+        }
+
+
+async def _execute(
+    connection: AsyncConnection, statement: str, rows: Sequence[dict[str, Any]]
+) -> Iterable[Row[Any]]:
+    return await connection.execute(SQL[statement], {"rows": to_json(rows).decode()})
+
+
+def _message(row: Row[Any], dot_age_s: float | None = None) -> MessageRow:
+    return MessageRow(
+        id=row.id,
+        tenant=row.tenant,
+        job_id=row.job_id,
+        position=row.position,
+        recipient=row.recipient,
+        role=row.role,
+        message_id=row.message_id,
+        relay=row.relay,
+        state=MessageState(row.state),
+        attempt=row.attempt,
+        created_at=row.created_at,
+        reply_code=row.reply_code,
+        enhanced_code=row.enhanced_code,
+        reply=row.reply,
+        reason=row.reason,
+        dot_age_s=dot_age_s,
+    )
+
+
+def _owned(rows: list[MessageRow], *, attempt: int) -> list[MessageRow] | None:
+    if any(row.attempt > attempt for row in rows):
+        return None
+    return sorted(rows, key=lambda row: row.position)

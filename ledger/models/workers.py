@@ -1,0 +1,28 @@
+"""The processes that are alive, as they say themselves."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from sqlalchemy import BigInteger
+from sqlalchemy.dialects.postgresql import UUID as PgUUID
+from sqlalchemy.orm import Mapped, mapped_column
+
+from ledger.models.registry import Model, Now
+
+
+class Worker(Model):
+    """One process; proof of life is the advisory lock `lock_key`, not this row."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[UUID] = mapped_column(PgUUID(as_uuid=True), primary_key=True)
+    name: Mapped[str]
+    queue: Mapped[str]  # or 'beat', 'gateway'
+    colour: Mapped[str]
+    version: Mapped[str]
+    host: Mapped[str]
+    pid: Mapped[int]
+    lock_key: Mapped[int] = mapped_column(BigInteger)
+    started_at: Mapped[Now]
+    seen_at: Mapped[Now]

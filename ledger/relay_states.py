@@ -1,0 +1,127 @@
+"""What the relays told us: a login was refused (535, stopped) or they are too busy (421).
+
+A relay without a row is in order. Times are the database's; waits are seconds from its now.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ledger import statements
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+SQL = statements.load(Path(__file__).with_suffix(".sql"))
+
+
+@dataclass(frozen=True, slots=True)
+class RelayNow:
+    """Whether a relay may be used now."""
+
+    is_stopped: bool = False
+    stopped_login: str | None = None  # fingerprint of the login that was refused
+    backoff_s: float = 0.0
+    backoff_step: int = 0  # how many waits in a row; 0: it has recovered
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RelayRecord:
+    """A relay's row as operators see it."""
+
+    name: str
+    stopped_at: datetime | None
+    backoff_until: datetime | None
+    backoff_step: int
+    reason: str | None
+    changed_at: datetime
+
+
+IN_ORDER = RelayNow()
+
+
+async def look(
+    connection: AsyncConnection, relays: Iterable[tuple[str, str]]
+) -> dict[tuple[str, str], RelayNow]:
+    """What is known of these (tenant, relay name); those in order are left out."""
+    pairs = sorted(set(relays))
+    result = await connection.execute(
+        SQL["look"], {"tenants": [t for t, _ in pairs], "names": [n for _, n in pairs]}
+    )
+    return {
+        (row.tenant, row.name): RelayNow(
+            is_stopped=row.is_stopped,
+            stopped_login=row.stopped_login,
+            backoff_s=row.backoff_s,
+            backoff_step=row.backoff_step,
+            reason=row.reason,
+        )
+        for row in result
+    }
+
+
+async def list_all(connection: AsyncConnection, *, tenant: str) -> list[RelayRecord]:
+    """Every relay of `tenant` that ever had trouble."""
+    result = await connection.execute(SQL["list"], {"tenant": tenant})
+    return [
+        RelayRecord(
+            name=row.name,
+            stopped_at=row.stopped_at,
+            backoff_until=row.backoff_until,
+            backoff_step=row.backoff_step,
+            reason=row.reason,
+            changed_at=row.changed_at,
+        )
+        for row in result
+    ]
+
+
+async def stop(
+    connection: AsyncConnection, *, tenant: str, name: str, reason: str, login: str | None = None
+) -> None:
+    """Send nothing through this relay until it is resumed or its login changes."""
+    await connection.execute(
+        SQL["stop"], {"tenant": tenant, "name": name, "reason": reason, "login": login}
+    )
+
+
+async def resume(connection: AsyncConnection, *, tenant: str, name: str) -> bool:
+    """Use the relay again at once; False where it was in order."""
+    result = await connection.execute(SQL["resume"], {"tenant": tenant, "name": name})
+    return result.first() is not None
+
+
+async def resume_with_new_login(
+    connection: AsyncConnection, *, tenant: str, name: str, login: str | None
+) -> bool:
+    """Forget a stop that another login than `login` (a fingerprint) caused."""
+    result = await connection.execute(
+        SQL["resume_with_new_login"], {"tenant": tenant, "name": name, "login": login}
+    )
+    return result.first() is not None
+
+
+async def back_off(
+    connection: AsyncConnection,
+    *,
+    tenant: str,
+    name: str,
+    base_s: float,
+    cap_s: float,
+    reason: str,
+) -> float:
+    """Wait, twice as long as the time before; seconds from now until the relay is tried again."""
+    arguments = {"tenant": tenant, "name": name, "base_s": base_s, "cap_s": cap_s}
+    await connection.execute(SQL["back_off"], {**arguments, "reason": reason})
+    return (await look(connection, [(tenant, name)]))[tenant, name].backoff_s
+
+
+async def recover(connection: AsyncConnection, *, tenant: str, name: str) -> None:
+    """The relay took a message: its next trouble starts from the shortest wait."""
+    await connection.execute(SQL["recover"], {"tenant": tenant, "name": name})

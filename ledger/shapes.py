@@ -1,0 +1,136 @@
+"""What goes into a transition and what comes out of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from ledger.models.jobs import State
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job as its caller asked for it, routed and checked."""
+
+    id: UUID
+    tenant: str
+    kind: str
+    queue: str
+    payload: dict[str, Any]
+    max_attempts: int
+    timeout_s: float
+    priority: int = 5
+    run_at: datetime | None = None
+    delay_s: float | None = None
+    backoff: dict[str, Any] | None = None
+    idempotency_key: str | None = None
+    request_hash: bytes | None = None
+    callback_url: str | None = None
+    workflow_id: str | None = None
+    tags: tuple[str, ...] = ()
+    traceparent: str | None = None
+    trace_id: str | None = None
+    accepted_by: str | None = None
+    depends_on: tuple[UUID, ...] = ()
+    on_parent_failure: str = "fail"
+
+    def as_row(self) -> dict[str, Any]:
+        """The columns that the statement `accept` reads."""
+        return {
+            "id": self.id,
+            "tenant": self.tenant,
+            "kind": self.kind,
+            "queue": self.queue,
+            "blocked": bool(self.depends_on),
+            "priority": self.priority,
+            "payload": self.payload,
+            "run_at": self.run_at,
+            "delay_s": self.delay_s,
+            "max_attempts": self.max_attempts,
+            "timeout_s": self.timeout_s,
+            "backoff": self.backoff,
+            "idempotency_key": self.idempotency_key,
+            "request_hash": self.request_hash.hex() if self.request_hash else None,
+            "callback_url": self.callback_url,
+            "workflow_id": self.workflow_id,
+            "tags": self.tags,
+            "traceparent": self.traceparent,
+            "trace_id": self.trace_id,
+            "accepted_by": self.accepted_by,
+            "on_parent_failure": self.on_parent_failure,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What became of a NewJob.
+
+    `is_new` False: the idempotency key was known, this is the first job. `is_conflict`: it was
+    known for another body. `missing_parents`: not accepted, these parents do not exist.
+    """
+
+    id: UUID
+    state: State
+    created_at: datetime | None
+    run_at: datetime | None
+    is_new: bool = True
+    is_conflict: bool = False
+    missing_parents: tuple[UUID, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedJob:
+    """A running job and its fence (`id`, `attempt`)."""
+
+    id: UUID
+    attempt: int
+    kind: str
+    queue: str
+    tenant: str
+    payload: dict[str, Any]
+    priority: int
+    max_attempts: int
+    uncounted: int
+    timeout_s: float
+    backoff: dict[str, Any] | None
+    alone: bool
+    deaths: int
+    workflow_id: str | None
+    tags: list[str]
+    traceparent: str | None
+    run_at: datetime
+    started_at: datetime
+
+    @property
+    def counted(self) -> int:
+        """Attempts that count, this one included."""
+        return self.attempt - self.uncounted
+
+    @property
+    def tries_left(self) -> int:
+        """Attempts that may follow this one."""
+        return max(0, self.max_attempts - self.counted)
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The outcome of one attempt, ready to be written."""
+
+    id: UUID
+    attempt: int
+    state: State  # succeeded, failed, cancelled, unknown; scheduled = deferred; ready = released
+    reason: str | None = None
+    error: dict[str, Any] | None = None
+    result: dict[str, Any] | None = None
+    delay_s: float = 0.0  # of a deferred job
+    is_counted: bool = True  # False: this attempt costs nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Reclaimed:
+    """What one look at dead workers took back."""
+
+    ready: tuple[tuple[UUID, str], ...]  # (job id, queue)
+    quarantined: tuple[tuple[UUID, str], ...]

@@ -1,0 +1,81 @@
+"""The page for people: the newest mails, self-contained, no script, nothing loaded."""
+
+from __future__ import annotations
+
+import hashlib
+from base64 import b64encode
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from ops.inbox.mailbox import Search
+from ops.inbox.web import Response
+
+if TYPE_CHECKING:
+    from ops.inbox.mailbox import Mailbox
+
+SHOWN_MAX = 200
+
+_STYLE = """
+:root { color-scheme: light dark; --line: #8883; --soft: #8889; --accent: #2f6f4f; }
+@media (prefers-color-scheme: dark) { :root { --accent: #7cc4a0; } }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.35rem; margin: 0; }
+p { color: var(--soft); margin: .2rem 0 1.2rem; }
+dl { display: flex; flex-wrap: wrap; gap: .6rem 2.2rem; margin: 1.2rem 0; }
+dt { color: var(--soft); font-size: .8rem; }
+dd { margin: 0; font-size: 1.3rem; font-variant-numeric: tabular-nums; }
+table { width: 100%; border-collapse: collapse; }
+th { text-align: left; font-weight: 600; font-size: .8rem; color: var(--soft); }
+th, td { padding: .45rem .7rem .45rem 0; border-bottom: 1px solid var(--line);
+  vertical-align: top; overflow-wrap: anywhere; }
+td.number, th.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+td.at { white-space: nowrap; color: var(--soft); }
+a { color: var(--accent); }
+""".strip()
+_STYLE_HASH = b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+_POLICY = (
+    f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def response(mailbox: Mailbox) -> Response:
+    """The page as it stands now; every value from a mail is escaped."""
+    total, mails = mailbox.search(Search(), limit=SHOWN_MAX)
+    counts = "".join(
+        f"<div><dt>{name}</dt><dd>{count:,}</dd></div>" for name, count in mailbox.stats().items()
+    )
+    shown = f"The newest {len(mails):,} of {total:,} mails." if total else "No mail yet."
+    body = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>Relais inbox</title><style>{_STYLE}</style></head><body><main>"
+        f"<h1>Relais inbox</h1><p>Mail ends here; nothing is sent on. {shown}</p>"
+        f"<dl>{counts}</dl>{_table(mails)}</main></body></html>"
+    )
+    return Response(
+        body.encode(),
+        content_type="text/html; charset=utf-8",
+        headers={"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer"},
+    )
+
+
+def _table(mails: list[dict[str, Any]]) -> str:
+    if not mails:
+        return ""
+    rows = "".join(_row(mail) for mail in mails)
+    return (
+        "<table><thead><tr><th>Received (UTC)</th><th>From</th><th>To</th><th>Subject</th>"
+        f'<th class="number">Bytes</th></tr></thead><tbody>{rows}</tbody></table>'
+    )
+
+
+def _row(mail: dict[str, Any]) -> str:
+    at = mail["received_at"][:19].replace("T", " ")
+    subject = escape(mail["subject"]) or "(no subject)"
+    return (
+        f'<tr><td class="at">{escape(at)}</td><td>{escape(mail["sender"])}</td>'
+        f"<td>{escape(mail['recipient'])}</td>"
+        f'<td><a href="/messages/{mail["n"]}/raw">{subject}</a></td>'
+        f'<td class="number">{mail["size"]:,}</td></tr>'
+    )

@@ -1,0 +1,182 @@
+"""`python -m ops.stack.supervisor`: keeps every service of one colour up until told to stop.
+
+It is small and does little: one thread per service (`keeper`), and this one,
+which writes down what they know, trims logs and waits for a signal. Killed, it
+leaves its children running; the next one adopts them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from ops.errors import OpsError, StackError
+from ops.stack import documents, layout, logfiles, ports, records, room, vault
+from ops.stack.catalogue import Catalogue
+from ops.stack.keeper import Board, Keeper
+from ops.stack.layout import Layout
+from ops.stack.locks import FileLock
+from ops.stack.processes import Identity
+from ops.stack.service import READY, Service, State
+from ops.stack.sharing import Membership, own_ports
+from runtime import logs
+
+log = logs.logger("stack")
+
+_WRITE_S = 0.1
+_TRIM_S = 5.0
+
+
+class Supervisor:
+    """All keepers of one colour."""
+
+    def __init__(self, place: Layout, *, only: tuple[str, ...] = ()) -> None:
+        """`only` names the services wanted; empty: all."""
+        self._place = place
+        self._only = only
+        self._stop = threading.Event()
+        self._membership = Membership(place)
+        self._keepers: list[Keeper] = []
+        self._written: dict[str, Any] | None = None
+        self._started_at = time.time()
+
+    def ask_to_stop(self) -> None:
+        """Have `run` stop everything and return."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Start everything, keep it, and stop it in reverse order when asked.
+
+        Raises StackError, with nothing started, where a port is taken or the disk is full.
+        """
+        secrets = vault.ensure(self._place.secrets)
+        user = dict(os.environ)
+        draft = Catalogue(self._place, secrets=secrets, shared=own_ports(self._place), user=user)
+        embedded = {
+            service.name
+            for service in draft.services(self._only)
+            if service.place.shared and service.command is not None
+        }
+        shared = self._membership.join(embedded)
+        try:
+            book = Catalogue(self._place, secrets=secrets, shared=shared, user=user)
+            services = book.services(self._only)
+            self._refuse_early(services)
+            documents.write(self._place.environment, dict(book.variables))
+            self._start(services)
+            self._keep()
+        finally:
+            self._shut_down()
+
+    def _start(self, services: list[Service]) -> None:
+        board = Board()
+        for service in services:
+            mark = f"{self._place.data_dir}:{service.place.run.name}:{service.name}"
+            lock = self._membership.lock(service.name) if service.place.shared else None
+            self._keepers.append(Keeper(service, board, mark=mark, lock=lock))
+        self._clear_forgotten(services)
+        for keeper in self._keepers:
+            keeper.start()
+
+    def _clear_forgotten(self, services: list[Service]) -> None:
+        """Stop what an earlier supervisor started and this one does not want."""
+        wanted = {service.name for service in services}
+        found = records.read_all(self._place.run)
+        records.stop_all(record for record in found if record.name not in wanted)
+
+    def _refuse_early(self, services: list[Service]) -> None:
+        room.require(self._place.data_dir)
+        for service in services:
+            keeps = not service.place.shared or self._membership.lock(service.name).held
+            if service.command is None or not keeps or service.running() is not None:
+                continue
+            record = records.read(service.record)
+            if record is None or not record.identity.alive():
+                for port in service.ports:
+                    ports.require_free(port, service=service.name)
+
+    def _keep(self) -> None:
+        trimmed_at = time.monotonic()
+        while not self._stop.wait(_WRITE_S):
+            self._write()
+            if time.monotonic() - trimmed_at > _TRIM_S:
+                trimmed_at = time.monotonic()
+                logfiles.trim(self._place.logs)
+                logfiles.trim(self._place.shared_logs)
+
+    def _shut_down(self) -> None:
+        for keeper in self._keepers:
+            keeper.halt()
+        for keeper in self._keepers:
+            if keeper.is_alive():
+                keeper.join()
+        self._write(stopping=True)
+        records.stop_all(records.read_all(self._place.run), say=_say_stopped)
+        self._membership.leave(say=_say_stopped)
+        self._place.state.unlink(missing_ok=True)
+
+    def _write(self, *, stopping: bool = False) -> None:
+        views = [keeper.view() for keeper in self._keepers]
+        ready = {State(view["state"]) for view in views} <= READY
+        own = Identity.of(os.getpid())
+        content = {
+            "colour": self._place.colour,
+            "data_dir": str(self._place.data_dir),
+            "port_base": self._place.port_base,
+            "pid": os.getpid(),
+            "started": own.started if own else None,
+            "started_at": round(self._started_at, 3),
+            "ready": ready and not stopping,
+            "stopping": stopping,
+            "services": views,
+        }
+        if content != self._written:
+            documents.write(self._place.state, content)
+            self._written = content
+
+
+def _say_stopped(name: str) -> None:
+    log.info("stack.stopping", name=name)
+
+
+def main(arguments: list[str]) -> int:
+    """Run until SIGTERM or SIGINT; 1 where it could not start, with the reason written down."""
+    parser = argparse.ArgumentParser(prog="python -m ops.stack.supervisor")
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--colour", choices=layout.COLOURS, required=True)
+    parser.add_argument("--port-base", type=int, required=True)
+    parser.add_argument("--only", action="append", default=[])
+    options = parser.parse_args(arguments)
+    logs.configure(service="stack", colour=options.colour)
+    place = layout.find(options.data_dir, options.colour, options.port_base)
+    try:
+        place.make()
+        return _run_alone(place, tuple(options.only))
+    except OpsError as error:
+        log.error("stack.refused", reason=str(error))
+        documents.write(place.refusal, {"sentence": error.sentence, "remedy": error.remedy})
+        return 1
+
+
+def _run_alone(place: Layout, only: tuple[str, ...]) -> int:
+    lock = FileLock(place.lock)
+    if not lock.take():
+        sentence = f"Another supervisor keeps {place.colour} in {place.data_dir}."
+        raise StackError(sentence, remedy="See ./relais status.")
+    place.refusal.unlink(missing_ok=True)
+    supervisor = Supervisor(place, only=only)
+    for how in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(how, lambda _number, _frame: supervisor.ask_to_stop())
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    supervisor.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

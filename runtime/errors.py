@@ -1,0 +1,25 @@
+"""The root of every error that Relais raises on purpose.
+
+RelaisError
+├── SettingsError            a setting is missing or wrong
+├── gateway.errors.*         answered as problem+json
+├── ledger.errors.*          the database refused or is not fit
+├── tasks.errors.*           a handler's input or surroundings are wrong
+└── ops.errors.*             the command line and the local stack
+"""
+
+from __future__ import annotations
+
+
+class RelaisError(Exception):
+    """An error whose text is the sentence that a person needs to go on."""
+
+    def __init__(self, sentence: str, *, remedy: str = "") -> None:
+        """`sentence` says what is wrong, `remedy` what to do about it."""
+        super().__init__(f"{sentence} {remedy}".strip())
+        self.sentence = sentence
+        self.remedy = remedy
+
+
+class SettingsError(RelaisError):
+    """A setting is missing, malformed or contradicts another one."""

@@ -1,0 +1,163 @@
+"""Every setting of every process, read once from `RELAIS_*` environment variables.
+
+`docs/configuration.md` is generated from this file; a description here is what
+an operator reads there. Durations are seconds (`_s`), sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from runtime.errors import SettingsError
+
+Colour = Literal["blue", "green"]
+
+
+class Settings(BaseSettings):
+    """Typed view of the environment; frozen, so that no process changes its mind halfway."""
+
+    model_config = SettingsConfigDict(env_prefix="RELAIS_", frozen=True, extra="ignore")
+
+    # services
+    database_url: SecretStr = Field(
+        SecretStr(""),
+        description="Postgres, `postgresql://user:password@host:port/database`. The truth.",
+    )
+    redis_url: SecretStr = Field(
+        SecretStr(""),
+        description="Redis or Valkey, `redis://:password@host:port/0`. The doorbell.",
+    )
+    smtp_url: SecretStr = Field(
+        SecretStr(""),
+        description="The default relay: `smtp://`, `smtp+starttls://` or `smtps://` "
+        "`user:password@host:port`, with `?policy=at_least_once|at_most_once|idempotency_header`.",
+    )
+    relays: dict[str, SecretStr] = Field(
+        default_factory=dict,
+        description='Further relays by name, as JSON: `{"marketing": "smtps://..."}`.',
+    )
+    qdrant_url: str = Field("", description="Qdrant server; empty: the embedded engine.")
+
+    # identity
+    colour: Colour = Field("blue", description="Which of the two sets this process belongs to.")
+    version: str = Field("0.1.0", description="Stamped on every attempt.")
+    data_dir: Path = Field(Path(".data"), description="The one folder that the stack writes to.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Lowest level that is logged."
+    )
+
+    # gateway
+    gateway_host: str = Field("127.0.0.1", description="Address the gateway listens on.")
+    gateway_port: int = Field(8080, ge=1, le=65535, description="Port the gateway listens on.")
+    public_url: str = Field(
+        "", description="Address under which callers reach the gateway; empty: derived."
+    )
+    body_max_bytes: int = Field(
+        1_048_576, ge=1024, description="Largest body of a single job; refused before parsing."
+    )
+    batch_max_bytes: int = Field(
+        67_108_864, ge=1024, description="Largest body of a batch; refused while it arrives."
+    )
+    batch_max_jobs: int = Field(10_000, ge=1, description="Most jobs in one batch.")
+    body_max_depth: int = Field(64, ge=4, le=500, description="Deepest nesting of a JSON body.")
+    rate_limit_per_s: float = Field(
+        5_000.0, gt=0, description="Requests per second and API key, unless the key has its own."
+    )
+    jwt_algorithm: Literal["HS256", "RS256", "ES256", "EdDSA"] = Field(
+        "HS256", description="The one algorithm that a bearer token may be signed with."
+    )
+    jwt_key: SecretStr = Field(
+        SecretStr(""), description="Secret or PEM public key; empty: tokens are refused."
+    )
+    jwt_issuer: str = Field("", description="Exact `iss` of a bearer token.")
+    jwt_audience: str = Field("relais", description="Exact `aud` of a bearer token.")
+
+    # workers
+    concurrency_critical: int = Field(16, ge=1, description="Jobs at once on `critical`.")
+    concurrency_template: int = Field(16, ge=1, description="Jobs at once on `template`.")
+    concurrency_bulk: int = Field(16, ge=1, description="Jobs at once on `bulk`.")
+    concurrency_vector: int = Field(2, ge=1, description="Jobs at once on `vector`.")
+    concurrency_callback: int = Field(32, ge=1, description="Jobs at once on `callback`.")
+    claim_max: int = Field(256, ge=1, le=2000, description="Most jobs taken by one claim.")
+    poll_s: float = Field(
+        1.0, gt=0, description="How often an idle worker looks into the ledger (jittered)."
+    )
+    lease_s: float = Field(
+        60.0, gt=0, description="A running job whose worker is silent this long is taken back."
+    )
+    heartbeat_s: float = Field(1.0, gt=0, description="How often a worker proves it is alive.")
+    dead_after_s: float = Field(
+        1.5, gt=0, description="A worker's lock must be seen free twice, this far apart."
+    )
+    grace_s: float = Field(
+        25.0, ge=0, description="How long running jobs may finish after SIGTERM."
+    )
+    task_events: bool = Field(True, description="Tell Flower about every job.")
+    kinds: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Modules with your own `@kind`s, comma-separated."
+    )
+    isolated_memory_bytes: int = Field(
+        1_073_741_824, ge=67_108_864, description="Address space of an isolated handler's process."
+    )
+
+    # outgoing HTTP
+    callback_secret: SecretStr = Field(
+        SecretStr(""), description="Signs callbacks (Standard Webhooks), `whsec_<base64>`."
+    )
+    outbound_allow: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Hosts, `host:port`s or CIDRs inside your network that callbacks and "
+        "`workflow.trigger` may reach, comma-separated (n8n itself, usually).",
+    )
+
+    # retention
+    retention_finished_s: float = Field(
+        7 * 86_400.0, gt=0, description="Finished jobs are pruned after this long."
+    )
+    retention_events_s: float = Field(
+        90 * 86_400.0, gt=0, description="Their history is kept this long."
+    )
+    canary_s: float = Field(10.0, gt=0, description="How often a canary goes through each queue.")
+
+    # Flower
+    flower_user: str = Field("relais", description="Flower's user name.")
+    flower_password: SecretStr = Field(
+        SecretStr(""), description="Flower's password; without one Flower does not start."
+    )
+    flower_port: int = Field(8081, ge=1, le=65535, description="Port Flower listens on.")
+
+    @field_validator("kinds", "outbound_allow", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    def concurrency(self, queue: str) -> int:
+        """Jobs at once on `queue`."""
+        return int(getattr(self, f"concurrency_{queue}"))
+
+    def require_database_url(self) -> str:
+        """The Postgres URL, or a sentence that says which variable to set."""
+        url = self.database_url.get_secret_value()
+        if not url:
+            message = "RELAIS_DATABASE_URL is not set."
+            raise SettingsError(message, remedy="Set it, or start the local stack: ./relais up.")
+        return url
+
+
+@lru_cache(maxsize=1)
+def load() -> Settings:
+    """The settings of this process; a wrong value is one sentence, not a traceback."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "RELAIS_" + "_".join(str(part) for part in first["loc"]).upper()
+        sentence = f"{name}: {first['msg']}."
+        raise SettingsError(sentence, remedy="See docs/configuration.md.") from error

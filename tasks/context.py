@@ -1,0 +1,34 @@
+"""What a handler is given beside its payload."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from runtime.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The job, its fence and the handler's surroundings; lives for one attempt."""
+
+    job_id: UUID
+    attempt: int  # the fence; grows with every claim
+    kind: str
+    queue: str
+    tenant: str
+    tries_left: int  # attempts that may still follow this one
+    settings: Settings
+    database: AsyncEngine
+    workflow_id: str | None = None
+    traceparent: str | None = None  # of the span this attempt runs in
+    tags: tuple[str, ...] = ()
+    deaths: int = 0
+    isolate: Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]] | None = field(
+        default=None, repr=False
+    )  # runs a registered pure function in a killable process of its own: (name, arguments) -> result

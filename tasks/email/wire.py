@@ -1,0 +1,155 @@
+"""A connection that speaks lines: bytes out, complete SMTP replies in.
+
+A reply has one deadline from the moment it is waited for, however slowly its bytes trickle in.
+After any error the connection is of no more use, so a late reply is never taken for another's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, cast
+
+from tasks.email.replies import Reply
+from tasks.errors import SmtpError
+
+if TYPE_CHECKING:
+    import ssl
+
+LINE_MAX_BYTES = 2_048  # RFC 5321 allows 512; real relays are wordier
+REPLY_MAX_LINES = 128
+CHUNK_BYTES = 65_536
+
+
+class Broken(SmtpError):
+    """The connection closed, timed out or spoke no SMTP; the sentence says which."""
+
+
+class Wire(asyncio.Protocol):
+    """One connection; replies are handed out in the order in which they arrive."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._lines: list[str] = []
+        self._replies: deque[Reply] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._room: asyncio.Future[None] | None = None
+        self._is_paused = False
+        self.failure: Broken | None = None
+        self.transport: asyncio.Transport | None = None
+
+    @property
+    def is_usable(self) -> bool:
+        """Open, and nothing arrived that nobody asked for (a farewell, usually)."""
+        return (
+            self.failure is None
+            and not self._replies
+            and not self._buffer
+            and self.transport is not None
+            and not self.transport.is_closing()
+        )
+
+    def write(self, data: bytes) -> None:
+        """Send `data` now; raises Broken where the connection is closed, so it did not go out."""
+        if self.failure is not None:
+            raise self.failure
+        if self.transport is None or self.transport.is_closing():
+            raise self._break("the connection is closed")
+        self.transport.write(data)
+
+    async def write_all(self, data: bytes, *, chunk_timeout_s: float) -> None:
+        """Send `data` in chunks; the relay must take each within `chunk_timeout_s`."""
+        for start in range(0, len(data), CHUNK_BYTES):
+            self.write(data[start : start + CHUNK_BYTES])
+            if self._is_paused:
+                self._room = asyncio.get_running_loop().create_future()
+                await self._wait(self._room, chunk_timeout_s, "the relay takes no more data")
+
+    async def reply(self, *, timeout_s: float) -> Reply:
+        """The next complete reply; raises Broken."""
+        if not self._replies:
+            if self.failure is not None:
+                raise self.failure
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._wait(self._waiter, timeout_s, "the relay did not answer in time")
+        return self._replies.popleft()
+
+    async def start_tls(self, context: ssl.SSLContext, *, host: str, timeout_s: float) -> None:
+        """Go on under TLS. Words that came before the handshake are not to be trusted."""
+        if self._buffer or self._replies or self.transport is None:
+            raise self._break("the relay spoke out of turn before TLS")
+        transport = await asyncio.get_running_loop().start_tls(
+            self.transport, self, context, server_hostname=host, ssl_handshake_timeout=timeout_s
+        )
+        if transport is None:
+            raise self._break("the connection closed during the TLS handshake")
+        self.transport = transport
+
+    def close(self) -> None:
+        """Hang up, without waiting for what is still in the buffers."""
+        if self.failure is None:
+            self.failure = Broken("The connection was closed.")
+        if self.transport is not None:
+            self.transport.abort()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._break(f"the connection broke ({exc})" if exc else "the relay closed the connection")
+
+    def eof_received(self) -> bool:
+        self._break("the relay closed the connection")
+        return False
+
+    def pause_writing(self) -> None:
+        self._is_paused = True
+
+    def resume_writing(self) -> None:
+        self._is_paused = False
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        while (end := self._buffer.find(b"\n")) >= 0:
+            line = bytes(self._buffer[:end]).rstrip(b"\r")
+            del self._buffer[: end + 1]
+            if not self._take(line):
+                return
+        if len(self._buffer) > LINE_MAX_BYTES:
+            self._break("the relay sent a line without end")
+
+    def _take(self, line: bytes) -> bool:
+        code, separator = line[:3], line[3:4]
+        is_reply = code.isdigit() and separator in (b" ", b"-", b"") and b"200" <= code <= b"599"
+        if not is_reply or len(line) > LINE_MAX_BYTES or len(self._lines) >= REPLY_MAX_LINES:
+            self._break("the relay sent something that is no SMTP reply")
+            return False
+        self._lines.append(line[4:].decode("utf-8", "replace"))
+        if separator != b"-":
+            self._replies.append(Reply(int(code), tuple(self._lines)))
+            self._lines = []
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(None)
+        return True
+
+    async def _wait(self, future: asyncio.Future[None], timeout_s: float, why: str) -> None:
+        timer = asyncio.get_running_loop().call_later(timeout_s, self._break, why)
+        try:
+            await future
+        finally:
+            timer.cancel()
+
+    def _break(self, why: str) -> Broken:
+        """Give the connection up, once; whoever waits on it is told why."""
+        if self.failure is None:
+            self.failure = Broken(f"{why[0].upper()}{why[1:]}.")
+            if self.transport is not None:
+                self.transport.abort()
+        for future in (self._waiter, self._room):
+            if future is not None and not future.done():
+                future.set_exception(self.failure)
+        return self.failure

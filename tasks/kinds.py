@@ -1,0 +1,140 @@
+"""The registry of kinds: what a job may do, and how it is retried.
+
+Add your own in ten lines (docs/kinds.md)::
+
+    class Invoice(BaseModel):
+        number: str
+
+    @kind("invoice.print", payload=Invoice, queue="template")
+    async def print_invoice(payload: Invoice, context: Context) -> Outcome:
+        ...
+        return Succeeded({"number": payload.number})
+
+An `async def` handler runs in the worker's event loop. A plain `def` handler runs in a
+process of its own, which is killed when the job times out; it may block or crash as it likes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from tasks.errors import KindError
+
+if TYPE_CHECKING:
+    from tasks.context import Context
+    from tasks.outcomes import Outcome
+
+QUEUES = ("critical", "template", "bulk", "vector", "callback")
+BUILTIN_MODULES = (
+    "tasks.email.send",
+    "tasks.templates.render",
+    "tasks.callbacks",
+    "tasks.workflows",
+    "tasks.canary",
+    "tasks.housekeeping",
+)
+ENTRY_POINT_GROUP = "relais.kinds"
+_NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+")
+
+Handler = Callable[[Any, "Context"], "Awaitable[Outcome] | Outcome"]
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Exponential with full jitter: uniform(0, min(cap_s, base_s * 2**(attempt - 1))).
+
+    `schedule_s`, where given, replaces the exponential: the nth retry waits about its nth entry.
+    """
+
+    base_s: float = 2.0
+    cap_s: float = 600.0
+    schedule_s: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Everything Relais knows of one kind."""
+
+    name: str
+    payload: type[BaseModel]
+    handler: Handler
+    queue: str
+    max_attempts: int
+    timeout_s: float
+    backoff: Backoff
+    internal: bool  # not accepted from callers
+    summary: str
+
+    @property
+    def is_isolated(self) -> bool:
+        """Whether the handler runs in a process of its own (plain `def`)."""
+        return not inspect.iscoroutinefunction(self.handler)
+
+
+_REGISTRY: dict[str, Kind] = {}
+
+
+def kind(
+    name: str,
+    *,
+    payload: type[BaseModel],
+    queue: str = "template",
+    max_attempts: int = 8,
+    timeout_s: float = 300.0,
+    backoff: Backoff | None = None,
+    internal: bool = False,
+) -> Callable[[Handler], Handler]:
+    """Register the decorated handler under `name` (lower case, dotted)."""
+    if not _NAME.fullmatch(name):
+        message = f"Kind name {name!r} is not of the form 'noun.verb'."
+        raise KindError(message, remedy="Use lower case words joined by dots.")
+    if queue not in QUEUES:
+        message = f"Kind {name!r} names the queue {queue!r}, which does not exist."
+        raise KindError(message, remedy=f"Use one of {', '.join(QUEUES)}.")
+
+    def register(handler: Handler) -> Handler:
+        known = _REGISTRY.get(name)
+        if known is not None and known.handler.__module__ != handler.__module__:
+            message = f"Kind {name!r} is already defined in {known.handler.__module__}."
+            raise KindError(message, remedy="Choose another name.")
+        summary = (inspect.getdoc(handler) or "").split("\n\n", maxsplit=1)[0]
+        _REGISTRY[name] = Kind(
+            name=name,
+            payload=payload,
+            handler=handler,
+            queue=queue,
+            max_attempts=max_attempts,
+            timeout_s=timeout_s,
+            backoff=backoff or Backoff(),
+            internal=internal,
+            summary=summary,
+        )
+        return handler
+
+    return register
+
+
+def load(extra_modules: tuple[str, ...] = ()) -> dict[str, Kind]:
+    """Import the built-in kinds, those of `extra_modules` and of installed entry points."""
+    for module in (*BUILTIN_MODULES, *extra_modules):
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            message = f"RELAIS_KINDS names the module {module!r}, which cannot be imported: {error}."
+            raise KindError(message, remedy="Correct the name or PYTHONPATH.") from error
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        point.load()
+    return _REGISTRY
+
+
+def get(name: str) -> Kind | None:
+    """The kind called `name`, if it is registered."""
+    return _REGISTRY.get(name)

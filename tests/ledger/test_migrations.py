@@ -1,0 +1,31 @@
+"""Migrations and models say the same."""
+
+from __future__ import annotations
+
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import NullPool, create_engine
+
+from ledger import database, migrate
+from ledger.models import SCHEMA, Model
+
+
+def test_migrations_equal_models(database_url: str) -> None:
+    engine = create_engine(database.async_url(database_url), poolclass=NullPool)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(
+            connection,
+            opts={
+                "compare_type": True,
+                "include_schemas": True,
+                "include_name": lambda name, kind, _: name == SCHEMA if kind == "schema" else True,
+                "version_table": "schema_version",
+                "version_table_schema": SCHEMA,
+            },
+        )
+        assert compare_metadata(context, Model.metadata) == []
+
+
+def test_migrating_twice_changes_nothing(database_url: str) -> None:
+    for phase in migrate.PHASES:
+        migrate.migrate(database_url, phase)

@@ -1,0 +1,1 @@
+"""Where jobs run: the Celery app, routing, doorbells, the engine, reclaiming."""
