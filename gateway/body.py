@@ -95,7 +95,7 @@ def check_depth(body: bytes, *, max_depth: int) -> None:
             break
         brackets = shallower
     # Each round took one level away. What opens more often still is too deep, or not JSON at all.
-    if brackets.count(b"(") > 0 and (b"()" in brackets or brackets.count(b"(") > max_depth):
+    if b"()" in brackets or brackets.count(b"(") > max_depth:
         message = f"The body is nested more than {max_depth} levels deep."
         raise Problem("body_too_deep", message, remedy="Flatten it.")
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 PHASES = ("pre", "post")
 _HERE = Path(__file__).parent / "migrations"
+# A role called "relais" would otherwise have the schema of its name as the default one, and
+# Alembic would take every table for a stranger's.
+CONNECT = {"connect_timeout": 5, "options": "-c search_path=public"}
 _LOCK_KEY = 0x52454C41  # one migration at a time, whoever starts it
 
 
@@ -41,7 +44,7 @@ def configuration(connection: Connection) -> Config:
 
 def migrate(url: str, phase: str) -> None:
     """Upgrade the database at `url` to the head of `phase`."""
-    engine = create_engine(database.async_url(url), connect_args={"connect_timeout": 5})
+    engine = create_engine(database.async_url(url), connect_args=CONNECT)
     try:
         with engine.connect() as connection:
             connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK_KEY})

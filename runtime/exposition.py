@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from runtime.metrics import Gauge
     from runtime.tally import Tally
 
+
 class _Snapshot(Collector):
     def __init__(self, tally: Tally, gauges: Iterable[Gauge]) -> None:
         self._tally = tally

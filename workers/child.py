@@ -52,9 +52,9 @@ def _answer(run: Callable[[dict[str, Any]], dict[str, Any]], request: dict[str, 
     try:
         return frames.pack(run(request), default=_as_json)
     except BaseException as error:  # noqa: BLE001 - SystemExit of a handler ends its run, not us
-        return frames.pack(
-            {"raised": reports.raised(error), "recycle": isinstance(error, MemoryError)}
-        )
+        # Memory that ran out once is in pieces: the next run gets a fresh process.
+        worn_out = isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError)
+        return frames.pack({"raised": reports.raised(error), "recycle": worn_out})
 
 
 def _as_json(value: object) -> object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -45,9 +46,11 @@ class Child:
         self._waiter = asyncio.ensure_future(process.wait())
 
     def is_alive(self) -> bool:
+        """Whether it could take another request, as far as is known by now."""
         return self._process.returncode is None and not self.reader.at_eof()
 
     async def ask(self, frame: bytes, *, still_owned: Callable[[], bool] | None) -> dict[str, Any]:
+        """The answer to one request; raises EndOfChild where none comes any more."""
         try:
             self._writer.write(frame)
             await self._writer.drain()
@@ -60,10 +63,8 @@ class Child:
 
     def kill(self) -> None:
         """SIGKILL for it and whatever it started."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
     async def wait_or_kill(self, patience_s: float) -> int | None:
         """Its return code; None where it had to be killed for it."""
@@ -75,12 +76,14 @@ class Child:
         return None
 
     async def end(self) -> None:
+        """Let it go; kill it, and whatever it started, if it does not."""
         self._writer.close()
         await self.wait_or_kill(END_S)
         self.kill()  # what it started and left behind
 
 
 async def spawn(role: Role, settings: Settings) -> Child:
+    """Start a child; it answers with one frame when its imports are done."""
     ours, theirs = socket.socketpair()
     with theirs:
         try:

@@ -43,7 +43,7 @@ _OUTCOMES: dict[str, type[Outcome]] = {
 _NAMES = {outcome: name for name, outcome in _OUTCOMES.items()}
 
 
-class FrameTooLarge(Exception):
+class FrameTooLarge(Exception):  # noqa: N818 - reads as the event it is
     """The other side announced, or this side wanted to send, more than FRAME_MAX_BYTES."""
 
     def __init__(self, size_bytes: int) -> None:

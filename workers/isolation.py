@@ -47,11 +47,11 @@ class IsolationError(RelaisError):
     """A child process did not bring a result."""
 
 
-class TimedOut(IsolationError):
+class TimedOut(IsolationError):  # noqa: N818 - reads as the event it is
     """The time was over; the child was killed."""
 
 
-class ChildDied(IsolationError):
+class ChildDied(IsolationError):  # noqa: N818 - reads as the event it is
     """The child died by itself."""
 
     def __init__(self, what: str, *, returncode: int | None) -> None:
@@ -67,7 +67,7 @@ class ChildDied(IsolationError):
         return "it closed its connection or sent what is not an answer"
 
 
-class HandlerRaised(IsolationError):
+class HandlerRaised(IsolationError):  # noqa: N818 - reads as the event it is
     """The code that ran in the child raised."""
 
     def __init__(self, report: ErrorReport) -> None:

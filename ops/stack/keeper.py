@@ -172,7 +172,7 @@ class Keeper(threading.Thread):
 
     def _spawn(self, command: child.Command) -> None:
         for port in self.service.ports:
-            ports.require_free(port, name=self.service.name)
+            ports.require_free(port, service=self.service.name)
         with self.service.log.open("ab") as output:
             self._process = child.spawn(command, log=output)
         # A child that ended at once is still there as a zombie until it is polled.

@@ -11,7 +11,9 @@ from ledger.models import SCHEMA, Model
 
 
 def test_migrations_equal_models(database_url: str) -> None:
-    engine = create_engine(database.async_url(database_url), poolclass=NullPool)
+    engine = create_engine(
+        database.async_url(database_url), poolclass=NullPool, connect_args=migrate.CONNECT
+    )
     with engine.connect() as connection:
         context = MigrationContext.configure(
             connection,
