@@ -7,7 +7,8 @@ RelaisError
     ├── NotFound             no such row for this tenant
     ├── WrongState           the row's state does not allow what was asked
     ├── InvalidKey           an API key was asked for that cannot be made
-    └── IdempotencyConflict  the key was used with another body
+    ├── IdempotencyConflict  the key was used with another body
+    └── InvalidSchedule      a schedule's cron expression, time zone or job is wrong
 """
 
 from __future__ import annotations
@@ -41,3 +42,11 @@ class IdempotencyConflict(LedgerError):  # noqa: N818 - reads as the state it na
 
 class InvalidKey(LedgerError):  # noqa: N818 - reads as the state it names
     """An API key was asked for that cannot be made."""
+
+
+class InvalidSchedule(LedgerError):  # noqa: N818 - reads as the state it names
+    """A field of a schedule is wrong; `field` says which: name, cron, timezone or job."""
+
+    def __init__(self, sentence: str, *, field: str, remedy: str = "") -> None:
+        super().__init__(sentence, remedy=remedy)
+        self.field = field

@@ -62,11 +62,13 @@ class GroupCommit(Generic[Item, Result]):
     async def _drain(self) -> None:
         try:
             while self._waiting:
-                batch = [
-                    self._waiting.popleft()
-                    for _ in range(min(self._batch_max, len(self._waiting)))
-                ]
-                await self._settle(batch)
+                batch: list[tuple[Item, asyncio.Future[Result]]] = []
+                while self._waiting and len(batch) < self._batch_max:
+                    entry = self._waiting.popleft()
+                    if not entry[1].cancelled():  # whoever gave up by now is told "not written"
+                        batch.append(entry)
+                if batch:
+                    await self._settle(batch)
         finally:
             self._idle_writers += 1
 

@@ -132,5 +132,5 @@ class Finish:
 class Reclaimed:
     """What one look at dead workers took back."""
 
-    ready: tuple[tuple[UUID, str], ...]  # (job id, queue)
-    quarantined: tuple[tuple[UUID, str], ...]
+    ready: tuple[tuple[UUID, str, str], ...]  # (job id, queue, kind)
+    quarantined: tuple[tuple[UUID, str, str], ...]

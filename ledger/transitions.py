@@ -131,21 +131,25 @@ async def reclaim(
     connection: AsyncConnection,
     *,
     dead: Sequence[UUID] = (),
-    died: Sequence[UUID] = (),
+    died: Sequence[tuple[UUID, int]] = (),
     reason: str = "its worker died",
 ) -> Reclaimed:
-    """Take back jobs of `dead` owners, with expired leases, and the `died` jobs themselves.
+    """Take back jobs of `dead` owners, with expired leases, and the `died` attempts themselves.
 
     A job that was taken back runs alone from then on; at its third death alone it is quarantined.
     """
-    parameters = {"dead": list(dead), "died": list(died)}
+    parameters = {
+        "dead": list(dead),
+        "died": [job_id for job_id, _ in died],
+        "died_attempts": [attempt for _, attempt in died],
+    }
     gone = (await connection.execute(SQL["quarantine"], parameters)).all()
     if gone:
         await consequences.follow(connection, [row.id for row in gone])
     back = (await connection.execute(SQL["reclaim"], {**parameters, "reason": reason})).all()
     return Reclaimed(
-        ready=tuple((row.id, row.queue) for row in back),
-        quarantined=tuple((row.id, row.queue) for row in gone),
+        ready=tuple((row.id, row.queue, row.kind) for row in back),
+        quarantined=tuple((row.id, row.queue, row.kind) for row in gone),
     )
 
 

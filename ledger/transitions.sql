@@ -125,10 +125,11 @@ WHERE j.id = ANY(ARRAY(
     SELECT id FROM relais.jobs
     WHERE state = 'running' AND alone AND deaths >= 2
       AND (owner = ANY(CAST(:dead AS uuid[])) OR lease_until < clock_timestamp()
-           OR id = ANY(CAST(:died AS uuid[])))
+           OR (id, attempt) IN (SELECT * FROM unnest(CAST(:died AS uuid[]),
+                                                   CAST(:died_attempts AS int[]))))
     FOR UPDATE SKIP LOCKED
 ))
-RETURNING j.id, j.queue
+RETURNING j.id, j.queue, j.kind
 
 -- name: reclaim
 -- running -> ready: its worker died or fell silent; it runs alone from now on.
@@ -140,11 +141,12 @@ WHERE j.id = ANY(ARRAY(
     SELECT id FROM relais.jobs
     WHERE state = 'running'
       AND (owner = ANY(CAST(:dead AS uuid[])) OR lease_until < clock_timestamp()
-           OR id = ANY(CAST(:died AS uuid[])))
+           OR (id, attempt) IN (SELECT * FROM unnest(CAST(:died AS uuid[]),
+                                                   CAST(:died_attempts AS int[]))))
       AND NOT (alone AND deaths >= 2)
     LIMIT 5000 FOR UPDATE SKIP LOCKED
 ))
-RETURNING j.id, j.queue
+RETURNING j.id, j.queue, j.kind
 
 -- name: promote
 -- scheduled -> ready: the time has come.

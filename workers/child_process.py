@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import SecretStr
 
 from workers import frames
 
@@ -110,13 +113,29 @@ async def spawn(role: Role, settings: Settings) -> Child:
 
 def _environment(role: Role, settings: Settings) -> dict[str, str]:
     # A function works on strangers' templates: no password is in its reach.
-    known = (
-        os.environ if role == "kind" else {n: os.environ[n] for n in _HARMLESS if n in os.environ}
-    )
+    known = {name: os.environ[name] for name in _HARMLESS if name in os.environ}
+    if role == "kind":
+        known = {**os.environ, **_as_variables(settings)}
     path = [str(_CHECKOUT), os.environ.get("PYTHONPATH", "")]
     return {
         **known,
         "PYTHONPATH": os.pathsep.join(part for part in path if part),
         "PYTHONUTF8": "1",
-        "RELAIS_KINDS": ",".join(settings.kinds),
     }
+
+
+def _as_variables(settings: Settings) -> dict[str, str]:
+    """What was set in `settings`, so that the child reads the same whatever they came from."""
+    variables: dict[str, str] = {}
+    for name in settings.model_fields_set:
+        value = getattr(settings, name)
+        if isinstance(value, SecretStr):
+            text = value.get_secret_value()
+        elif isinstance(value, tuple):
+            text = ",".join(value)
+        elif isinstance(value, dict):
+            text = json.dumps({key: secret.get_secret_value() for key, secret in value.items()})
+        else:
+            text = str(value)
+        variables[f"RELAIS_{name.upper()}"] = text
+    return variables

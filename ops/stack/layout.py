@@ -66,6 +66,11 @@ class Layout:
         return self.run / "supervisor.lock"
 
     @property
+    def supervisor(self) -> Path:
+        """Which process the supervisor is."""
+        return self.run / "supervisor.json"
+
+    @property
     def refusal(self) -> Path:
         """Why the last supervisor did not start."""
         return self.run / "refusal.json"

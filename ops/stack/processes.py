@@ -110,16 +110,16 @@ def memory_bytes(pids: list[int]) -> int | None:
     return sum(sizes) if sizes else None
 
 
-def marked(variable: str, value: str) -> list[Identity]:
-    """Every process whose environment carries `variable=value`, except this one."""
-    wanted = f"{variable}={value}".encode()
+def marked(variable: str, start: str) -> list[Identity]:
+    """Every process but this one whose environment has a `variable` that begins with `start`."""
+    wanted = f"{variable}={start}".encode()
     found: list[Identity] = []
     for entry in _PROC.glob("[0-9]*"):
         try:
             words = (entry / "environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        if wanted in words and int(entry.name) != os.getpid():
+        if int(entry.name) != os.getpid() and any(word.startswith(wanted) for word in words):
             identity = Identity.of(int(entry.name))
             if identity is not None:
                 found.append(identity)

@@ -86,8 +86,16 @@ def stop_all(found: Iterable[Record], *, say: Callable[[str], None] = lambda _: 
         _stop_level(level, say)
 
 
+def mark(scope: Path, name: str = "") -> str:
+    """The mark of one service under the run folder `scope`; without a name, of any there.
+
+    It ends with a colon, so that no name is the start of another.
+    """
+    return f"{scope}:{name}:" if name else f"{scope}:"
+
+
 def clear_strays(mark: str) -> None:
-    """Kill every process that carries `mark`: its parent is gone and nobody waits for it."""
+    """Kill every process whose mark begins so: its parent is gone and nobody waits for it."""
     strays = processes.marked(MARK, mark)
     for stray in strays:
         stray.send(SIGKILL)

@@ -77,7 +77,7 @@ class Supervisor:
     def _start(self, services: list[Service]) -> None:
         board = Board()
         for service in services:
-            mark = f"{self._place.data_dir}:{service.place.run.name}:{service.name}"
+            mark = records.mark(service.place.run, service.name)
             lock = self._membership.lock(service.name) if service.place.shared else None
             self._keepers.append(Keeper(service, board, mark=mark, lock=lock))
         self._clear_forgotten(services)
@@ -120,17 +120,15 @@ class Supervisor:
         records.stop_all(records.read_all(self._place.run), say=_say_stopped)
         self._membership.leave(say=_say_stopped)
         self._place.state.unlink(missing_ok=True)
+        self._place.supervisor.unlink(missing_ok=True)
 
     def _write(self, *, stopping: bool = False) -> None:
         views = [keeper.view() for keeper in self._keepers]
         ready = {State(view["state"]) for view in views} <= READY
-        own = Identity.of(os.getpid())
         content = {
             "colour": self._place.colour,
             "data_dir": str(self._place.data_dir),
             "port_base": self._place.port_base,
-            "pid": os.getpid(),
-            "started": own.started if own else None,
             "started_at": round(self._started_at, 3),
             "ready": ready and not stopping,
             "stopping": stopping,
@@ -139,6 +137,12 @@ class Supervisor:
         if content != self._written:
             documents.write(self._place.state, content)
             self._written = content
+
+
+def _tell(problem: threading.ExceptHookArgs) -> None:
+    """A keeper that breaks must be heard: nobody would restart its service."""
+    name = problem.thread.name if problem.thread else "?"
+    log.error("stack.keeper_broken", name=name, exc_info=problem.exc_value)
 
 
 def _say_stopped(name: str) -> None:
@@ -170,10 +174,14 @@ def _run_alone(place: Layout, only: tuple[str, ...]) -> int:
         sentence = f"Another supervisor keeps {place.colour} in {place.data_dir}."
         raise StackError(sentence, remedy="See ./relais status.")
     place.refusal.unlink(missing_ok=True)
+    own = Identity.of(os.getpid())
+    if own is not None:
+        documents.write(place.supervisor, {"pid": own.pid, "started": own.started})
     supervisor = Supervisor(place, only=only)
     for how in (signal.SIGTERM, signal.SIGINT):
         signal.signal(how, lambda _number, _frame: supervisor.ask_to_stop())
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    threading.excepthook = _tell
     supervisor.run()
     return 0
 

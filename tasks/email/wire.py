@@ -85,6 +85,14 @@ class Wire(asyncio.Protocol):
             raise self._break("the connection closed during the TLS handshake")
         self.transport = transport
 
+    def finish(self, last_words: bytes) -> None:
+        """Send what is in the buffers and `last_words`, then close."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.write(last_words)
+            self.transport.close()
+        if self.failure is None:
+            self.failure = Broken("The connection was closed.")
+
     def close(self) -> None:
         """Hang up, without waiting for what is still in the buffers."""
         if self.failure is None:

@@ -106,7 +106,7 @@ async def test_release_costs_no_attempt_and_death_is_counted_alone(database: Asy
         assert (claimed.alone, claimed.deaths) == (death > 0, max(0, death - 1))
         async with database.begin() as connection:
             back = await transitions.reclaim(connection, dead=[(await row(database, job.id)).owner])
-    assert back.quarantined == ((job.id, "bulk"),)
+    assert back.quarantined == ((job.id, "bulk", "test.nothing"),)
     poisoned = await row(database, job.id)
     assert poisoned.state == "failed"
     assert poisoned.reason.startswith("poison")
@@ -121,7 +121,7 @@ async def test_expired_lease_is_reclaimed(database: AsyncEngine) -> None:
             text("UPDATE relais.jobs SET lease_until = now() - interval '1 s'")
         )
         back = await transitions.reclaim(connection)
-    assert back.ready == ((job.id, "bulk"),)
+    assert back.ready == ((job.id, "bulk", "test.nothing"),)
 
 
 async def test_strays_are_given_back(database: AsyncEngine) -> None:

@@ -1,0 +1,44 @@
+"""Who is calling: the caller behind an API key or a bearer token, and what roles may do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.errors import Problem
+from ledger.api_keys import Role
+
+HOUSE = "default"  # the tenant that owns the machine: queues and workers are shared by all
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whoever sent a request, after their credentials were checked."""
+
+    name: str  # prefix of the key or subject of the token; goes on record
+    tenant: str
+    role: Role
+    rate_per_s: float | None = None
+
+    def require_house(self) -> None:
+        """403 for tenants that share the machine but do not run it."""
+        if self.tenant != HOUSE:
+            raise Problem(
+                "house_only",
+                "Queues and workers are shared by all tenants.",
+                remedy=f"Ask whoever holds a key of the tenant {HOUSE!r}.",
+            )
+
+
+ACCEPT: tuple[Role, ...] = ("producer", "admin")
+READ: tuple[Role, ...] = ("viewer", "operator", "admin")
+READ_ONE: tuple[Role, ...] = ("producer", "viewer", "operator", "admin")
+OPERATE: tuple[Role, ...] = ("operator", "admin")
+ADMINISTER: tuple[Role, ...] = ("admin",)
+ANYONE: tuple[Role, ...] = ()
+
+
+def only(roles: tuple[Role, ...], **openapi: Any) -> dict[str, Any]:  # noqa: ANN401 - OpenAPI
+    """The `openapi_extra` of a route that only `roles` may call; ANYONE needs no credentials."""
+    security: list[dict[str, list[str]]] = [{"api_key": []}, {"bearer": []}] if roles else []
+    return {"x-roles": list(roles), "security": security, **openapi}

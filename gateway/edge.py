@@ -1,0 +1,105 @@
+"""The outermost layer: a span and a measurement for every request, safe headers on every answer."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING
+
+from starlette.datastructures import MutableHeaders
+
+from gateway import answers
+from gateway.errors import Problem
+from runtime import logs, metrics, telemetry
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+log = logs.logger("gateway")
+
+TRACE_ID = "relais.trace_id"
+TRACEPARENT = "relais.traceparent"
+_TRACE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+_FIXED = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "x-frame-options": "DENY",
+}
+
+
+class Edge:
+    """Pure ASGI: nothing is buffered, nothing is wrapped twice."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        traceparent, trace_id, is_valid = _given(scope)
+        span = telemetry.span(
+            "http.request",
+            kind="server",
+            parent=traceparent,
+            attributes={"method": scope["method"]},
+        )
+        status = 500
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in _FIXED.items():
+                    headers[name] = value
+                headers.setdefault("cache-control", "no-store")
+                headers["traceparent"] = scope[TRACEPARENT]
+                headers["x-trace-id"] = scope[TRACE_ID]
+            await send(message)
+
+        with span:
+            scope[TRACEPARENT] = span.traceparent
+            scope[TRACE_ID] = trace_id or span.trace_id
+            try:
+                if is_valid:
+                    await self._app(scope, receive, send_with_headers)
+                else:
+                    await _refuse_trace_id()(scope, receive, send_with_headers)
+            finally:
+                route = getattr(scope.get("route"), "path", "unmatched")
+                span.set(route=route, status=status)
+                if status >= 500:
+                    span.fail(f"answered {status}")
+                metrics.requested(
+                    route=route, status=status, seconds=time.perf_counter() - started
+                )
+
+
+def _given(scope: Scope) -> tuple[str | None, str | None, bool]:
+    """(traceparent, X-Trace-ID, whether the latter may be kept).
+
+    A broken traceparent starts a new trace, as W3C Trace Context asks for.
+    """
+    traceparent = trace_id = None
+    for name, value in scope["headers"]:
+        if name == b"traceparent":
+            traceparent = value.decode("latin-1")
+        elif name == b"x-trace-id":
+            if not _TRACE_ID.fullmatch(value):
+                return None, None, False
+            trace_id = value.decode("ascii")
+    return traceparent, trace_id, True
+
+
+def _refuse_trace_id() -> answers.ProblemAnswer:
+    return answers.refuse(
+        Problem(
+            "value_invalid",
+            "X-Trace-ID is not valid.",
+            field="X-Trace-ID",
+            remedy="Use up to 128 letters, digits and any of ._:/+=@-",
+        )
+    )

@@ -1,0 +1,59 @@
+"""Rate limits: a token bucket for each caller, in memory, because one process is the gateway."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from gateway.errors import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.callers import Caller
+
+BUCKETS_MAX = 10_000
+
+
+class RateLimit:
+    """Lets each caller do `rate_per_s` requests per second, and one second's worth at once."""
+
+    def __init__(
+        self, *, rate_per_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._rate_per_s = rate_per_s
+        self._clock = clock
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # (tokens, at)
+
+    def spend(self, caller: Caller) -> None:
+        """Take one request from the caller's bucket; 429 where it is empty."""
+        rate = caller.rate_per_s or self._rate_per_s
+        burst = max(1.0, rate)
+        now = self._clock()
+        name = f"{caller.tenant}/{caller.name}"
+        tokens, at = self._buckets.get(name, (burst, now))
+        tokens = min(burst, tokens + (now - at) * rate)
+        if tokens < 1.0:
+            self._buckets[name] = (tokens, now)
+            raise _refused(wait_s=(1.0 - tokens) / rate, rate=rate, burst=burst)
+        self._buckets[name] = (tokens - 1.0, now)
+        self._buckets.move_to_end(name)
+        if len(self._buckets) > BUCKETS_MAX:
+            self._buckets.popitem(last=False)
+
+
+def _refused(*, wait_s: float, rate: float, burst: float) -> Problem:
+    seconds = max(1, math.ceil(wait_s))
+    window_s = max(1, math.ceil(burst / rate))
+    return Problem(
+        "rate_limited",
+        f"This key may send {rate:g} requests per second.",
+        remedy=f"Wait {seconds} s, or send many jobs in one batch.",
+        headers={
+            "Retry-After": str(seconds),
+            "RateLimit-Policy": f'"key";q={int(burst)};w={window_s}',
+            "RateLimit": f'"key";r=0;t={seconds}',
+        },
+    )

@@ -1,0 +1,55 @@
+"""What the routes work with; made once when the gateway starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import Depends
+from starlette.requests import Request
+
+from gateway.callers import Caller
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gateway.connections import Connections
+    from gateway.intake import Intake
+    from gateway.keyring import Keyring
+    from gateway.pulse import Pulse
+    from gateway.rate import RateLimit
+    from gateway.watch import Watch
+    from runtime.settings import Settings
+    from tasks.kinds import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The gateway's parts."""
+
+    settings: Settings
+    kinds: Mapping[str, Kind]
+    ledger: Connections
+    keyring: Keyring
+    rate: RateLimit
+    intake: Intake
+    watch: Watch
+    pulse: Pulse
+
+
+def services(request: Request) -> Services:
+    """The services of the running gateway."""
+    found = request.app.state.services
+    assert isinstance(found, Services)  # noqa: S101 - set before the first request
+    return found
+
+
+def caller(request: Request) -> Caller:
+    """The caller whom the guard let through."""
+    found = request.state.caller
+    assert isinstance(found, Caller)  # noqa: S101 - set by the guard
+    return found
+
+
+TheServices = Annotated[Services, Depends(services)]
+TheCaller = Annotated[Caller, Depends(caller)]

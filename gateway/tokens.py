@@ -1,0 +1,89 @@
+"""Bearer tokens (JWT, RFC 8725): one pinned algorithm, exact issuer and audience, an expiry."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, cast
+
+import jwt
+
+from gateway.callers import Caller
+from gateway.errors import Problem
+from ledger.api_keys import ROLES, Role
+from runtime.errors import SettingsError
+
+if TYPE_CHECKING:
+    from runtime.settings import Settings
+
+CHALLENGE = {"WWW-Authenticate": 'Bearer realm="relais"'}
+LEEWAY_S = 5
+SECRET_MIN_BYTES = 32
+TOKEN_MAX_BYTES = 8_192
+_TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_SUBJECT = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,99}")
+
+
+class Tokens:
+    """Verifies tokens after the settings; without a key it refuses them all."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._algorithm = settings.jwt_algorithm
+        self._issuer = settings.jwt_issuer
+        self._audience = settings.jwt_audience
+        secret = settings.jwt_key.get_secret_value()
+        self._key = self._prepare(secret) if secret else None
+
+    def verify(self, token: str) -> Caller:
+        """The caller that `token` speaks for; 401 for anything but a perfect token."""
+        if self._key is None:
+            message = "Bearer tokens are not accepted here; API keys are."
+            raise Problem("credentials_invalid", message, headers=CHALLENGE)
+        if len(token) > TOKEN_MAX_BYTES:
+            raise _refused()
+        try:
+            claims = jwt.decode(
+                token,
+                key=self._key,
+                algorithms=[self._algorithm],
+                audience=self._audience,
+                issuer=self._issuer,
+                leeway=LEEWAY_S,
+                options={"require": ["exp", "iss", "aud"], "strict_aud": True},
+            )
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as error:
+            raise _refused() from error
+        return _caller(claims)
+
+    def _prepare(self, secret: str) -> Any:  # noqa: ANN401 - whatever the algorithm wants
+        if not self._issuer or not self._audience:
+            message = "RELAIS_JWT_KEY is set, but the issuer or the audience is not."
+            raise SettingsError(message, remedy="Set RELAIS_JWT_ISSUER and RELAIS_JWT_AUDIENCE.")
+        if self._algorithm == "HS256" and len(secret.encode()) < SECRET_MIN_BYTES:
+            message = f"RELAIS_JWT_KEY is shorter than {SECRET_MIN_BYTES} bytes."
+            raise SettingsError(message, remedy="Use a longer secret: openssl rand -base64 48.")
+        try:
+            return jwt.get_algorithm_by_name(self._algorithm).prepare_key(secret)
+        except (jwt.PyJWTError, ValueError, TypeError) as error:
+            message = f"RELAIS_JWT_KEY is no key for {self._algorithm}."
+            raise SettingsError(message, remedy="Give the PEM public key.") from error
+
+
+def _caller(claims: dict[str, Any]) -> Caller:
+    role, tenant, subject = claims.get("role"), claims.get("tenant"), claims.get("sub", "token")
+    if role not in ROLES or not isinstance(tenant, str) or not _TENANT.fullmatch(tenant):
+        message = "The token does not name a role and a tenant."
+        raise Problem(
+            "credentials_invalid",
+            message,
+            remedy=f"It needs the claims role ({', '.join(ROLES)}) and tenant.",
+            headers=CHALLENGE,
+        )
+    if not isinstance(subject, str) or not _SUBJECT.fullmatch(subject):
+        raise _refused()
+    return Caller(name=f"token:{subject}", tenant=tenant, role=cast("Role", role))
+
+
+def _refused() -> Problem:
+    # Which check failed is nobody's business who does not hold the key.
+    message = "The bearer token is not valid."
+    return Problem("credentials_invalid", message, headers=CHALLENGE)

@@ -1,0 +1,179 @@
+"""Reading the ledger: one function for each question; nothing here changes a row.
+
+Rows come back as dictionaries in the words of the API.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from sqlalchemy import text
+
+from ledger.filters import literals
+from ledger.models.jobs import FINISHED
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Result
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from ledger.filters import JobFilter
+
+_BRIEF = (
+    "j.id, j.kind, j.queue, j.state, j.priority, j.attempt, j.attempt - j.uncounted AS counted,"
+    " j.max_attempts, j.run_at, j.created_at, j.started_at, j.finished_at, j.reason,"
+    " j.workflow_id, j.tags, j.trace_id"
+)
+_FULL = (
+    f"{_BRIEF}, j.timeout_s, j.error, j.result, j.worker, j.colour, j.version, j.deaths,"
+    " j.cancel_requested_at, j.callback_url, j.idempotency_key, j.on_parent_failure,"
+    " j.traceparent, j.accepted_by, ARRAY(SELECT p.parent_id FROM relais.job_parents AS p"
+    " WHERE p.child_id = j.id ORDER BY p.parent_id) AS depends_on"
+)
+
+# One job, whoever asks belongs to its tenant.
+JOB = f"SELECT {_FULL} FROM relais.jobs AS j WHERE j.tenant = :tenant AND j.id = :id"
+JOB_WITH_PAYLOAD = JOB.replace(_FULL, f"{_FULL}, j.payload")
+# The history of one job, oldest first; it outlives the job.
+EVENTS = text(
+    "SELECT seq, from_state, to_state, attempt, worker, colour, version, reason, error,"
+    " duration_ms, at FROM relais.job_events"
+    " WHERE job_id = :id AND tenant = :tenant AND seq > :after ORDER BY seq LIMIT :limit"
+)
+# The messages of one job, in the order of its recipients.
+MESSAGES = text(
+    "SELECT id, position, recipient, role, message_id, relay, state, attempt, tries, reply_code,"
+    " enhanced_code, reply, reason, created_at, dot_sent_at, sent_at, changed_at"
+    " FROM relais.messages WHERE job_id = :id AND tenant = :tenant"
+    " ORDER BY position LIMIT :limit"
+)
+# Which of these jobs are over.
+OVER = text(
+    "SELECT id FROM relais.jobs WHERE id = ANY(CAST(:ids AS uuid[]))"
+    f" AND state IN ({literals(FINISHED)})"
+)
+# Jobs of one open state by queue; each branch reads one partial index.
+OPEN = """
+SELECT j.queue, j.state, count(*) AS jobs,
+       extract(epoch FROM clock_timestamp() - min(j.run_at))::float8 AS oldest_s
+FROM relais.jobs AS j WHERE j.state = '{state}' {tenant} GROUP BY j.queue, j.state
+"""
+# What operators decided about queues, and when the newest canary came through.
+QUEUES = text(
+    "SELECT name, paused_at, paused_by, canary_at,"
+    " extract(epoch FROM clock_timestamp() - canary_at)::float8 AS canary_age_s"
+    " FROM relais.queues ORDER BY name"
+)
+# The processes that were seen lately.
+WORKERS = text(
+    "SELECT queue, colour, version, host, pid, name, started_at, seen_at,"
+    " extract(epoch FROM clock_timestamp() - seen_at)::float8 AS seen_s"
+    " FROM relais.workers WHERE seen_at > clock_timestamp() - interval '1 hour'"
+    " ORDER BY queue, colour, started_at"
+)
+
+
+async def job(
+    connection: AsyncConnection, *, tenant: str, job_id: UUID, with_payload: bool = False
+) -> dict[str, Any] | None:
+    """One job of `tenant`."""
+    statement = text(JOB_WITH_PAYLOAD if with_payload else JOB)
+    result = await connection.execute(statement, {"tenant": tenant, "id": job_id})
+    rows = _rows(result)
+    return rows[0] if rows else None
+
+
+async def jobs(
+    connection: AsyncConnection,
+    *,
+    tenant: str,
+    matching: JobFilter,
+    before: UUID | None,
+    limit: int,
+) -> list[dict[str, Any]]:
+    """Up to `limit` jobs, newest first, older than `before`."""
+    where, values = matching.conditions(tenant=tenant)
+    if before is not None:
+        where += " AND j.id < :before"
+        values["before"] = before
+    statement = text(
+        f"SELECT {_BRIEF} FROM relais.jobs AS j WHERE {where} ORDER BY j.id DESC LIMIT :limit"
+    )
+    return _rows(await connection.execute(statement, {**values, "limit": limit}))
+
+
+async def stats(
+    connection: AsyncConnection, *, tenant: str, matching: JobFilter
+) -> list[dict[str, Any]]:
+    """How many jobs there are by queue and state."""
+    where, values = matching.conditions(tenant=tenant)
+    statement = text(
+        f"SELECT j.queue, j.state, count(*) AS jobs FROM relais.jobs AS j WHERE {where}"
+        " GROUP BY j.queue, j.state ORDER BY j.queue, j.state"
+    )
+    return _rows(await connection.execute(statement, values))
+
+
+async def matching_ids(
+    connection: AsyncConnection, *, tenant: str, matching: JobFilter, limit: int
+) -> list[UUID]:
+    """The ids of up to `limit` jobs, oldest first."""
+    where, values = matching.conditions(tenant=tenant)
+    statement = text(
+        f"SELECT j.id FROM relais.jobs AS j WHERE {where} ORDER BY j.id LIMIT :limit"
+    )
+    result = await connection.execute(statement, {**values, "limit": limit})
+    return list(result.scalars())
+
+
+async def events(
+    connection: AsyncConnection, *, tenant: str, job_id: UUID, after: int = 0, limit: int = 1_000
+) -> list[dict[str, Any]]:
+    """The history of one job; empty where `tenant` has no such job."""
+    parameters = {"tenant": tenant, "id": job_id, "after": after, "limit": limit}
+    return _rows(await connection.execute(EVENTS, parameters))
+
+
+async def messages(
+    connection: AsyncConnection, *, tenant: str, job_id: UUID, limit: int = 1_000
+) -> list[dict[str, Any]]:
+    """The messages of one job."""
+    parameters = {"tenant": tenant, "id": job_id, "limit": limit}
+    return _rows(await connection.execute(MESSAGES, parameters))
+
+
+async def over_among(connection: AsyncConnection, job_ids: Sequence[UUID]) -> list[UUID]:
+    """Those of `job_ids` that are succeeded, failed, cancelled or unknown."""
+    return list((await connection.execute(OVER, {"ids": list(job_ids)})).scalars())
+
+
+async def open_jobs(
+    connection: AsyncConnection, *, tenant: str | None = None
+) -> list[dict[str, Any]]:
+    """Waiting and running jobs by queue and state, and how long the oldest has waited.
+
+    `tenant` None: of all tenants. Blocked jobs are left out: no index holds them alone.
+    """
+    condition = "" if tenant is None else "AND j.tenant = :tenant"
+    branches = [
+        OPEN.format(state=state, tenant=condition)
+        for state in ("ready", "scheduled", "running")
+    ]
+    statement = text(" UNION ALL ".join(branches))
+    return _rows(await connection.execute(statement, {"tenant": tenant} if tenant else {}))
+
+
+async def queues(connection: AsyncConnection) -> list[dict[str, Any]]:
+    """What operators decided about queues; a queue without a row is open."""
+    return _rows(await connection.execute(QUEUES))
+
+
+async def workers(connection: AsyncConnection) -> list[dict[str, Any]]:
+    """The processes that were seen within the last hour."""
+    return _rows(await connection.execute(WORKERS))
+
+
+def _rows(result: Result[Any]) -> list[dict[str, Any]]:
+    return [dict(row) for row in result.mappings()]

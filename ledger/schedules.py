@@ -1,0 +1,332 @@
+"""Users' own schedules: a cron expression in a time zone, and the job that each tick becomes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from pydantic_core import to_json
+from sqlalchemy import text
+
+from ledger import cron as crons
+from ledger import ids, ticks
+from ledger.cron import validate
+from ledger.errors import InvalidSchedule, NotFound
+from ledger.shapes import NewJob
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+__all__ = [
+    "Due",
+    "Fingerprint",
+    "Schedule",
+    "create",
+    "delete",
+    "due",
+    "enable",
+    "enabled",
+    "find",
+    "fingerprint",
+    "fire",
+    "get",
+    "list_all",
+    "update",
+    "validate",
+]
+
+NAME_MAX_CHARACTERS = 100
+JOB_REQUIRED = ("kind", "payload", "queue", "max_attempts", "timeout_s")
+JOB_OPTIONAL = ("priority", "backoff", "callback_url", "workflow_id", "tags")
+_COLUMNS = "id, tenant, name, cron, timezone, job, enabled, created_at, changed_at, fired_until"
+
+# A new schedule; no row: the name is taken. Nominal times before now are nobody's business.
+CREATE = text(f"""
+INSERT INTO relais.schedules (id, tenant, name, cron, timezone, job, enabled, fired_until)
+VALUES (:id, :tenant, :name, :cron, :timezone, CAST(:job AS jsonb), :enabled, clock_timestamp())
+ON CONFLICT (tenant, name) DO NOTHING
+RETURNING {_COLUMNS}
+""")
+
+GET = text(f"SELECT {_COLUMNS} FROM relais.schedules WHERE id = :id AND tenant = :tenant")
+
+FIND = text(f"SELECT {_COLUMNS} FROM relais.schedules WHERE name = :name AND tenant = :tenant")
+
+LIST_ALL = text(f"""
+SELECT {_COLUMNS} FROM relais.schedules
+WHERE tenant = :tenant AND (CAST(:after AS text) IS NULL OR name > :after)
+ORDER BY name LIMIT :limit
+""")
+
+# Change what is given. A schedule that starts or changes its times begins now: what it missed
+# while it was off, or under its old times, is not caught up on.
+UPDATE = text(f"""
+UPDATE relais.schedules SET
+    name = coalesce(:name, name), cron = coalesce(:cron, cron),
+    timezone = coalesce(:timezone, timezone), job = coalesce(CAST(:job AS jsonb), job),
+    enabled = coalesce(:enabled, enabled), changed_at = clock_timestamp(),
+    fired_until = CASE
+        WHEN (:enabled AND NOT enabled) OR :cron <> cron OR :timezone <> timezone
+        THEN clock_timestamp() ELSE fired_until END
+WHERE id = :id AND tenant = :tenant
+  AND NOT EXISTS (SELECT FROM relais.schedules AS other
+                  WHERE other.tenant = :tenant AND other.name = :name AND other.id <> :id)
+RETURNING {_COLUMNS}
+""")
+
+DELETE = text("DELETE FROM relais.schedules WHERE id = :id AND tenant = :tenant RETURNING id")
+
+ENABLED = text(f"SELECT {_COLUMNS} FROM relais.schedules WHERE enabled ORDER BY id")
+
+# Says whether `enabled` would answer differently than before, without reading it all.
+FINGERPRINT = text("""
+SELECT clock_timestamp() AS now, count(*) AS schedules,
+       coalesce(sum(extract(epoch FROM changed_at)), 0) AS changes
+FROM relais.schedules WHERE enabled
+""")
+
+LOCK = text(f"SELECT {_COLUMNS} FROM relais.schedules WHERE id = :id FOR UPDATE")
+
+DEAL_WITH = text("UPDATE relais.schedules SET fired_until = :nominal_at WHERE id = :id")
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """One user's schedule; `job` has the keys of JOB_REQUIRED and some of JOB_OPTIONAL."""
+
+    id: UUID
+    tenant: str
+    name: str
+    cron: str
+    timezone: str
+    job: dict[str, Any]
+    enabled: bool
+    created_at: datetime
+    changed_at: datetime
+    fired_until: datetime  # nominal times up to here are dealt with
+
+    def latest_due(self, now: datetime) -> datetime | None:
+        """The newest nominal time that is due and not dealt with: older ones are left out."""
+        return crons.parse(self.cron, self.timezone).latest(after=self.fired_until, until=now)
+
+    def next_times(self, *, now: datetime) -> list[datetime]:
+        """The next five nominal times."""
+        return validate(self.cron, self.timezone, now=now)
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A schedule and the nominal time at which it is to be fired."""
+
+    schedule: Schedule
+    nominal_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """Two that are equal (but for `now`) stand for the same enabled schedules."""
+
+    now: datetime
+    schedules: int
+    changes: float
+
+    def is_like(self, other: Fingerprint | None) -> bool:
+        """Whether nothing has been changed between the two."""
+        return other is not None and (self.schedules, self.changes) == (
+            other.schedules,
+            other.changes,
+        )
+
+
+async def create(
+    connection: AsyncConnection,
+    *,
+    tenant: str,
+    name: str,
+    cron: str,
+    timezone: str,
+    job: Mapping[str, Any],
+    enabled: bool = True,
+) -> Schedule:
+    """A new schedule, or InvalidSchedule with the `field` that is wrong."""
+    _check_name(name)
+    _check_job(job)
+    validate(cron, timezone, now=await ticks.now(connection))
+    result = await connection.execute(
+        CREATE,
+        {
+            "id": ids.new(),
+            "tenant": tenant,
+            "name": name,
+            "cron": cron,
+            "timezone": timezone,
+            "job": to_json(dict(job)).decode(),
+            "enabled": enabled,
+        },
+    )
+    row = result.first()
+    if row is None:
+        raise _name_taken(name)
+    return Schedule(*row)
+
+
+async def get(connection: AsyncConnection, *, tenant: str, schedule_id: UUID) -> Schedule:
+    """One schedule of `tenant`, or NotFound."""
+    row = (await connection.execute(GET, {"id": schedule_id, "tenant": tenant})).first()
+    if row is None:
+        raise _not_found(schedule_id)
+    return Schedule(*row)
+
+
+async def find(connection: AsyncConnection, *, tenant: str, name: str) -> Schedule | None:
+    """The schedule of `tenant` called `name`."""
+    row = (await connection.execute(FIND, {"name": name, "tenant": tenant})).first()
+    return None if row is None else Schedule(*row)
+
+
+async def list_all(
+    connection: AsyncConnection, *, tenant: str, after: str | None = None, limit: int = 100
+) -> list[Schedule]:
+    """Schedules of `tenant` by name, from the first name behind `after`."""
+    result = await connection.execute(LIST_ALL, {"tenant": tenant, "after": after, "limit": limit})
+    return [Schedule(*row) for row in result]
+
+
+async def update(
+    connection: AsyncConnection,
+    *,
+    tenant: str,
+    schedule_id: UUID,
+    name: str | None = None,
+    cron: str | None = None,
+    timezone: str | None = None,
+    job: Mapping[str, Any] | None = None,
+    enabled: bool | None = None,
+) -> Schedule:
+    """Change what is given (None: leave it); NotFound or InvalidSchedule where that cannot be."""
+    known = await get(connection, tenant=tenant, schedule_id=schedule_id)
+    if name is not None:
+        _check_name(name)
+    if job is not None:
+        _check_job(job)
+    if cron is not None or timezone is not None:
+        now = await ticks.now(connection)
+        validate(cron or known.cron, timezone or known.timezone, now=now)
+    result = await connection.execute(
+        UPDATE,
+        {
+            "id": schedule_id,
+            "tenant": tenant,
+            "name": name,
+            "cron": cron,
+            "timezone": timezone,
+            "job": None if job is None else to_json(dict(job)).decode(),
+            "enabled": enabled,
+        },
+    )
+    row = result.first()
+    if row is not None:
+        return Schedule(*row)
+    await get(connection, tenant=tenant, schedule_id=schedule_id)  # gone since: NotFound
+    raise _name_taken(name or known.name)
+
+
+async def enable(
+    connection: AsyncConnection, *, tenant: str, schedule_id: UUID, enabled: bool
+) -> Schedule:
+    """Switch a schedule on or off; times that passed while it was off are not caught up on."""
+    return await update(connection, tenant=tenant, schedule_id=schedule_id, enabled=enabled)
+
+
+async def delete(connection: AsyncConnection, *, tenant: str, schedule_id: UUID) -> None:
+    """Remove a schedule, or NotFound; jobs that it became stay."""
+    gone = await connection.execute(DELETE, {"id": schedule_id, "tenant": tenant})
+    if gone.first() is None:
+        raise _not_found(schedule_id)
+
+
+async def fingerprint(connection: AsyncConnection) -> Fingerprint:
+    """The database's clock, and whether `enabled` has to be read again."""
+    row = (await connection.execute(FINGERPRINT)).one()
+    return Fingerprint(row.now, row.schedules, float(row.changes))
+
+
+async def enabled(connection: AsyncConnection) -> list[Schedule]:
+    """Every enabled schedule of every tenant."""
+    return [Schedule(*row) for row in await connection.execute(ENABLED)]
+
+
+async def due(connection: AsyncConnection) -> list[Due]:
+    """What is to be fired now, by the database's clock: of each schedule the newest tick only."""
+    now = await ticks.now(connection)
+    return [
+        Due(schedule, nominal_at)
+        for schedule in await enabled(connection)
+        if (nominal_at := schedule.latest_due(now)) is not None
+    ]
+
+
+async def fire(
+    connection: AsyncConnection, tick: Due, *, traceparent: str | None = None
+) -> NewJob | None:
+    """Make `tick` a job, once; None: it was dealt with, switched off or changed meanwhile."""
+    row = (await connection.execute(LOCK, {"id": tick.schedule.id})).first()
+    if row is None:
+        return None
+    schedule = Schedule(*row)
+    times = (tick.schedule.cron, tick.schedule.timezone)
+    if (
+        not schedule.enabled
+        or (schedule.cron, schedule.timezone) != times
+        or schedule.fired_until >= tick.nominal_at
+    ):
+        return None
+    job = _as_new_job(schedule, traceparent=traceparent)
+    is_taken = await ticks.take(connection, ticks.Tick(str(schedule.id), tick.nominal_at, job))
+    await connection.execute(DEAL_WITH, {"id": schedule.id, "nominal_at": tick.nominal_at})
+    return job if is_taken else None
+
+
+def _as_new_job(schedule: Schedule, *, traceparent: str | None) -> NewJob:
+    job = schedule.job
+    optional = {key: job[key] for key in JOB_OPTIONAL if job.get(key) is not None}
+    if "tags" in optional:
+        optional["tags"] = tuple(optional["tags"])
+    return NewJob(
+        id=ids.new(),
+        tenant=schedule.tenant,
+        accepted_by=f"schedule:{schedule.name}",
+        traceparent=traceparent,
+        trace_id=traceparent[3:35] if traceparent else None,
+        **{key: job[key] for key in JOB_REQUIRED},
+        **optional,
+    )
+
+
+def _check_name(name: str) -> None:
+    if not name.strip() or len(name) > NAME_MAX_CHARACTERS or "\x00" in name:
+        sentence = f"name: a schedule's name has 1 to {NAME_MAX_CHARACTERS} characters."
+        raise InvalidSchedule(sentence, field="name", remedy="Choose another name.")
+
+
+def _check_job(job: Mapping[str, Any]) -> None:
+    missing = [key for key in JOB_REQUIRED if key not in job]
+    unknown = [key for key in job if key not in (*JOB_REQUIRED, *JOB_OPTIONAL)]
+    if missing or unknown:
+        what = f"lacks {', '.join(missing)}" if missing else f"has unknown {', '.join(unknown)}"
+        sentence = f"job: the job of a schedule {what}."
+        known = ", ".join((*JOB_REQUIRED, *JOB_OPTIONAL))
+        raise InvalidSchedule(sentence, field="job", remedy=f"Its keys are {known}.")
+
+
+def _name_taken(name: str) -> InvalidSchedule:
+    sentence = f"name: there is a schedule called {name!r} already."
+    return InvalidSchedule(sentence, field="name", remedy="Choose another name or change that one.")
+
+
+def _not_found(schedule_id: UUID) -> NotFound:
+    return NotFound(f"There is no schedule {schedule_id}.", remedy="List them to find its id.")

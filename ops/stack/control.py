@@ -1,0 +1,196 @@
+"""Bringing a colour up, taking it down, and asking how it is, from outside the supervisor."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from signal import SIGTERM
+from typing import Any, Final
+
+from ops.errors import StackError
+from ops.stack import child, documents, locks, records
+from ops.stack import environment as variables
+from ops.stack import layout as places
+from ops.stack.layout import Layout
+from ops.stack.locks import FileLock
+from ops.stack.processes import Identity
+from ops.stack.service import READY, State
+from ops.stack.sharing import Membership
+
+_LOOK_S = 0.05
+_UP_S: Final = 120.0
+_DOWN_S: Final = 180.0
+_HOPELESS_AFTER = 3
+
+Watcher = Callable[[dict[str, Any]], None]
+
+
+def is_running(place: Layout) -> bool:
+    """Whether a supervisor keeps this colour."""
+    return place.run.exists() and locks.taken(place.lock)
+
+
+def start(place: Layout, *, only: tuple[str, ...] = ()) -> None:
+    """Start the supervisor where none runs; returns at once."""
+    place.make()
+    if is_running(place):
+        return
+    place.refusal.unlink(missing_ok=True)
+    words = (
+        *(sys.executable, "-m", "ops.stack.supervisor", "--data-dir", str(place.data_dir)),
+        *("--colour", place.colour, "--port-base", str(place.port_base)),
+        *(word for name in only for word in ("--only", name)),
+    )
+    # One arena: a dozen threads that mostly sleep need no heap of their own.
+    env = {**os.environ, "PYTHONPATH": str(places.CHECKOUT), "MALLOC_ARENA_MAX": "1"}
+    env.pop(records.MARK, None)
+    log = place.logs / "supervisor.log"
+    with log.open("ab") as output:
+        process = child.spawn(child.Command(words, env), log=output)
+    while not (is_running(place) and state(place)):
+        if process.poll() is not None:
+            _raise_refusal(place)
+            sentence = f"The supervisor ended with {child.ending(process.returncode)}."
+            raise StackError(sentence, remedy=f"{child.tail(log)} See {log}.")
+        time.sleep(_LOOK_S)
+
+
+def wait_ready(place: Layout, *, watch: Watcher = lambda _: None) -> dict[str, Any]:
+    """Wait until every service is healthy, and return the state.
+
+    Raises StackError that names what is not, with the last lines of its log,
+    as soon as waiting longer is no use.
+    """
+    deadline = time.monotonic() + _UP_S
+    while True:
+        seen = state(place)
+        if not is_running(place):
+            _raise_refusal(place)
+            sentence = "The supervisor went away."
+            raise StackError(sentence, remedy=f"See {place.logs / 'supervisor.log'}.")
+        if seen:
+            watch(seen)
+            if seen["ready"]:
+                return seen
+            late = time.monotonic() > deadline
+            failed = [one for one in seen["services"] if _is_hopeless(one, late=late)]
+            if failed:
+                raise StackError(
+                    " ".join(_complaint(one) for one in failed),
+                    remedy=f"See ./relais logs {failed[0]['name']}; stop the rest: ./relais down",
+                )
+        time.sleep(_LOOK_S)
+
+
+def up(place: Layout, *, only: tuple[str, ...] = (), watch: Watcher = lambda _: None) -> None:
+    """Start what is not running and return when everything is healthy; raises StackError."""
+    start(place, only=only)
+    wait_ready(place, watch=watch)
+
+
+def down(place: Layout, *, say: Callable[[str], None] = lambda _: None) -> bool:
+    """Stop this colour, and the shared services if nobody else uses them.
+
+    `say` is told each name. False where nothing was running.
+    """
+    if not place.run.exists():
+        return False
+    supervisor = documents.read(place.supervisor)
+    if not is_running(place):
+        return _clear(place, say)
+    if supervisor is None:
+        sentence = "The supervisor is only just starting."
+        raise StackError(sentence, remedy="Try again in a moment.")
+    identity = Identity(supervisor["pid"], supervisor["started"])
+    identity.send(SIGTERM)
+    deadline = time.monotonic() + _DOWN_S
+    told: set[str] = set()
+    while not identity.wait(_LOOK_S):
+        for name in _gone(place) - told:
+            told.add(name)
+            say(name)
+        if time.monotonic() > deadline:
+            sentence = f"The supervisor (pid {identity.pid}) does not end."
+            raise StackError(sentence, remedy=f"See {place.logs / 'supervisor.log'}.")
+    return True
+
+
+def state(place: Layout) -> dict[str, Any] | None:
+    """What the supervisor wrote last; None where there is nothing."""
+    return documents.read(place.state)
+
+
+def environment(place: Layout) -> dict[str, str]:
+    """Environment for a process that belongs to this colour; raises StackError where it is down."""
+    found = documents.read(place.environment)
+    if found is None or not is_running(place):
+        sentence = f"The local stack ({place.colour}) is not up."
+        raise StackError(sentence, remedy="Start it: ./relais up --detach")
+    return variables.process(found)
+
+
+def leftovers(place: Layout) -> list[records.Record]:
+    """What still runs although its supervisor is gone."""
+    folders = (place.run,) if _others_run(place) else (place.run, place.shared / "run")
+    found = [record for folder in folders for record in records.read_all(folder)]
+    return [record for record in found if record.identity.alive()]
+
+
+def _clear(place: Layout, say: Callable[[str], None]) -> bool:
+    """Do what the supervisor would have done at its end, had it not been killed."""
+    lock = FileLock(place.lock)
+    if not lock.take():
+        return False
+    try:
+        found = leftovers(place)
+        records.stop_all(records.read_all(place.run), say=say)
+        records.clear_strays(records.mark(place.run))
+        Membership(place).leave(say=say)
+        place.state.unlink(missing_ok=True)
+        place.supervisor.unlink(missing_ok=True)
+        return bool(found)
+    finally:
+        lock.release()
+
+
+def _others_run(place: Layout) -> bool:
+    others = (place.other(colour) for colour in places.COLOURS if colour != place.colour)
+    return any(is_running(other) for other in others)
+
+
+def _gone(place: Layout) -> set[str]:
+    """Services whose record is gone by now: stopped."""
+    seen = state(place)
+    if not seen or not seen["stopping"]:
+        return set()
+    kept = [one for one in seen["services"] if one["kept"] == "here" and one["pid"]]
+    alive = {
+        record.name
+        for folder in (place.run, place.shared / "run")
+        for record in records.read_all(folder)
+        if record.identity.alive()
+    }
+    return {one["name"] for one in kept} - alive
+
+
+def _is_hopeless(service: dict[str, Any], *, late: bool) -> bool:
+    if service["state"] in READY:
+        return False
+    # What waits for another fails only because that one does: name the other.
+    if service["state"] == State.WAITING:
+        return False
+    return bool(late or service["fatal"] or service["failures"] >= _HOPELESS_AFTER)
+
+
+def _complaint(service: dict[str, Any]) -> str:
+    ended = f" It ended with {service['last_exit']}." if service["last_exit"] else ""
+    reason = f" {service['reason']}" if service["reason"] else ""
+    return f"{service['name']} is {service['state']}.{ended}{reason}"
+
+
+def _raise_refusal(place: Layout) -> None:
+    refusal = documents.read(place.refusal)
+    if refusal is not None:
+        raise StackError(refusal["sentence"], remedy=refusal["remedy"])

@@ -1,0 +1,86 @@
+"""What `status` says: what the supervisor knows, and what only the moment tells."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ops.stack import control, documents, processes
+from ops.stack.layout import Layout
+from ops.stack.processes import Identity
+
+RUNNING, DOWN, ORPHANED = "running", "down", "orphaned"
+
+
+def make(place: Layout) -> dict[str, Any]:
+    """One JSON object: `stack` (running, orphaned or down), `ready`, `urls`, `services`, ..."""
+    content: dict[str, Any] = {
+        "stack": DOWN,
+        "ready": False,
+        "colour": place.colour,
+        "data_dir": str(place.data_dir),
+        "supervisor": None,
+        "urls": {},
+        "services": [],
+    }
+    if control.is_running(place):
+        seen = control.state(place) or {"ready": False, "services": []}
+        content |= {
+            "stack": RUNNING,
+            "ready": seen["ready"],
+            "supervisor": _supervisor(place),
+            "urls": urls(seen["services"]),
+            "services": [_service(one) for one in seen["services"]],
+        }
+    elif place.run.exists() and (left := control.leftovers(place)):
+        content["stack"] = ORPHANED
+        content["services"] = [
+            _service(
+                {
+                    "name": record.name,
+                    "state": ORPHANED,
+                    "pid": record.identity.pid,
+                    "started": record.identity.started,
+                    "restarts": record.restarts,
+                }
+            )
+            for record in left
+        ]
+    return content
+
+
+def urls(services: list[dict[str, Any]]) -> dict[str, str]:
+    """Addresses that a person or a program may open, by service."""
+    found: dict[str, str] = {}
+    for one in services:
+        for address in (one["address"] or "").split(", "):
+            if address.startswith("http://"):
+                found[one["name"]] = address
+            elif address.startswith("smtp "):
+                found["smtp"] = address.removeprefix("smtp ")
+    return found
+
+
+def _supervisor(place: Layout) -> dict[str, Any] | None:
+    found = documents.read(place.supervisor)
+    if found is None:
+        return None
+    return {"pid": found["pid"], **_measured(Identity(found["pid"], found["started"]), alone=True)}
+
+
+def _service(seen: dict[str, Any]) -> dict[str, Any]:
+    shown = {name: value for name, value in seen.items() if name not in {"started", "failures"}}
+    measured: dict[str, Any] = {"uptime_s": None, "memory_bytes": None}
+    if seen["pid"] is not None:
+        measured = _measured(Identity(seen["pid"], seen["started"]), alone=False)
+    elif seen.get("kept") in {"other", "outside"}:
+        measured["uptime_s"] = round(time.time() - seen["since"], 1)
+    return {**shown, **measured}
+
+
+def _measured(identity: Identity, *, alone: bool) -> dict[str, Any]:
+    uptime_s = identity.uptime_s()
+    if uptime_s is None:
+        return {"uptime_s": None, "memory_bytes": None}
+    pids = [identity.pid] if alone else processes.family(identity.pid)
+    return {"uptime_s": round(uptime_s, 1), "memory_bytes": processes.memory_bytes(pids)}

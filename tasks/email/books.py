@@ -1,0 +1,196 @@
+"""What the email engine writes into the ledger, many messages to a commit.
+
+While Postgres is away the writers wait for it, up to their patience: a mail between its body and
+its dot can wait, and an answer that came must not be forgotten over a restart of the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakKeyDictionary
+
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnectionInTime
+
+from ledger import messages, relay_states
+from ledger.errors import LedgerUnavailable
+from ledger.group_commit import GroupCommit
+from runtime import logs
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+    from ledger.messages import Dot, Mark, MessageRow, Preparation
+    from ledger.relay_states import RelayNow
+    from tasks.email.relays import Relay
+
+log = logs.logger("email")
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+PREPARE_PATIENCE_S = 20.0
+DOT_PATIENCE_S = 20.0
+MARK_PATIENCE_S = 120.0
+RETRY_FIRST_S = 0.05
+RETRY_MAX_S = 1.0
+_AWAY = (OperationalError, InterfaceError, NoConnectionInTime, OSError)
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """The messages of one attempt, and the login it would use."""
+
+    preparation: Preparation
+    login: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """`rows` None: the relay must not be used now (see `relay`), or the claim is lost."""
+
+    relay: RelayNow
+    rows: list[MessageRow] | None
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the relay is stopped or backing off; nothing was written then."""
+        return self.relay.is_stopped or self.relay.backoff_s > 0
+
+
+_all_books: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[AsyncEngine, Books]] = (
+    WeakKeyDictionary()
+)
+
+
+def of(database: AsyncEngine) -> Books:
+    """The books on `database` in the running event loop."""
+    books = _all_books.setdefault(asyncio.get_running_loop(), {})
+    if database not in books:
+        books[database] = Books(database)
+    return books[database]
+
+
+class Books:
+    """Group commits on one database: openings, dots, and what became of messages."""
+
+    def __init__(self, database: AsyncEngine) -> None:
+        self._database = database
+        self._openings: GroupCommit[Opening, Opened] = GroupCommit(self._write_openings)
+        self._dots: GroupCommit[Dot, bool] = GroupCommit(self._write_dots)
+        self._marks: GroupCommit[Mark, bool] = GroupCommit(self._write_marks)
+
+    async def open(self, opening: Opening) -> Opened:
+        """Write or take over an attempt's messages; raises LedgerUnavailable."""
+        return await self._openings.submit(opening)
+
+    async def dot(self, dot: Dot) -> bool:
+        """Commit that the dot is about to go out; False: it must not."""
+        return await self._dots.submit(dot)
+
+    async def mark(self, mark: Mark) -> bool:
+        """Commit what became of a message; False: another attempt holds it."""
+        return await self._marks.submit(mark)
+
+    async def stop(self, relay: Relay, *, tenant: str, reason: str) -> None:
+        """Nobody sends through `relay` until it is resumed or its login changes."""
+
+        async def write(connection: AsyncConnection) -> None:
+            await relay_states.stop(
+                connection, tenant=tenant, name=relay.name, reason=reason, login=relay.login
+            )
+
+        await self._patiently(write, patience_s=PREPARE_PATIENCE_S)
+        log.error("relay.stopped", relay=relay.name, tenant=tenant, reason=reason)
+
+    async def back_off(self, relay: Relay, *, tenant: str, reason: str) -> float:
+        """Leave `relay` alone for a while; seconds until it is tried again."""
+
+        async def write(connection: AsyncConnection) -> float:
+            return await relay_states.back_off(
+                connection,
+                tenant=tenant,
+                name=relay.name,
+                base_s=relay.backoff_s,
+                cap_s=relay.backoff_cap_s,
+                reason=reason,
+            )
+
+        backoff_s = await self._patiently(write, patience_s=PREPARE_PATIENCE_S)
+        log.warning("relay.backing_off", relay=relay.name, tenant=tenant, backoff_s=backoff_s)
+        return backoff_s
+
+    async def recover(self, relay: Relay, *, tenant: str) -> None:
+        """The relay takes messages again."""
+
+        async def write(connection: AsyncConnection) -> None:
+            await relay_states.recover(connection, tenant=tenant, name=relay.name)
+
+        await self._patiently(write, patience_s=PREPARE_PATIENCE_S)
+        log.info("relay.recovered", relay=relay.name, tenant=tenant)
+
+    async def _write_openings(self, openings: Sequence[Opening]) -> list[Opened]:
+        async def write(connection: AsyncConnection) -> list[Opened]:
+            relays = await _relays_now(connection, openings)
+            usable = [o for o, now in zip(openings, relays, strict=True) if not _is_blocked(now)]
+            prepared = await messages.prepare(connection, [o.preparation for o in usable])
+            rows = {id(o): found for o, found in zip(usable, prepared, strict=True)}
+            return [
+                Opened(now, rows.get(id(opening)))
+                for opening, now in zip(openings, relays, strict=True)
+            ]
+
+        return await self._patiently(write, patience_s=PREPARE_PATIENCE_S)
+
+    async def _write_dots(self, dots: Sequence[Dot]) -> list[bool]:
+        return await self._patiently(
+            lambda connection: messages.mark_dots(connection, dots), patience_s=DOT_PATIENCE_S
+        )
+
+    async def _write_marks(self, marks: Sequence[Mark]) -> list[bool]:
+        return await self._patiently(
+            lambda connection: messages.mark(connection, marks), patience_s=MARK_PATIENCE_S
+        )
+
+    async def _patiently(
+        self, write: Callable[[AsyncConnection], Awaitable[Result]], *, patience_s: float
+    ) -> Result:
+        """Run `write` in a transaction of its own; it may be repeated, so it must bear that."""
+        deadline = time.monotonic() + patience_s
+        wait_s = RETRY_FIRST_S
+        while True:
+            try:
+                async with self._database.begin() as connection:
+                    return await write(connection)
+            except _AWAY as error:
+                if time.monotonic() + wait_s > deadline:
+                    sentence = "Postgres does not answer."
+                    raise LedgerUnavailable(sentence) from error
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 2, RETRY_MAX_S)
+
+
+async def _relays_now(
+    connection: AsyncConnection, openings: Sequence[Opening]
+) -> list[RelayNow]:
+    pairs = [(o.preparation.tenant, o.preparation.relay) for o in openings]
+    known = await relay_states.look(connection, pairs)
+    for opening, pair in zip(openings, pairs, strict=True):
+        now = known.get(pair)
+        if now is None or not now.is_stopped or now.stopped_login == opening.login:
+            continue
+        if await relay_states.resume_with_new_login(
+            connection, tenant=pair[0], name=pair[1], login=opening.login
+        ):
+            log.info("relay.resumed", relay=pair[1], tenant=pair[0], by="new login")
+        known.pop(pair)
+    return [known.get(pair, relay_states.IN_ORDER) for pair in pairs]
+
+
+def _is_blocked(now: RelayNow) -> bool:
+    return now.is_stopped or now.backoff_s > 0

@@ -1,0 +1,245 @@
+"""Renders templates of strangers: sandboxed, bounded, plain data only.
+
+Runs in a child process without secrets (`workers.child`, role `function`), so this module
+imports Jinja and nothing heavy. The same input always gives the same output: there is no
+clock, no chance and no way to load anything.
+
+Jinja's sandbox is one wall of four: the child process, its limits on memory, files and time,
+and the worker that kills it are the others.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import StrictUndefined, nodes
+from jinja2.exceptions import TemplateError, TemplateSyntaxError, UndefinedError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import missing
+
+from tasks.errors import RenderError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType, TracebackType
+
+    from jinja2 import Template
+
+SOURCE_MAX_CHARS = 1_048_576
+OUTPUT_MAX_BYTES = 8_388_608
+RANGE_MAX = 10_000
+CPU_MAX_S = 5.0
+REPEAT_MAX = 1_000_000  # characters or items that one `*` may make
+DEPTH_MAX = 64
+_GLOBALS = ("dict", "namespace")
+_FILTERS_OFF = ("pprint", "random")  # neither plain nor repeatable
+_ELSEWHERE = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
+
+
+def render_fields(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Render `{"fields": {name: source}, "variables": {...}}` to `{name: text}`.
+
+    Optional: `autoescape` (names of fields that are HTML; `html` by default) and
+    `output_max_bytes` (over all fields). Raises RenderError with the field and its line.
+    """
+    fields: dict[str, str] = arguments["fields"]
+    variables: dict[str, Any] = arguments.get("variables") or {}
+    escaped = arguments.get("autoescape", ["html"])
+    left_bytes = min(arguments.get("output_max_bytes", OUTPUT_MAX_BYTES), OUTPUT_MAX_BYTES)
+    _refuse_unless_plain(variables, depth=0)
+    rendered: dict[str, Any] = {}
+    for name, source in fields.items():
+        with _told_as_render_error(name), _bounded_cpu():
+            template = _compiled(source, is_html=name in escaped)
+            text = _stream(template, variables, left_bytes=left_bytes)
+        left_bytes -= len(text.encode(errors="surrogatepass"))
+        rendered[name] = text
+    return rendered
+
+
+class _Missing(StrictUndefined):
+    """Says which variable is missing, in words of the template's author."""
+
+    @property
+    def _undefined_message(self) -> str:
+        if self._undefined_hint:
+            return self._undefined_hint
+        if self._undefined_obj is missing:
+            return f"the variable '{self._undefined_name}' is missing"
+        return f"there is no '{self._undefined_name}' in {_word(self._undefined_obj)}"
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Plain data in, text out; no loader, few globals, arithmetic that cannot explode."""
+
+    intercepted_binops = frozenset({"*", "**", "%"})
+
+    def getattr(self, obj: Any, attribute: str) -> Any:  # noqa: ANN401 - Jinja's signature
+        """A key of JSON data wins over a method of `dict`: `order.items` are its items."""
+        if type(obj) is dict and attribute in obj:
+            return obj[attribute]
+        return super().getattr(obj, attribute)
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:  # noqa: ANN401
+        """Refuse operations whose result is out of proportion to their operands."""
+        message = ""
+        if operator == "**" and (abs(left) > 1_000_000 or abs(right) > 64):
+            message = "a power this large is not allowed"
+        elif operator == "*" and (_repetition(left, right) or _repetition(right, left)):
+            message = f"a repetition may make {REPEAT_MAX:,} at most"
+        elif operator == "%" and isinstance(left, str):
+            message = "use the filter 'format' or '~' to put texts together"
+        if message:
+            raise _TooMuch(message)
+        return super().call_binop(context, operator, left, right)
+
+
+class _TooMuch(Exception):  # noqa: N818 - reads as the refusal it is
+    """A limit was reached; the text says which."""
+
+
+class _OutOfTime(BaseException):
+    """CPU_MAX_S are over; nothing inside a template may catch it."""
+
+
+def _bounded_range(*bounds: int) -> range:
+    made = range(*bounds)
+    if len(made) > RANGE_MAX:
+        message = f"range() gives {RANGE_MAX:,} numbers at most"
+        raise _TooMuch(message)
+    return made
+
+
+@lru_cache(maxsize=2)
+def _environment(*, is_html: bool) -> _Sandbox:
+    sandbox = _Sandbox(
+        autoescape=is_html,
+        undefined=_Missing,
+        keep_trailing_newline=True,
+        cache_size=0,
+        auto_reload=False,
+    )
+    sandbox.globals = {name: sandbox.globals[name] for name in _GLOBALS}
+    sandbox.globals["range"] = _bounded_range
+    for name in _FILTERS_OFF:
+        del sandbox.filters[name]
+    return sandbox
+
+
+@lru_cache(maxsize=64)
+def _compiled(source: str, *, is_html: bool) -> Template:
+    if len(source) > SOURCE_MAX_CHARS:
+        message = f"it is longer than {SOURCE_MAX_CHARS:,} characters"
+        raise _TooMuch(message)
+    sandbox = _environment(is_html=is_html)
+    tree = sandbox.parse(source)
+    for node in tree.find_all(_ELSEWHERE):
+        message = "templates cannot include, import or extend others"
+        raise TemplateSyntaxError(message, node.lineno)
+    return sandbox.from_string(tree)
+
+
+def _stream(template: Template, variables: dict[str, Any], *, left_bytes: int) -> str:
+    parts: list[str] = []
+    for part in template.generate(variables):
+        left_bytes -= len(part.encode(errors="surrogatepass"))
+        if left_bytes < 0:
+            message = "the output is larger than allowed"
+            raise _TooMuch(message)
+        parts.append(part)
+    return "".join(parts)
+
+
+@contextmanager
+def _told_as_render_error(field: str) -> Iterator[None]:
+    """Turn everything that a template can cause into one sentence about it."""
+    try:
+        yield
+    except TemplateSyntaxError as error:
+        raise _wrong(field, error.lineno, error.message or "it cannot be read") from None
+    except RecursionError:
+        raise _wrong(field, None, "it is nested too deeply") from None
+    except MemoryError as error:
+        raise _wrong(field, None, "it needs more memory than allowed") from error
+    except _OutOfTime:
+        raise _wrong(field, None, f"it takes more than {CPU_MAX_S:g} s") from None
+    except UndefinedError as error:
+        remedy = "Give it in 'variables', or a default: {{ name | default('') }}."
+        raise _wrong(field, _line(error), error.message or "", remedy=remedy) from None
+    except (TemplateError, _TooMuch, SyntaxError) as error:
+        text = str(error) if not isinstance(error, SyntaxError) else "it is nested too deeply"
+        raise _wrong(field, _line(error), text) from None
+    except Exception as error:  # noqa: BLE001 - TypeError, ZeroDivisionError ...: the author's
+        raise _wrong(field, _line(error), str(error) or type(error).__name__) from None
+
+
+def _wrong(field: str, line: int | None, text: str, *, remedy: str = "") -> RenderError:
+    place = f"{field}, line {line}" if line else field
+    return RenderError(f"Template {place}: {text[:500].rstrip('.')}.", remedy=remedy)
+
+
+def _line(error: BaseException) -> int | None:
+    """The template line in which `error` arose; Jinja's frames carry template lines."""
+    line: int | None = None
+    trace: TracebackType | None = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == "<template>":
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line
+
+
+@contextmanager
+def _bounded_cpu() -> Iterator[None]:
+    """Interrupt loops after CPU_MAX_S of our own time; what hangs in C is killed from outside."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGVTALRM, _interrupt)
+    # Repeated, because an exception that hits a destructor is swallowed there.
+    signal.setitimer(signal.ITIMER_VIRTUAL, CPU_MAX_S, 0.05)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise _OutOfTime
+
+
+def _refuse_unless_plain(value: object, *, depth: int) -> None:
+    if depth > DEPTH_MAX:
+        sentence = f"The variables are nested deeper than {DEPTH_MAX} levels."
+        raise RenderError(sentence)
+    if type(value) is dict:
+        for key, inner in value.items():
+            if type(key) is not str:
+                sentence = "The variables may only have texts as keys."
+                raise RenderError(sentence)
+            _refuse_unless_plain(inner, depth=depth + 1)
+    elif type(value) is list:
+        for inner in value:
+            _refuse_unless_plain(inner, depth=depth + 1)
+    elif value is not None and type(value) not in {str, int, float, bool}:
+        sentence = f"A {type(value).__name__} cannot be given to a template."
+        raise RenderError(sentence, remedy="Give texts, numbers, booleans, lists and objects.")
+
+
+def _repetition(sequence: object, times: object) -> bool:
+    """Whether `sequence * times` is longer than REPEAT_MAX."""
+    return (
+        isinstance(sequence, str | list | tuple)
+        and isinstance(times, int)
+        and len(sequence) * times > REPEAT_MAX
+    )
+
+
+def _word(value: object) -> str:
+    words = {dict: "an object", list: "a list", str: "a text", int: "a number", float: "a number"}
+    return words.get(type(value), f"a {type(value).__name__}")

@@ -1,0 +1,94 @@
+"""Taking back what dead workers held: one process at a time, chosen by an advisory lock.
+
+A worker counts as dead when its lock was free on two looks some seconds apart: a Postgres restart
+drops every lock for a moment, and living workers take theirs again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from sqlalchemy.exc import DBAPIError
+
+from ledger import liveness, transitions
+from runtime import logs
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from ledger.presence import Presence
+    from ledger.shapes import Reclaimed
+    from runtime.settings import Settings
+    from workers.doorbell import Ringer
+
+log = logs.logger("reconcile")
+
+LOOK_EVERY_S = 0.5
+FORGET_EVERY_S = 60.0
+
+
+class Suspects:
+    """Owners whose lock was free, and since when we have seen it so."""
+
+    def __init__(self, *, dead_after_s: float) -> None:
+        self._dead_after_s = dead_after_s
+        self._since: dict[UUID, float] = {}
+
+    def look(self, silent: set[UUID], *, now: float) -> list[UUID]:
+        """Note who is silent at `now` (monotonic); those that have been for long enough."""
+        self._since = {owner: self._since.get(owner, now) for owner in silent}
+        return [o for o, since in self._since.items() if now - since >= self._dead_after_s]
+
+    def forget(self) -> None:
+        """Start over: what was seen before proves nothing any more."""
+        self._since.clear()
+
+
+async def run(
+    database: AsyncEngine, settings: Settings, presence: Presence, ringer: Ringer
+) -> None:
+    """Look for dead workers for as long as this process is the one that does it."""
+    suspects = Suspects(dead_after_s=settings.dead_after_s)
+    seen_connection, forgotten_at = 0.0, 0.0
+    while True:
+        await asyncio.sleep(min(LOOK_EVERY_S, settings.dead_after_s / 2))
+        now = time.monotonic()
+        if presence.connected_at != seen_connection:
+            # We lost our own lock, so others may have lost theirs: give them time to come back.
+            seen_connection = presence.connected_at
+            suspects.forget()
+        if not presence.is_reclaimer or now - seen_connection < settings.dead_after_s:
+            continue
+        try:
+            await _look(database, suspects, ringer, now=now)
+            if now - forgotten_at > FORGET_EVERY_S:
+                async with database.begin() as connection:
+                    await liveness.forget_workers(connection)
+                forgotten_at = now
+        except (DBAPIError, OSError) as error:
+            suspects.forget()
+            log.warning("reconcile.failed", error=type(error).__name__)
+
+
+async def _look(
+    database: AsyncEngine, suspects: Suspects, ringer: Ringer, *, now: float
+) -> None:
+    async with database.begin() as connection:
+        dead = suspects.look(await liveness.silent_owners(connection), now=now)
+        if not dead and not await liveness.has_expired_leases(connection):
+            return
+        taken = await transitions.reclaim(connection, dead=dead)
+    _report(taken, owners=len(dead), ringer=ringer)
+
+
+def _report(taken: Reclaimed, *, owners: int, ringer: Ringer) -> None:
+    for job_id, queue, kind in taken.quarantined:
+        log.error("job.quarantined", job_id=job_id, queue=queue, kind=kind)
+    if taken.ready:
+        log.warning("jobs.reclaimed", count=len(taken.ready), owners=owners)
+    for job_id, queue, kind in taken.ready:
+        ringer.ring(queue=queue, kind=kind, job_id=job_id)
