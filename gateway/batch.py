@@ -6,6 +6,7 @@ While one slice is being committed the next is read and checked.
 from __future__ import annotations
 
 import asyncio
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from gateway import body
@@ -71,7 +72,8 @@ class Batch:
     async def stop(self) -> None:
         """Wait for the slice that is being committed: what was accepted is to be told."""
         if self._committing is not None:
-            await asyncio.wait({self._committing})
+            task, self._committing = self._committing, None
+            await asyncio.gather(task, return_exceptions=True)
 
     def document(self) -> dict[str, Any]:
         """What became of everything so far."""
@@ -79,7 +81,7 @@ class Batch:
             "accepted": len(self.jobs),
             "refused": len(self.errors),
             "jobs": self.jobs,
-            "errors": self.errors[:ERRORS_MAX],
+            "errors": sorted(self.errors, key=itemgetter("index"))[:ERRORS_MAX],
         }
 
     async def _take(self, asked: Any, *, size: int) -> None:  # noqa: ANN401 - any JSON

@@ -27,7 +27,6 @@ CODES: dict[str, tuple[int, str]] = {
     "method_not_allowed": (405, "The path does not know this method"),
     "body_too_slow": (408, "The body did not arrive in time"),
     "wrong_state": (409, "The state does not allow this"),
-    "already_exists": (409, "It exists already"),
     "body_too_large": (413, "The body is too large"),
     "too_many_jobs": (413, "The batch holds too many jobs"),
     "media_type_unsupported": (415, "The body is of the wrong type"),

@@ -159,7 +159,7 @@ class JobRequest(BaseModel):
     tags: Annotated[list[Tag], Field(max_length=20)] = Field(
         default_factory=list, description="Words to find the job by."
     )
-    depends_on: Annotated[list[UUID], Field(max_length=100)] = Field(
+    depends_on: Annotated[list[UUID], Field(max_length=1000)] = Field(
         default_factory=list, description="Jobs that must succeed first."
     )
     on_parent_failure: Literal["fail", "release"] = Field(

@@ -14,6 +14,7 @@ from gateway.errors import Problem
 from ledger.errors import (
     IdempotencyConflict,
     InvalidKey,
+    InvalidSchedule,
     LedgerError,
     LedgerUnavailable,
     NotFound,
@@ -38,6 +39,7 @@ _LEDGER_CODES: dict[type[LedgerError], str] = {
     WrongState: "wrong_state",
     IdempotencyConflict: "idempotency_conflict",
     InvalidKey: "value_invalid",
+    InvalidSchedule: "value_invalid",
     UnfitDatabase: "ledger_unfit",
     LedgerUnavailable: "ledger_unavailable",
 }
@@ -77,7 +79,8 @@ def from_ledger(error: LedgerError) -> Problem:
         "ledger_unavailable",
     )
     headers = {"Retry-After": str(RETRY_AFTER_S)} if code.startswith("ledger_") else None
-    return Problem(code, error.sentence, remedy=error.remedy, headers=headers)
+    field = error.field if isinstance(error, InvalidSchedule) else None
+    return Problem(code, error.sentence, remedy=error.remedy, field=field, headers=headers)
 
 
 def unavailable() -> Problem:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gateway.watch import Watch
     from runtime.settings import Settings
     from tasks.kinds import Kind
+    from workers.doorbell import Ringer
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class Services:
     keyring: Keyring
     rate: RateLimit
     intake: Intake
+    ringer: Ringer
     watch: Watch
     pulse: Pulse
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo, available_timezones
 
 from cronsim import CronSim, CronSimError
@@ -114,7 +114,11 @@ def validate(cron: str, timezone: str, *, now: datetime | None = None) -> list[d
     upcoming = parsed.after(now or datetime.now(UTC))
     times = [moment for moment, _ in zip(upcoming, range(5), strict=False)]
     if not times:
-        raise _invalid("cron", f"{cron!r} never comes round", remedy="Choose a date that exists.")
+        raise _invalid(
+            field="cron",
+            problem=f"{cron!r} never comes round",
+            remedy="Choose a date that exists.",
+        )
     return times
 
 
@@ -123,16 +127,16 @@ def parse(cron: str, timezone: str) -> Cron:
     """`cron` (five fields or an @abbreviation) in the IANA zone `timezone`, or InvalidSchedule."""
     if timezone not in _zones():
         raise _invalid(
-            "timezone",
-            f"{timezone[:64]!r} is not a known time zone",
+            field="timezone",
+            problem=f"{timezone[:64]!r} is not a known time zone",
             remedy="Use an IANA name such as Europe/Paris or UTC.",
         )
     expression = ABBREVIATIONS.get(cron.strip().lower(), cron.strip())
     fields = expression.split()
     if len(expression) > EXPRESSION_MAX_CHARACTERS or len(fields) != 5:
         raise _invalid(
-            "cron",
-            f"{cron[:EXPRESSION_MAX_CHARACTERS]!r} does not have five fields",
+            field="cron",
+            problem=f"{cron[:EXPRESSION_MAX_CHARACTERS]!r} does not have five fields",
             remedy="Write minute, hour, day of month, month and day of week: 0 9 * * MON-FRI.",
         )
     try:
@@ -140,8 +144,8 @@ def parse(cron: str, timezone: str) -> Cron:
     except (CronSimError, RecursionError) as error:
         problem = str(error).removeprefix("Bad ").lower() or "expression"
         raise _invalid(
-            "cron",
-            f"the {problem} of {cron!r} is not valid",
+            field="cron",
+            problem=f"the {problem} of {cron!r} is not valid",
             remedy="Write minute, hour, day of month, month and day of week: 0 9 * * MON-FRI.",
         ) from error
     is_fixed = not (fields[0].startswith("*") or fields[1].startswith("*"))
@@ -157,8 +161,8 @@ def parse(cron: str, timezone: str) -> Cron:
 @lru_cache(maxsize=1)
 def _zones() -> frozenset[str]:
     """Names that are files of the time zone database; anything else never becomes a path."""
-    return frozenset(cast("set[str]", available_timezones()))
+    return frozenset(available_timezones())
 
 
-def _invalid(field: str, problem: str, *, remedy: str) -> InvalidSchedule:
+def _invalid(*, field: str, problem: str, remedy: str) -> InvalidSchedule:
     return InvalidSchedule(f"{field}: {problem}.", field=field, remedy=remedy)

@@ -26,7 +26,6 @@ class JobFilter:
     workflow_id: str | None = None
     created_from: datetime | None = None
     created_until: datetime | None = None
-    with_internal: bool = False  # canaries and housekeeping
 
     def conditions(self, *, tenant: str) -> tuple[str, dict[str, Any]]:
         """A WHERE clause over `jobs AS j`, always for one tenant, and what it binds."""
@@ -54,8 +53,6 @@ class JobFilter:
                 "created_until": self.created_until,
                 "id_until": _first_id(self.created_until + CLOCKS_DIFFER),
             }
-        if not self.with_internal and self.kind is None:
-            parts.append("j.kind NOT LIKE 'relais.%'")
         return " AND ".join(parts), values
 
 

@@ -102,6 +102,8 @@ async def prepare(
     None: a later attempt holds a row, the claim is lost. Rows that are settled already
     (`sent`, `failed`, ...) come back as they are; suppressed recipients as `suppressed`.
     """
+    if not preparations:
+        return []
     asked = [row for preparation in preparations for row in _rows(preparation)]
     found: dict[UUID, list[MessageRow]] = {p.job_id: [] for p in preparations}
     for row in await _execute(connection, "insert", asked):

@@ -52,8 +52,12 @@ class Presence:
         *,
         queue: str,
         on_cancel: Callable[[list[tuple[UUID, int]]], None] | None = None,
+        reclaims: bool = True,
     ) -> None:
-        """`on_cancel` is called, from the thread, with running jobs that should stop."""
+        """`on_cancel` is called, from the thread, with running jobs that should stop.
+
+        `reclaims` False: this process never takes jobs back, so it must not hold that lock.
+        """
         self.owner = ids.new()
         self.name = f"{queue}-{settings.colour}@{socket.gethostname()}:{os.getpid()}"
         self.is_reclaimer = False
@@ -61,6 +65,7 @@ class Presence:
         self._settings = settings
         self._queue = queue
         self._on_cancel = on_cancel
+        self._reclaims = reclaims
         self._last_beat = 0.0
         self._stop = threading.Event()
         self._ready = threading.Event()
@@ -150,7 +155,7 @@ class Presence:
         )
         connection.execute(EXTEND, {"owner": self.owner, "lease_s": settings.lease_s})
         self._last_beat = started  # what was true when the beat began
-        if not self.is_reclaimer:
+        if self._reclaims and not self.is_reclaimer:
             row = connection.execute("SELECT pg_try_advisory_lock(%s)", (RECLAIM_LOCK,)).fetchone()
             self.is_reclaimer = bool(row and row[0])
         if self._on_cancel is not None:

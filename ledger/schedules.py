@@ -80,7 +80,11 @@ RETURNING {_COLUMNS}
 
 DELETE = text("DELETE FROM relais.schedules WHERE id = :id AND tenant = :tenant RETURNING id")
 
-ENABLED = text(f"SELECT {_COLUMNS} FROM relais.schedules WHERE enabled ORDER BY id")
+# Without their jobs, which `fire` reads afresh.
+ENABLED = text(f"""
+SELECT {_COLUMNS.replace("job", "'{}'::jsonb AS job")}
+FROM relais.schedules WHERE enabled ORDER BY id
+""")
 
 # Says whether `enabled` would answer differently than before, without reading it all.
 FINGERPRINT = text("""
@@ -112,6 +116,10 @@ class Schedule:
     def latest_due(self, now: datetime) -> datetime | None:
         """The newest nominal time that is due and not dealt with: older ones are left out."""
         return crons.parse(self.cron, self.timezone).latest(after=self.fired_until, until=now)
+
+    def next_after(self, moment: datetime) -> datetime | None:
+        """The first nominal time later than `moment`."""
+        return crons.parse(self.cron, self.timezone).next_after(moment)
 
     def next_times(self, *, now: datetime) -> list[datetime]:
         """The next five nominal times."""
@@ -256,7 +264,7 @@ async def fingerprint(connection: AsyncConnection) -> Fingerprint:
 
 
 async def enabled(connection: AsyncConnection) -> list[Schedule]:
-    """Every enabled schedule of every tenant."""
+    """Every enabled schedule of every tenant, without its job."""
     return [Schedule(*row) for row in await connection.execute(ENABLED)]
 
 
@@ -293,6 +301,7 @@ async def fire(
 
 def _as_new_job(schedule: Schedule, *, traceparent: str | None) -> NewJob:
     job = schedule.job
+    _check_job(job)
     optional = {key: job[key] for key in JOB_OPTIONAL if job.get(key) is not None}
     if "tags" in optional:
         optional["tags"] = tuple(optional["tags"])
@@ -321,6 +330,9 @@ def _check_job(job: Mapping[str, Any]) -> None:
         sentence = f"job: the job of a schedule {what}."
         known = ", ".join((*JOB_REQUIRED, *JOB_OPTIONAL))
         raise InvalidSchedule(sentence, field="job", remedy=f"Its keys are {known}.")
+    if not isinstance(job["payload"], dict) or not isinstance(job.get("tags") or [], list | tuple):
+        sentence = "job: its payload is not an object, or its tags are not a list."
+        raise InvalidSchedule(sentence, field="job", remedy="Write them as a job has them.")
 
 
 def _name_taken(name: str) -> InvalidSchedule:

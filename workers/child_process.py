@@ -39,18 +39,31 @@ class Child:
     """One process and the socket to it."""
 
     def __init__(
-        self, role: Role, process: Process, reader: StreamReader, writer: StreamWriter
+        self,
+        role: Role,
+        process: Process,
+        *,
+        reader: StreamReader,
+        writer: StreamWriter,
+        ours: socket.socket,
     ) -> None:
         self.role = role
         self.reader = reader
         self.rest: TimerHandle = asyncio.get_running_loop().call_later(0, lambda: None)
+        self._socket = ours
         self._process = process
         self._writer = writer
         self._waiter = asyncio.ensure_future(process.wait())
 
     def is_alive(self) -> bool:
-        """Whether it could take another request, as far as is known by now."""
-        return self._process.returncode is None and not self.reader.at_eof()
+        """Whether it waits quietly for a request: its socket is open and has nothing to say."""
+        try:
+            self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return not self.reader.at_eof()
+        except OSError:
+            return False
+        return False
 
     async def ask(self, frame: bytes, *, still_owned: Callable[[], bool] | None) -> dict[str, Any]:
         """The answer to one request; raises EndOfChild where none comes any more."""
@@ -108,7 +121,7 @@ async def spawn(role: Role, settings: Settings) -> Child:
             ours.close()
             raise
     reader, writer = await asyncio.open_unix_connection(sock=ours, limit=BUFFER_BYTES)
-    return Child(role, process, reader, writer)
+    return Child(role, process, reader=reader, writer=writer, ours=ours)
 
 
 def _environment(role: Role, settings: Settings) -> dict[str, str]:

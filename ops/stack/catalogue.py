@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ops.errors import UsageError
-from ops.stack import environment, health
+from ops.stack import health, variables
 from ops.stack import layout as places
 from ops.stack.child import Command
 from ops.stack.ports import LOOPBACK
@@ -21,8 +21,8 @@ from ops.stack.valkey import Valkey
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from ops.stack.environment import SharedPorts
     from ops.stack.layout import Layout
+    from ops.stack.variables import SharedPorts
 
 QUEUES = ("critical", "template", "bulk", "vector", "callback")
 SHARED = ("postgres", "inbox")
@@ -45,7 +45,7 @@ class Catalogue:
         user: Mapping[str, str],
     ) -> None:
         """`user` is the environment in which the stack was started."""
-        self.variables = environment.variables(layout, secrets=secrets, shared=shared, user=user)
+        self.variables = variables.of(layout, secrets=secrets, shared=shared, user=user)
         self._layout = layout
         self._secrets = secrets
         self._shared = shared
@@ -194,7 +194,7 @@ class Catalogue:
         return lambda pid, age_s: self._presence.sees(queue, pid, age_max_s=age_s)
 
     def _python(self, *words: str) -> Callable[[], Command]:
-        env = environment.process(self.variables)
+        env = variables.for_process(self.variables)
         return partial(Command, (sys.executable, "-m", *words), env, None, str(places.CHECKOUT))
 
     def _external(self, variable: str) -> str:

@@ -9,9 +9,8 @@ from collections.abc import Callable
 from signal import SIGTERM
 from typing import Any, Final
 
-from ops.errors import StackError
-from ops.stack import child, documents, locks, records
-from ops.stack import environment as variables
+from ops.errors import StackError, UsageError
+from ops.stack import child, documents, locks, records, variables
 from ops.stack import layout as places
 from ops.stack.layout import Layout
 from ops.stack.locks import FileLock
@@ -128,7 +127,7 @@ def environment(place: Layout) -> dict[str, str]:
     if found is None or not is_running(place):
         sentence = f"The local stack ({place.colour}) is not up."
         raise StackError(sentence, remedy="Start it: ./relais up --detach")
-    return variables.process(found)
+    return variables.for_process(found)
 
 
 def leftovers(place: Layout) -> list[records.Record]:
@@ -193,4 +192,5 @@ def _complaint(service: dict[str, Any]) -> str:
 def _raise_refusal(place: Layout) -> None:
     refusal = documents.read(place.refusal)
     if refusal is not None:
-        raise StackError(refusal["sentence"], remedy=refusal["remedy"])
+        kind = UsageError if refusal["wrong_input"] else StackError
+        raise kind(refusal["sentence"], remedy=refusal["remedy"])

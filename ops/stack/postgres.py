@@ -179,7 +179,8 @@ class Postgres:
             password_file.touch(mode=0o600)
             password_file.write_text(self.password)
             account.hand_over(password_file)
-            initdb: list[str | Path] = [bin_dir / "initdb", "-D", cluster, "-U", USER, "--pwfile", password_file]
+            initdb: list[str | Path] = [bin_dir / "initdb", "-D", cluster, "-U", USER]
+            initdb += ["--pwfile", password_file]
             _run([*initdb, "--auth=scram-sha-256", "--encoding=UTF8", *_locale(bin_dir)])
             create = f"CREATE DATABASE {DATABASE};\n"
             _run([bin_dir / "postgres", "--single", "-D", cluster, "postgres"], stdin=create)

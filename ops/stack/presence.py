@@ -19,13 +19,18 @@ WHERE host = %s AND colour = %s AND seen_at > now() - make_interval(secs => %s)
 """
 
 
+def libpq_url(url: str) -> str:
+    """`url` without SQLAlchemy's way to name a driver, which means nothing to libpq."""
+    _, _, rest = url.partition("://")
+    return f"postgresql://{rest}"
+
+
 class Presence:
     """Reads `relais.workers`; one connection and one answer for all who ask."""
 
     def __init__(self, url: str, colour: str) -> None:
         """`url` as libpq reads it."""
-        # SQLAlchemy's way to name a driver means nothing to libpq.
-        self._url = url.replace("postgresql+psycopg://", "postgresql://", 1)
+        self._url = libpq_url(url)
         self._colour = colour
         self._lock = threading.Lock()
         self._connection: psycopg.Connection[tuple[str, int]] | None = None

@@ -27,6 +27,11 @@ def postgres(folder: Path) -> Path:
     carrier = _in_wheel("pg0", "bin/pg0")
     if carrier is not None:
         return _unpacked(carrier, folder)
+    return on_path_postgres()
+
+
+def on_path_postgres() -> Path:
+    """Folder with an installed `postgres` and `initdb`; raises MissingProgramError."""
     for candidate in (shutil.which("postgres"), *_debian_postgres()):
         if candidate and (found := Path(candidate).resolve().parent / "initdb").exists():
             return found.parent

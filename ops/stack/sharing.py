@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from ops.stack import documents, locks, records
 from ops.stack import layout as places
-from ops.stack.environment import SharedPorts
 from ops.stack.locks import FileLock
+from ops.stack.variables import SharedPorts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ops.errors import OpsError, StackError
+from ops.errors import OpsError, StackError, UsageError
 from ops.stack import documents, layout, logfiles, ports, records, room, vault
 from ops.stack.catalogue import Catalogue
 from ops.stack.keeper import Board, Keeper
@@ -164,7 +164,12 @@ def main(arguments: list[str]) -> int:
         return _run_alone(place, tuple(options.only))
     except OpsError as error:
         log.error("stack.refused", reason=str(error))
-        documents.write(place.refusal, {"sentence": error.sentence, "remedy": error.remedy})
+        refusal = {
+            "sentence": error.sentence,
+            "remedy": error.remedy,
+            "wrong_input": isinstance(error, UsageError),
+        }
+        documents.write(place.refusal, refusal)
         return 1
 
 

@@ -106,7 +106,7 @@ class Books:
             )
 
         await self._patiently(write, patience_s=PREPARE_PATIENCE_S)
-        log.error("relay.stopped", relay=relay.name, tenant=tenant, reason=reason)
+        log.error("relay.stopped", relay=relay.name, tenant=tenant)
 
     async def back_off(self, relay: Relay, *, tenant: str, reason: str) -> float:
         """Leave `relay` alone for a while; seconds until it is tried again."""

@@ -16,13 +16,13 @@ def is_running(pid: int) -> bool:
 
 
 def children_of(pid: int) -> list[int]:
-    """Direct children of every thread of `pid`."""
-    return [
+    """The isolated processes that `pid` started."""
+    found = [
         int(child)
         for listing in Path(f"/proc/{pid}/task").glob("*/children")
         for child in listing.read_text().split()
-        if is_running(int(child))
     ]
+    return [child for child in found if is_running(child) and _is_ours(child)]
 
 
 def wait_for(condition: Callable[[], bool], *, within_s: float = 10.0) -> None:
@@ -31,3 +31,7 @@ def wait_for(condition: Callable[[], bool], *, within_s: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < until, "waited in vain"
         time.sleep(0.01)
+
+
+def _is_ours(pid: int) -> bool:
+    return b"workers.child" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")

@@ -80,6 +80,7 @@ async def test_an_unknown_kind_names_the_setting(pool: IsolationPool, fields: Fi
     ],
 )
 async def test_a_child_that_dies_says_how(
+    *,
     pool: IsolationPool,
     fields: Fields,
     kind: str,
@@ -156,8 +157,9 @@ async def test_cancelling_the_caller_kills_the_child(
     task = asyncio.create_task(
         pool.run_kind("test.scripted", {"mode": "spin", "effects": str(started)}, fields(), 60)
     )
-    while not started.exists() or not started.read_text():
-        await asyncio.sleep(0.01)
+    await asyncio.to_thread(
+        wait_for, lambda: started.exists() and bool(started.read_text()), within_s=30
+    )
     child = int(started.read_text().split()[2])
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -72,7 +72,7 @@ def _install(folder: Path) -> None:
     if shutil.disk_usage(folder).free < ROOM_BYTES:
         message = f"{folder} has less than 3 GB of room."
         raise InstallError(message, remedy="Make room, or set RELAIS_N8N_CACHE to another folder.")
-    print(f"Installing n8n into {folder} (some minutes, 1.7 GB) ...", file=sys.stderr, flush=True)
+    sys.stderr.write(f"Installing n8n into {folder} (some minutes, 1.7 GB) ...\n")
     shutil.copy(PACKAGE, folder / "package.json")
     log = folder / "install.log"
     # Scripts stay off: native modules are not needed, and nothing foreign runs at install time.

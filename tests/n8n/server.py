@@ -165,7 +165,7 @@ class N8n:
     def _query(self, query: str, values: tuple[object, ...]) -> tuple[Any, ...] | None:
         url = self._server._replace(path=f"/{DATABASE}").geturl()
         with psycopg.connect(url) as connection:
-            return connection.execute(query, values).fetchone()  # type: ignore[arg-type]
+            return connection.execute(query, values).fetchone()
 
     def _tail(self) -> str:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-15:])
@@ -179,10 +179,12 @@ def _unflatten(table: list[Any]) -> Any:
         if number not in done:
             value = table[number]
             if isinstance(value, dict):
-                done[number] = target = {}
+                target: dict[str, Any] = {}
+                done[number] = target
                 target.update({name: entry(part) for name, part in value.items()})
             elif isinstance(value, list):
-                done[number] = items = []
+                items: list[Any] = []
+                done[number] = items
                 items.extend(entry(part) for part in value)
             else:
                 done[number] = value

@@ -28,7 +28,7 @@ class SharedPorts:
     inbox_http: int
 
 
-def variables(
+def of(
     layout: Layout,
     *,
     secrets: Mapping[str, str],
@@ -54,15 +54,13 @@ def variables(
         "RELAIS_CALLBACK_SECRET": secrets["callback_secret"],
         "RELAIS_OUTBOUND_ALLOW": ",".join((*_N8N, f"{LOOPBACK}:{shared.inbox_http}")),
     }
-    chosen = {
-        name: value for name, value in user.items() if name.startswith("RELAIS_") and value
-    }
+    chosen = {name: value for name, value in user.items() if name.startswith("RELAIS_") and value}
     # The command line was asked after the environment: these two are settled.
     settled = {"RELAIS_COLOUR": layout.colour, "RELAIS_DATA_DIR": str(layout.data_dir)}
     return {**defaults, **chosen, **settled}
 
 
-def process(relais: Mapping[str, str]) -> dict[str, str]:
+def for_process(relais: Mapping[str, str]) -> dict[str, str]:
     """A whole environment for a Python process of the stack."""
     others = {name: value for name, value in os.environ.items() if not name.startswith("RELAIS_")}
     path = os.pathsep.join(filter(None, (str(places.CHECKOUT), others.get("PYTHONPATH"))))

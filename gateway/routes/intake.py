@@ -1,0 +1,204 @@
+"""POST /api/v1/jobs and /api/v1/jobs/batch: how jobs get in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway import body, refusals
+from gateway.answers import Answer
+from gateway.batch import Batch
+from gateway.callers import ACCEPT, only
+from gateway.edge import TRACE_ID, TRACEPARENT
+from gateway.errors import Problem
+from gateway.guard import GuardedRoute, direct
+from gateway.intake import Origin, links, receipt
+from gateway.job_request import EXAMPLES
+from gateway.job_view import BatchReceipt, Receipt
+from gateway.ndjson import MEDIA_TYPES
+from gateway.services import caller, services
+from ledger import queries
+from ledger.errors import LedgerError
+
+if TYPE_CHECKING:
+    from gateway.services import Services
+    from ledger.shapes import Accepted
+
+router = APIRouter(prefix="/api/v1/jobs", tags=["jobs"], route_class=GuardedRoute)
+
+IDEMPOTENCY_KEY_MAX = 255
+_KEY_PARAMETER = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "Two requests with one key make one job. Same as the field idempotency_key.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[\x21-\x7e]+$"},
+}
+_TRACE_PARAMETERS = [
+    {
+        "name": "traceparent",
+        "in": "header",
+        "required": False,
+        "description": "W3C Trace Context; the job continues this trace.",
+        "schema": {"type": "string"},
+        "example": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+    },
+    {
+        "name": "X-Trace-ID",
+        "in": "header",
+        "required": False,
+        "description": "Your own name for the trace, kept with the job and given back.",
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._:/+=@-]{1,128}$"},
+    },
+]
+_JOB = {"$ref": "#/components/schemas/JobRequest"}
+
+
+@router.post(
+    "",
+    summary="Hand over a job",
+    status_code=202,
+    responses={
+        202: {
+            "model": Receipt,
+            "description": "The job is committed. With `Idempotency-Replayed: true` it is the "
+            "first job with this key.",
+        }
+    },
+    openapi_extra=only(
+        ACCEPT,
+        parameters=[_KEY_PARAMETER, *_TRACE_PARAMETERS],
+        requestBody={
+            "required": True,
+            "content": {"application/json": {"schema": _JOB, "examples": EXAMPLES}},
+        },
+    ),
+)
+@direct
+async def accept_job(request: Request) -> Response:
+    """Answers when the job is durable, whether or not Redis or a worker is there."""
+    gateway = services(request)
+    body.require_json(request)
+    settings = gateway.settings
+    content = await body.read(request, max_bytes=settings.body_max_bytes)
+    asked = body.parse(content, max_depth=settings.body_max_depth)
+    job = gateway.intake.prepare(
+        asked, origin=_origin(request), key=_key(request), size=len(content)
+    )
+    accepted = await gateway.intake.accept(job)
+    headers = {"location": f"/api/v1/jobs/{accepted.id}"}
+    if accepted.is_new:
+        return Answer(receipt(job, accepted), status_code=202, headers=headers)
+    headers["idempotency-replayed"] = "true"
+    first = await _first(gateway, tenant=job.tenant, accepted=accepted)
+    return Answer(first, status_code=202, headers=headers)
+
+
+@router.post(
+    "/batch",
+    summary="Hand over many jobs",
+    status_code=202,
+    responses={
+        202: {"model": BatchReceipt, "description": "What was accepted is committed."},
+    },
+    openapi_extra=only(
+        ACCEPT,
+        parameters=[
+            {
+                **_KEY_PARAMETER,
+                "description": "Gives every job without a key of its own the key `KEY#index`, so "
+                "that the whole batch can be sent again.",
+            },
+            *_TRACE_PARAMETERS,
+        ],
+        requestBody={
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {"type": "array", "items": _JOB, "minItems": 1},
+                    "example": [EXAMPLES["critical_mail"]["value"], EXAMPLES["render"]["value"]],
+                },
+                "application/x-ndjson": {
+                    "schema": {"type": "string", "description": "One job a line."}
+                },
+            },
+        },
+    ),
+)
+@direct
+async def accept_batch(request: Request) -> Response:
+    """A JSON array, or NDJSON that is accepted while it arrives.
+
+    A wrong job spoils no other: `errors` names each by its index. Where the batch as a whole
+    ends early, the problem lists what had been accepted by then.
+    """
+    gateway = services(request)
+    settings = gateway.settings
+    media_type = body.media_type(request)
+    batch = Batch(gateway.intake, origin=_origin(request), settings=settings, key=_key(request))
+    try:
+        if media_type in MEDIA_TYPES:
+            await batch.take_lines(body.chunks(request, max_bytes=settings.batch_max_bytes))
+        else:
+            body.require_json(request)
+            content = await body.read(request, max_bytes=settings.batch_max_bytes)
+            items = body.parse(content, max_depth=settings.body_max_depth + 1)
+            if not isinstance(items, list):
+                message = "The body of a batch is an array of jobs."
+                raise Problem("value_invalid", message, remedy="Wrap the job in [ ].")
+            await batch.take_array(items)
+    except (Problem, LedgerError) as error:
+        await batch.stop()
+        problem = error if isinstance(error, Problem) else refusals.from_ledger(error)
+        if batch.jobs or batch.errors:
+            problem.extra |= batch.document()
+        raise problem from error
+    document = batch.document()
+    if not batch.jobs:
+        raise _nothing(document)
+    return Answer(document, status_code=202)
+
+
+def _nothing(document: dict[str, Any]) -> Problem:
+    errors = document["errors"]
+    detail = f"0: {errors[0]['detail']}" if errors else "The batch is empty."
+    return Problem(
+        "nothing_accepted",
+        detail,
+        remedy="Correct the jobs; errors names each by its index.",
+        extra=document,
+    )
+
+
+async def _first(gateway: Services, *, tenant: str, accepted: Accepted) -> dict[str, Any]:
+    """The receipt of the job that was there first."""
+    row = await gateway.ledger.call(queries.job, tenant=tenant, job_id=accepted.id)
+    if row is None:  # pruned within the last moment
+        raise Problem("not_found", f"Job {accepted.id} is gone.")
+    names = ("id", "state", "kind", "queue", "priority", "created_at", "run_at", "trace_id")
+    return {name: row[name] for name in names} | {"links": links(accepted.id)}
+
+
+def _origin(request: Request) -> Origin:
+    return Origin(
+        caller=caller(request),
+        traceparent=request.scope[TRACEPARENT],
+        trace_id=request.scope[TRACE_ID],
+    )
+
+
+def _key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not 1 <= len(key) <= IDEMPOTENCY_KEY_MAX or not key.isascii() or not key.isprintable():
+        raise Problem(
+            "value_invalid",
+            "Idempotency-Key is not valid.",
+            field="Idempotency-Key",
+            remedy=f"Use 1 to {IDEMPOTENCY_KEY_MAX} printable ASCII characters.",
+        )
+    return key

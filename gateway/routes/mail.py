@@ -1,0 +1,226 @@
+"""Mail as operators see it: messages, suppressed addresses, relays."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+from email_validator import EmailNotValidError, validate_email
+from fastapi import APIRouter, Path, Query
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from starlette.responses import Response
+
+from gateway.answers import Answer
+from gateway.callers import OPERATE, READ, only
+from gateway.errors import Problem
+from gateway.guard import GuardedRoute
+from gateway.services import TheCaller, TheServices
+from ledger import queries, relay_states, suppressions
+from ledger.models.mail import MessageState
+from runtime import logs
+
+router = APIRouter(prefix="/api/v1", tags=["mail"], route_class=GuardedRoute)
+log = logs.logger("gateway")
+
+Address = Annotated[str, StringConstraints(min_length=3, max_length=320)]
+
+
+class MessageView(BaseModel):
+    """One mail to one recipient."""
+
+    id: UUID
+    position: int
+    recipient: str
+    role: str
+    message_id: str
+    relay: str
+    state: MessageState
+    attempt: int
+    tries: int
+    reply_code: int | None
+    enhanced_code: str | None
+    reply: str | None
+    reason: str | None
+    created_at: datetime
+    dot_sent_at: datetime | None
+    sent_at: datetime | None
+    changed_at: datetime
+
+
+class MessageList(BaseModel):
+    """The messages of one job, in the order of its recipients."""
+
+    messages: list[MessageView]
+
+
+class SuppressionView(BaseModel):
+    """An address that is not written to."""
+
+    address: str
+    reason: str
+    created_at: datetime
+
+
+class SuppressionPage(BaseModel):
+    """Addresses in alphabetical order; `next` goes into `after` for the page behind."""
+
+    suppressions: list[SuppressionView]
+    next: str | None
+
+
+class SuppressionRequest(BaseModel):
+    """Addresses to write to no more."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"addresses": ["ada@example.org"], "reason": "asked us to stop"}]
+        },
+    )
+
+    addresses: Annotated[list[Address], Field(min_length=1, max_length=1000)]
+    reason: Annotated[str, StringConstraints(min_length=1, max_length=200)] = "by hand"
+
+
+class Suppressed(BaseModel):
+    """How many addresses are new on the list."""
+
+    suppressed: int
+
+
+class RelayView(BaseModel):
+    """A relay that had trouble; those without any are not listed."""
+
+    name: str
+    stopped_at: datetime | None
+    backoff_until: datetime | None
+    backoff_step: int
+    reason: str | None
+    changed_at: datetime
+
+
+class RelayList(BaseModel):
+    """Relays of the caller's tenant that ever had trouble."""
+
+    relays: list[RelayView]
+
+
+class Resumed(BaseModel):
+    """A relay after it was resumed."""
+
+    name: str
+    resumed: bool = Field(description="False: it was in order.")
+
+
+@router.get(
+    "/messages",
+    summary="List a job's messages",
+    responses={200: {"model": MessageList}},
+    openapi_extra=only(READ),
+)
+async def list_messages(
+    gateway: TheServices,
+    caller: TheCaller,
+    job_id: Annotated[UUID, Query(description="Of this job.")],
+    limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
+) -> Response:
+    """What became of each recipient; kept longer than the job itself."""
+    rows = await gateway.ledger.call(
+        queries.messages, tenant=caller.tenant, job_id=job_id, limit=limit
+    )
+    return Answer({"messages": rows})
+
+
+@router.get(
+    "/suppressions",
+    summary="List suppressed addresses",
+    responses={200: {"model": SuppressionPage}},
+    openapi_extra=only(READ),
+)
+async def list_suppressions(
+    gateway: TheServices,
+    caller: TheCaller,
+    after: Annotated[str, Query(max_length=320, description="Behind this address.")] = "",
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Response:
+    """Nobody on this list is written to, whatever a job says."""
+    found = await gateway.ledger.call(
+        suppressions.list_all, tenant=caller.tenant, after=after, limit=limit + 1
+    )
+    shown = found[:limit]
+    last = shown[-1].address if len(found) > len(shown) else None
+    return Answer({"suppressions": [asdict(entry) for entry in shown], "next": last})
+
+
+@router.post(
+    "/suppressions",
+    summary="Suppress addresses",
+    responses={200: {"model": Suppressed}},
+    openapi_extra=only(OPERATE),
+)
+async def suppress(asked: SuppressionRequest, gateway: TheServices, caller: TheCaller) -> Response:
+    """Write to these addresses no more; waiting jobs are held to it too."""
+    for index, address in enumerate(asked.addresses):
+        _check_address(address, field=f"addresses.{index}")
+    count = await gateway.ledger.call(
+        suppressions.suppress,
+        tenant=caller.tenant,
+        addresses=list(dict.fromkeys(suppressions.key(address) for address in asked.addresses)),
+        reason=asked.reason,
+    )
+    log.info("addresses.suppressed", by=caller.name, count=count)
+    return Answer({"suppressed": count})
+
+
+@router.delete(
+    "/suppressions/{address}",
+    summary="Lift a suppression",
+    status_code=204,
+    responses={204: {"description": "The address may be written to again."}},
+    openapi_extra=only(OPERATE),
+)
+async def lift(
+    address: Annotated[str, Path(max_length=320)], gateway: TheServices, caller: TheCaller
+) -> Response:
+    """Write to the address again."""
+    if not await gateway.ledger.call(suppressions.lift, tenant=caller.tenant, address=address):
+        raise Problem("not_found", "The address is not suppressed.")
+    log.info("address.lifted", by=caller.name, address=logs.hashed(address))
+    return Response(status_code=204)
+
+
+@router.get(
+    "/relays",
+    summary="List troubled relays",
+    responses={200: {"model": RelayList}},
+    openapi_extra=only(READ),
+)
+async def list_relays(gateway: TheServices, caller: TheCaller) -> Response:
+    """Relays that are stopped (login refused) or backed off from (too busy), now or before."""
+    found = await gateway.ledger.call(relay_states.list_all, tenant=caller.tenant)
+    return Answer({"relays": [asdict(relay) for relay in found]})
+
+
+@router.post(
+    "/relays/{name}/resume",
+    summary="Resume a relay",
+    responses={200: {"model": Resumed}},
+    openapi_extra=only(OPERATE),
+)
+async def resume_relay(
+    name: Annotated[str, Path(max_length=100)], gateway: TheServices, caller: TheCaller
+) -> Response:
+    """Use the relay again at once, after its login or its limits were put right."""
+    resumed = await gateway.ledger.call(relay_states.resume, tenant=caller.tenant, name=name)
+    log.info("relay.resumed", by=caller.name, relay=name[:100], resumed=resumed)
+    return Answer({"name": name, "resumed": resumed})
+
+
+def _check_address(address: str, *, field: str) -> None:
+    try:
+        validate_email(address.strip(), check_deliverability=False, allow_smtputf8=True)
+    except EmailNotValidError:
+        message = f"{field}: not an email address."
+        raise Problem("value_invalid", message, field=field, remedy="Correct it.") from None

@@ -1,0 +1,227 @@
+"""Users' own schedules: a cron expression in a time zone, and the job of each tick."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from starlette.responses import Response
+
+from gateway.answers import Answer
+from gateway.callers import READ, only
+from gateway.edge import TRACE_ID, TRACEPARENT
+from gateway.errors import Problem
+from gateway.guard import GuardedRoute
+from gateway.intake import Intake, Origin, size_of
+from gateway.job_request import EXAMPLES, JobRequest
+from gateway.services import TheCaller, TheServices
+from ledger import schedules, ticks
+from ledger.api_keys import Role
+from runtime import logs
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+router = APIRouter(prefix="/api/v1/schedules", tags=["schedules"], route_class=GuardedRoute)
+log = logs.logger("gateway")
+
+# A schedule makes jobs, so whoever may not hand over jobs may not write one either.
+WRITE: tuple[Role, ...] = ("producer", "admin")
+SWITCH: tuple[Role, ...] = ("producer", "operator", "admin")
+# What makes no sense for a job that is made again and again.
+ONCE_ONLY = ("run_at", "delay_s", "deadline", "idempotency_key", "depends_on", "on_parent_failure")
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+CronText = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Zone = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+
+
+class ScheduleRequest(BaseModel):
+    """A new schedule."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "monday-digest",
+                    "cron": "0 9 * * MON",
+                    "timezone": "Europe/Paris",
+                    "job": EXAMPLES["render"]["value"],
+                }
+            ]
+        },
+    )
+
+    name: Name = Field(description="Unique within the tenant.")
+    cron: CronText = Field(description="Five fields, or @hourly, @daily, @weekly ...")
+    timezone: Zone = Field("UTC", description="IANA name; daylight-saving days are exact.")
+    job: dict[str, Any] = Field(
+        description=f"Like the body of POST /api/v1/jobs, without {', '.join(ONCE_ONLY)}."
+    )
+    enabled: Annotated[bool, Field(strict=True)] = True
+
+
+class ScheduleChange(BaseModel):
+    """What to change; what is left out stays."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"cron": "30 8 * * MON-FRI"}]}
+    )
+
+    name: Name | None = None
+    cron: CronText | None = None
+    timezone: Zone | None = None
+    job: dict[str, Any] | None = None
+    enabled: Annotated[bool, Field(strict=True)] | None = None
+
+
+class ScheduleView(BaseModel):
+    """A schedule and the next times at which it fires."""
+
+    id: UUID
+    name: str
+    cron: str
+    timezone: str
+    job: dict[str, Any]
+    enabled: bool
+    created_at: datetime
+    changed_at: datetime
+    next_times: list[datetime] = Field(description="The next five, in UTC; none while disabled.")
+
+
+class SchedulePage(BaseModel):
+    """Schedules by name; `next` goes into `after` for the page behind."""
+
+    schedules: list[ScheduleView]
+    next: str | None
+
+
+@router.get(
+    "",
+    summary="List schedules",
+    responses={200: {"model": SchedulePage}},
+    openapi_extra=only(READ),
+)
+async def list_schedules(
+    gateway: TheServices,
+    caller: TheCaller,
+    after: Annotated[str | None, Query(max_length=100, description="Behind this name.")] = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+) -> Response:
+    """By name, with the next times of each."""
+
+    async def work(connection: AsyncConnection) -> dict[str, Any]:
+        found = await schedules.list_all(
+            connection, tenant=caller.tenant, after=after, limit=limit + 1
+        )
+        now = await ticks.now(connection)
+        shown = found[:limit]
+        return {
+            "schedules": [_view(schedule, now=now) for schedule in shown],
+            "next": shown[-1].name if len(found) > len(shown) else None,
+        }
+
+    return Answer(await gateway.ledger.call(work))
+
+
+@router.post(
+    "",
+    summary="Make a schedule",
+    status_code=201,
+    responses={201: {"model": ScheduleView}},
+    openapi_extra=only(WRITE),
+)
+async def create_schedule(
+    asked: ScheduleRequest, gateway: TheServices, caller: TheCaller
+) -> Response:
+    """Each tick becomes one job, however many beats run."""
+    job = _job(gateway.intake, asked.job, origin=_NOWHERE(caller))
+
+    async def work(connection: AsyncConnection) -> dict[str, Any]:
+        made = await schedules.create(
+            connection,
+            tenant=caller.tenant,
+            name=asked.name,
+            cron=asked.cron,
+            timezone=asked.timezone,
+            job=job,
+            enabled=asked.enabled,
+        )
+        return _view(made, now=await ticks.now(connection))
+
+    view = await gateway.ledger.call(work)
+    log.info("schedule.created", by=caller.name, schedule=str(view["id"]))
+    headers = {"location": f"/api/v1/schedules/{view['id']}"}
+    return Answer(view, status_code=201, headers=headers)
+
+
+@router.get(
+    "/{schedule_id}",
+    summary="Look at a schedule",
+    responses={200: {"model": ScheduleView}},
+    openapi_extra=only(("producer", *READ)),
+)
+async def show_schedule(schedule_id: UUID, gateway: TheServices, caller: TheCaller) -> Response:
+    """One schedule, with its next times."""
+
+    async def work(connection: AsyncConnection) -> dict[str, Any]:
+        found = await schedules.get(connection, tenant=caller.tenant, schedule_id=schedule_id)
+        return _view(found, now=await ticks.now(connection))
+
+    return Answer(await gateway.ledger.call(work))
+
+
+@router.patch(
+    "/{schedule_id}",
+    summary="Change a schedule",
+    responses={200: {"model": ScheduleView}},
+    openapi_extra=only(SWITCH),
+)
+async def change_schedule(
+    schedule_id: UUID, asked: ScheduleChange, gateway: TheServices, caller: TheCaller
+) -> Response:
+    """Operators may switch it on and off; its times and its job are changed by who makes jobs."""
+    if caller.role == "operator" and asked.model_fields_set - {"enabled"}:
+        raise Problem(
+            "role_missing",
+            "The role operator may only switch a schedule on and off.",
+            remedy="Use a key with one of these roles: admin, producer.",
+        )
+    job = None
+    if asked.job is not None:
+        job = _job(gateway.intake, asked.job, origin=_NOWHERE(caller))
+
+    async def work(connection: AsyncConnection) -> dict[str, Any]:
+        changed = await schedules.update(
+            connection,
+            tenant=caller.tenant,
+            schedule_id=schedule_id,
+            name=asked.name,
+            cron=asked.cron,
+            timezone=asked.timezone,
+            job=job,
+            enabled=asked.enabled,
+        )
+        return _view(changed, now=await ticks.now(connection))
+
+    view = await gateway.ledger.call(work)
+    log.info("schedule.changed", by=caller.name, schedule=str(schedule_id))
+    return Answer(view)
+
+
+@router.delete(
+    "/{schedule_id}",
+    summary="Remove a schedule",
+    status_code=204,
+    responses={204: {"description": "It fires no more; jobs that it made stay."}},
+    openapi_extra=only(WRITE),
+)
+async def delete_schedule(schedule_id: UUID, gateway: TheServices, caller: TheCaller) -> Response:
+    """Remove it for good."""
+    await gateway.ledger.call(schedules.delete, tenant=caller.tenant, schedule_id=schedule_id)
+    log.info("schedule.deleted", by=caller.name, schedule=str(schedule_id))
+    return Response(status_code=204)

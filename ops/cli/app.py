@@ -1,0 +1,63 @@
+"""The commands under one name; every wrong input is a sentence and exit code 2."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+# Typer brings click along and gives these two no public name.
+from typer._click.exceptions import ClickException, UsageError
+
+from ops import errors
+from ops.cli import bench, demo, doctor, down, jobs, key, logs, status, test, up
+from runtime.errors import RelaisError
+
+app = typer.Typer(
+    name="relais",
+    help="Relais: a durable job engine for people who automate with n8n.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command("up")(up.up)
+app.command("down")(down.down)
+app.command("status")(status.status)
+app.command("logs")(logs.logs)
+app.command("doctor")(doctor.doctor)
+app.command("demo")(demo.demo)
+app.command("test", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
+    test.test
+)
+app.command("bench")(bench.bench)
+app.add_typer(key.app, name="key")
+app.add_typer(jobs.app, name="jobs")
+
+_INTERRUPTED = 130
+
+
+@app.callback(invoke_without_command=True)
+def _help(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command; 0 done, 1 failed, 2 wrong input, 130 interrupted."""
+    try:
+        result = app(arguments, prog_name="./relais", standalone_mode=False)
+    except UsageError as error:
+        where = error.ctx.command_path if error.ctx else "./relais"
+        message = error.format_message().rstrip(".?")
+        end = "?" if "Did you mean" in message else "."
+        print(f"{message}{end} See {where} --help.", file=sys.stderr)
+        return 2
+    except ClickException as error:
+        print(error.format_message(), file=sys.stderr)
+        return 1
+    except RelaisError as error:
+        print(error, file=sys.stderr)
+        return 2 if isinstance(error, errors.UsageError) else 1
+    except (typer.Abort, KeyboardInterrupt):
+        return _INTERRUPTED
+    return result if isinstance(result, int) else 0

@@ -1,0 +1,47 @@
+"""`relais doctor`: what is wrong here, and what to do about it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from ops.cli.options import AsJson, Colour, DataDir, PortBase
+
+
+def doctor(
+    *,
+    colour: Colour = None,
+    data_dir: DataDir = None,
+    port_base: PortBase = None,
+    as_json: AsJson = False,
+) -> int:
+    """Check this machine and the stack; exit code 1 where something is wrong."""
+    from ops.stack import checks, find
+
+    found = list(checks.run_all(find(data_dir, colour, port_base)))
+    well = all(check.ok for check in found)
+    if as_json:
+        print(
+            json.dumps(
+                {"ok": well, "checks": [{**asdict(check), "ok": check.ok} for check in found]},
+                indent=2,
+            )
+        )
+        return 0 if well else 1
+
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from ops.cli import screen
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("check", "", "found", "what to do"):
+        table.add_column(name, overflow="fold")
+    for check in found:
+        mark = Text("ok", style="green") if check.ok else Text("wrong", style="bold red")
+        table.add_row(check.name, mark, Text(check.found), Text(check.remedy))
+    console = screen.console()
+    console.print(table)
+    console.print("All is well." if well else "Something is wrong.")
+    return 0 if well else 1

@@ -1,0 +1,148 @@
+"""`relais jobs`: see and steer jobs through the gateway, as any other client would."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ops.cli.options import AsJson, Colour, DataDir
+
+app = typer.Typer(help="Jobs: list, show, retry, cancel.", no_args_is_help=False)
+
+JobId = Annotated[str, typer.Argument(help="The job's id.")]
+_TIMEOUT_S = 30.0
+_SHOWN = ("id", "kind", "queue", "state", "attempt", "created_at")
+
+
+@app.command("list")
+def list_jobs(
+    *,
+    state: Annotated[str | None, typer.Option(help="Only jobs in this state.")] = None,
+    queue: Annotated[str | None, typer.Option(help="Only jobs of this queue.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only jobs of this kind.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Only jobs with this tag.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 20,
+    colour: Colour = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> int:
+    """Show jobs, newest first."""
+    wanted = {"state": state, "queue": queue, "kind": kind, "tag": tag, "limit": limit}
+    filters = {name: value for name, value in wanted.items() if value is not None}
+    answer = _call("GET", "/api/v1/jobs", colour=colour, data_dir=data_dir, params=filters)
+    if as_json:
+        print(json.dumps(answer, indent=2))
+        return 0
+
+    from ops.cli import listing
+
+    rows = [{name: job.get(name) for name in _SHOWN} for job in answer["jobs"]]
+    listing.show(rows, empty="There are no such jobs.")
+    return 0
+
+
+@app.command("show")
+def show(
+    job_id: JobId, *, colour: Colour = None, data_dir: DataDir = None, as_json: AsJson = False
+) -> int:
+    """Show one job and its history."""
+    path = f"/api/v1/jobs/{_quoted(job_id)}"
+    job = _call("GET", path, colour=colour, data_dir=data_dir)
+    events = _call("GET", f"{path}/events", colour=colour, data_dir=data_dir)
+    if as_json:
+        print(json.dumps({**job, **events}, indent=2))
+        return 0
+
+    from ops.cli import listing
+
+    fields = [{"field": name, "value": _plain(value)} for name, value in job.items()]
+    listing.show(fields, empty="")
+    rows = [{name: _plain(value) for name, value in one.items()} for one in events["events"]]
+    listing.show(rows, empty="It has no history yet.")
+    return 0
+
+
+@app.command("retry")
+def retry(job_id: JobId, *, colour: Colour = None, data_dir: DataDir = None) -> int:
+    """Have a failed or cancelled job run again."""
+    return _order(job_id, "retry", colour=colour, data_dir=data_dir)
+
+
+@app.command("cancel")
+def cancel(job_id: JobId, *, colour: Colour = None, data_dir: DataDir = None) -> int:
+    """Cancel a job, or ask a running one to stop."""
+    return _order(job_id, "cancel", colour=colour, data_dir=data_dir)
+
+
+def _order(job_id: str, verb: str, *, colour: str | None, data_dir: Path | None) -> int:
+    path = f"/api/v1/jobs/{_quoted(job_id)}/{verb}"
+    job = _call("POST", path, colour=colour, data_dir=data_dir)
+    print(f"{job['id']} is {job['state']}.")
+    return 0
+
+
+def _call(
+    method: str,
+    path: str,
+    *,
+    colour: str | None,
+    data_dir: Path | None,
+    params: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The gateway's answer; raises OpsError or UsageError with its own words."""
+    import httpx
+
+    from ops.errors import OpsError, UsageError
+
+    address, key = _gateway(colour, data_dir)
+    headers = {"Authorization": f"Bearer {key}"}
+    try:
+        answer = httpx.request(
+            method, f"{address}{path}", params=params, headers=headers, timeout=_TIMEOUT_S
+        )
+    except httpx.HTTPError as error:
+        sentence = f"The gateway at {address} does not answer: {error}."
+        raise OpsError(sentence, remedy="See ./relais status.") from error
+    if answer.is_error:
+        problem = _problem(answer)
+        kind = UsageError if answer.status_code in {400, 404, 409, 422} else OpsError
+        raise kind(problem)
+    content: dict[str, Any] = answer.json()
+    return content
+
+
+def _problem(answer: Any) -> str:  # noqa: ANN401 - an httpx.Response, imported where it is used
+    try:
+        told = answer.json()
+    except ValueError:
+        told = {}
+    return str(
+        told.get("detail") or told.get("title") or f"The gateway answered {answer.status_code}."
+    )
+
+
+def _gateway(colour: str | None, data_dir: Path | None) -> tuple[str, str]:
+    """Address and key: RELAIS_URL and RELAIS_API_KEY, else those of the running stack."""
+    address, key = os.environ.get("RELAIS_URL"), os.environ.get("RELAIS_API_KEY")
+    if address and key:
+        return address.rstrip("/"), key
+    from ops.stack import control, find, vault
+
+    place = find(data_dir, colour)
+    running = control.environment(place)
+    own = f"http://{running['RELAIS_GATEWAY_HOST']}:{running['RELAIS_GATEWAY_PORT']}"
+    return (address or own).rstrip("/"), key or vault.read(place.secrets)["admin_key"]
+
+
+def _quoted(job_id: str) -> str:
+    from urllib.parse import quote
+
+    return quote(job_id, safe="")
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

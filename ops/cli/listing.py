@@ -1,0 +1,25 @@
+"""Rows of equal keys as a table for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from ops.cli import screen
+
+
+def show(rows: Sequence[Mapping[str, object]], *, empty: str) -> None:
+    """Print the rows, headed by their keys, or `empty` where there are none."""
+    console = screen.console()
+    if not rows:
+        console.print(empty, soft_wrap=True)
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in rows[0]:
+        table.add_column(name.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*(Text("" if value is None else str(value)) for value in row.values()))
+    console.print(table)

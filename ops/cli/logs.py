@@ -1,0 +1,90 @@
+"""`relais logs`: what the services print."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ops.cli.options import Colour, DataDir
+
+if TYPE_CHECKING:
+    from ops.stack import Layout
+    from ops.stack.logfiles import Follower
+
+_LOOK_S = 0.2
+
+
+def logs(
+    service: Annotated[str | None, typer.Argument(help="One service; all without it.")] = None,
+    *,
+    follow_on: Annotated[
+        bool, typer.Option("-f", "--follow", help="Go on printing what is added.")
+    ] = False,
+    lines: Annotated[
+        int, typer.Option("-n", "--lines", min=0, help="How many to begin with.")
+    ] = 50,
+    colour: Colour = None,
+    data_dir: DataDir = None,
+) -> int:
+    """Print the last lines of the services' logs."""
+    from ops.stack import find, logfiles
+
+    place = find(data_dir, colour)
+    files = _files(place, service)
+    followers = [logfiles.Follower(path) for path in files] if follow_on else []
+    width = max(len(path.stem) for path in files)
+    for path in files:
+        for line in logfiles.last_lines(path, lines):
+            _print(path, line, width=0 if service else width)
+    if follow_on:
+        _follow(followers, width=0 if service else width, going_on=lambda: True)
+    return 0
+
+
+def follow(place: Layout, *, going_on: Callable[[], bool]) -> None:
+    """Print what all services add from now on, while `going_on()`."""
+    from ops.stack import logfiles
+
+    files = _files(place, None)
+    width = max(len(path.stem) for path in files)
+    _follow([logfiles.Follower(path) for path in files], width=width, going_on=going_on)
+
+
+def _follow(followers: list[Follower], *, width: int, going_on: Callable[[], bool]) -> None:
+    while going_on():
+        for follower in followers:
+            for line in follower.new_lines():
+                _print(follower.path, line, width=width)
+        sys.stdout.flush()
+        time.sleep(_LOOK_S)
+
+
+def _files(place: Layout, service: str | None) -> list[Path]:
+    from ops.errors import StackError, UsageError
+
+    found = {
+        path.stem: path
+        for folder in (place.shared_logs, place.logs)
+        for path in sorted(folder.glob("*.log"))
+    }
+    if not found:
+        sentence = f"There are no logs of {place.colour} in {place.data_dir}."
+        raise StackError(sentence, remedy="Start the stack: ./relais up")
+    if service is None:
+        return list(found.values())
+    if service not in found:
+        close = difflib.get_close_matches(service, found, n=1)
+        remedy = f"Did you mean {close[0]}?" if close else f"Use one of: {', '.join(found)}."
+        sentence = f"There is no log of a service {service!r}."
+        raise UsageError(sentence, remedy=remedy)
+    return [found[service]]
+
+
+def _print(path: Path, line: str, *, width: int) -> None:
+    print(f"{path.stem:<{width}} | {line}" if width else line)

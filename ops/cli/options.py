@@ -1,0 +1,22 @@
+"""Options that several commands share, described once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Colour = Annotated[
+    str | None,
+    typer.Option("--colour", help="blue or green.", show_default="RELAIS_COLOUR, else blue"),
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option("--data-dir", help="The one folder that everything is written to."),
+]
+PortBase = Annotated[
+    int | None,
+    typer.Option("--port-base", help="First of ten ports.", show_default="8080, green 8090"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

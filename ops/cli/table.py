@@ -1,0 +1,75 @@
+"""The services as a table for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_STYLES = {
+    "healthy": "green",
+    "done": "green",
+    "waiting": "dim",
+    "starting": "cyan",
+    "unhealthy": "bold red",
+    "restarting": "bold yellow",
+    "orphaned": "bold yellow",
+}
+_MEBIBYTE = 1024 * 1024
+
+
+def of(services: Iterable[dict[str, Any]], *, title: str = "") -> Table:
+    """One row per service: what it is, how it is, where it is, what happened to it."""
+    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
+    for name in ("service", "state"):
+        table.add_column(name, no_wrap=True)
+    for name in ("pid", "uptime", "restarts", "memory"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("address", overflow="fold")
+    rows = list(services)
+    if any(_note(one) for one in rows):
+        table.add_column("note", overflow="fold")
+    for one in rows:
+        state = one["state"]
+        table.add_row(
+            one["name"],
+            Text(state, style=_STYLES.get(state, "")),
+            str(one["pid"] or ""),
+            uptime(one.get("uptime_s")),
+            str(one["restarts"] or ""),
+            memory(one.get("memory_bytes")),
+            one.get("address") or "",
+            *filter(None, [_note(one)]),
+        )
+    return table
+
+
+def uptime(seconds: float | None) -> str:
+    """`42s`, `3m05s`, `2h07m`, `4d02h`; empty where unknown."""
+    if seconds is None:
+        return ""
+    whole = int(seconds)
+    for unit, length, smaller, part in (("d", 86_400, "h", 3600), ("h", 3600, "m", 60)):
+        if whole >= length:
+            return f"{whole // length}{unit}{whole % length // part:02}{smaller}"
+    return f"{whole // 60}m{whole % 60:02}s" if whole >= 60 else f"{whole}s"
+
+
+def memory(size_bytes: int | None) -> str:
+    """Mebibytes; empty where unknown."""
+    return "" if size_bytes is None else f"{size_bytes / _MEBIBYTE:.0f} MB"
+
+
+def _note(one: dict[str, Any]) -> str:
+    kept = {"other": "kept by the other colour", "outside": "yours, only asked"}
+    parts = [kept.get(one.get("kept", ""), "")]
+    if one.get("last_exit") and one["state"] != "done":
+        parts.append(f"last ended with {one['last_exit']}")
+    if one.get("reason") and one["state"] not in {"healthy", "done"}:
+        parts.append(one["reason"])
+    return "; ".join(filter(None, parts))

@@ -1,0 +1,101 @@
+"""`relais up`: start the local stack, here or in the background."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ops.cli.options import Colour, DataDir, PortBase
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import Console
+
+    from ops.stack import Layout
+
+_LOOK_S = 0.25
+
+
+def up(
+    *,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Return as soon as everything is healthy.")
+    ] = False,
+    colour: Colour = None,
+    data_dir: DataDir = None,
+    port_base: PortBase = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", help="Just this service and what it needs; may be repeated."),
+    ] = None,
+) -> int:
+    """Start the local stack: Postgres, Redis, inbox, gateway, workers, beat, Flower.
+
+    In the foreground it shows the services' output, and Ctrl-C stops them.
+    """
+    from ops.cli import logs, screen
+    from ops.errors import StackError
+    from ops.stack import control, find
+
+    console = screen.console()
+    place = find(data_dir, colour, port_base)
+    began = time.monotonic()
+    was_running = control.is_running(place)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        control.start(place, only=tuple(only or ()))
+        _watch_until_ready(console, place)
+    except (StackError, KeyboardInterrupt):
+        if not detach and not was_running:
+            control.down(place)
+        raise
+    _show(console, place, took_s=None if was_running else time.monotonic() - began)
+    if detach or was_running:
+        return 0
+    console.print("Ctrl-C stops the stack.", style="dim")
+    try:
+        while control.is_running(place):
+            logs.follow(place, going_on=lambda: control.is_running(place))
+    except KeyboardInterrupt:
+        console.print("Stopping ...", style="dim")
+        control.down(place, say=lambda name: console.print(f"stopped {name}", style="dim"))
+        return 0
+    sentence = "The stack was stopped from elsewhere."
+    raise StackError(sentence, remedy="See ./relais status.")
+
+
+def _watch_until_ready(console: Console, place: Layout) -> None:
+    from rich.live import Live
+
+    from ops.cli import table
+    from ops.stack import control
+
+    if not console.is_terminal:
+        control.wait_ready(place)
+        return
+    with Live(console=console, refresh_per_second=8, transient=True) as live:
+        show: Callable[[dict[str, Any]], None] = lambda seen: live.update(  # noqa: E731
+            table.of(seen["services"])
+        )
+        control.wait_ready(place, watch=show)
+
+
+def _show(console: Console, place: Layout, *, took_s: float | None) -> None:
+    from ops.cli import table
+    from ops.stack import report
+
+    seen = report.make(place)
+    console.print(table.of(seen["services"]))
+    how = "was already up" if took_s is None else f"is up after {took_s:.1f} s"
+    console.print(f"{place.colour} {how}: {seen['urls'].get('gateway', place.data_dir)}")
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    # A second signal must not cut the orderly stop short.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.kill(os.getpid(), signal.SIGINT)

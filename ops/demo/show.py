@@ -1,0 +1,86 @@
+"""What a person sees: a bar while it runs, then a table, the books and the addresses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ops.demo.books import FINISHED
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from ops.demo.books import Books
+
+
+class Bar:
+    """Two bars on stderr; silent where that is no terminal."""
+
+    def __init__(self, total: int) -> None:
+        """`total` jobs will be handed over."""
+        console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._accepted = self._progress.add_task("accepted", total=total)
+        self._finished = self._progress.add_task("finished", total=total)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def show(self, accepted: int, finished: int) -> None:
+        """Move both bars."""
+        self._progress.update(self._accepted, completed=accepted)
+        self._progress.update(self._finished, completed=finished)
+
+
+def results(
+    books: Books, *, faults: list[str], seconds: float, urls: dict[str, str], trace_id: str
+) -> None:
+    """Print what happened, by queue, and whether the books balance."""
+    console = Console()
+    table = Table("queue", *FINISHED, "open", title="What happened")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for queue, states in sorted(books.by_queue.items()):
+        finished = [states.get(state, 0) for state in FINISHED]
+        left = sum(states.values()) - sum(finished)
+        table.add_row(queue, *(f"{count:,}" if count else "." for count in (*finished, left)))
+    console.print(table)
+    parts = " + ".join(f"{books.count(state):,} {state}" for state in FINISHED)
+    console.print(f"{books.accepted:,} accepted = {parts} + {books.open:,} open")
+    console.print(
+        f"{books.messages_sent:,} messages sent = {books.inbox:,} mails in the inbox,"
+        f" {books.duplicates:,} duplicates"
+    )
+    console.print(
+        f"The inbox put {books.deferred:,} off at first and refused {books.refused:,};"
+        f" {books.callbacks:,} callback arrived, signed."
+    )
+    for fault in faults:
+        console.print(f"[red]{fault}[/red]")
+    verdict = (
+        "[red]The books do not balance.[/red]" if faults else "[green]The books balance.[/green]"
+    )
+    console.print(f"{verdict} {seconds:.1f} s; trace {trace_id}", highlight=False)
+    addresses = Table.grid(padding=(0, 2))
+    for name, url in urls.items():
+        addresses.add_row(name, url)
+    console.print("\nThe stack stays up:", addresses, "Stop it: ./relais down", sep="\n")

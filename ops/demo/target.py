@@ -1,0 +1,50 @@
+"""The stack that a run talks to: what is up already, or what this run brings up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ops.errors import StackError
+from ops.stack import control, report, vault
+
+if TYPE_CHECKING:
+    from ops.stack.layout import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Addresses and keys of one running colour."""
+
+    gateway_url: str
+    inbox_url: str
+    flower_url: str
+    database_url: str = field(repr=False)
+    api_key: str = field(repr=False)
+    callback_secret: str = field(repr=False)
+
+
+def bring_up(place: Layout) -> Target:
+    """Start what is not running, wait until it is healthy, and say where it is.
+
+    Raises StackError where it does not come up, or where mail goes to a relay of the
+    user's instead of the local inbox: nothing could be counted there.
+    """
+    control.up(place)
+    variables = control.environment(place)
+    urls = report.make(place)["urls"]
+    api_key = vault.read(place.secrets).get("admin_key")
+    if "inbox" not in urls:
+        sentence = "Mail goes to the relay in RELAIS_SMTP_URL, not to the local inbox."
+        raise StackError(sentence, remedy="Unset it, ./relais down, and try again.")
+    if not api_key:
+        sentence = f"{place.secrets} holds no admin key."
+        raise StackError(sentence, remedy="Start the stack again: ./relais down, ./relais up.")
+    return Target(
+        gateway_url=urls["gateway"],
+        inbox_url=urls["inbox"],
+        flower_url=urls["flower"],
+        database_url=variables["RELAIS_DATABASE_URL"],
+        api_key=api_key,
+        callback_secret=variables["RELAIS_CALLBACK_SECRET"],
+    )

@@ -1,0 +1,134 @@
+"""Mailboxes: `a@example.org`, `Name <a@example.org>` or {"name": ..., "address": ...}.
+
+Only the syntax is checked. Domains become A-labels (RFC 5890), as they go over the wire; a local
+part outside ASCII stays as it is and asks for SMTPUTF8 (RFC 6531).
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any
+
+from email_validator import EmailNotValidError, validate_email
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+NAME_MAX = 200
+ADDRESS_MAX = 254
+
+# The common case, without the cost of a full check: plain ASCII, no A-labels.
+_LABEL = r"(?!xn--)[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_PLAIN = re.compile(
+    rf"[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~-]+)*"
+    rf"@(?:{_LABEL}\.)+(?=[A-Za-z])[A-Za-z-]{{2,63}}(?<!-)",
+)
+_MAILBOX = re.compile(
+    r'\s*(?:(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<name>[^<>",]*?))\s*<(?P<angle>[^<>]*)>'
+    r"|(?P<bare>[^<>,\s]+))\s*",
+)
+_ESCAPED = re.compile(r"\\(.)")
+CONTROLS = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+
+
+class Mailbox(BaseModel):
+    """An address and the name to show with it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    address: str = Field(description="The address.", examples=["ada@example.org"])
+    name: str = Field(
+        "", max_length=NAME_MAX, description="Shown in place of it.", examples=["Ada Lovelace"]
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _one_line(cls, value: str) -> str:
+        refuse_controls(value, "A name")
+        return value.strip()
+
+    @field_validator("address")
+    @classmethod
+    def _wire_form(cls, value: str) -> str:
+        return wire_form(value)
+
+    @property
+    def local(self) -> str:
+        """The part before the @."""
+        return self.address.rpartition("@")[0]
+
+    @property
+    def domain(self) -> str:
+        """The part behind the @, as A-labels."""
+        return self.address.rpartition("@")[2]
+
+
+def wire_form(address: str) -> str:
+    """`address` as it goes over the wire; ValueError with a sentence where it is none."""
+    address = address.strip()
+    if len(address) <= ADDRESS_MAX and _PLAIN.fullmatch(address):
+        local, _, domain = address.rpartition("@")
+        if len(local) <= 64 and len(domain) <= 253:
+            return f"{local}@{domain.lower()}"
+    return _checked(address)
+
+
+@lru_cache(maxsize=4096)
+def _checked(address: str) -> str:
+    refuse_controls(address, "An address")
+    try:
+        valid = validate_email(
+            address, check_deliverability=False, globally_deliverable=False, strict=True
+        )
+    except EmailNotValidError as error:
+        message = f"{address[:80]!r} is no email address: {error}"
+        raise ValueError(message) from error
+    return f"{valid.local_part}@{valid.ascii_domain}"
+
+
+def mailboxes(value: object) -> list[Any]:
+    """What a caller may write for a list of recipients, as a list of one mailbox each.
+
+    A string may hold several, separated by commas.
+    """
+    if value is None:
+        return []
+    entries = value if isinstance(value, list) else [value]
+    found: list[Any] = []
+    for entry in entries:
+        found.extend(_split(entry) if isinstance(entry, str) else [entry])
+    return found
+
+
+def mailbox(value: object) -> object:
+    """What a caller may write for one mailbox."""
+    if not isinstance(value, str):
+        return value
+    found = _split(value)
+    if len(found) != 1:
+        message = "must be one address"
+        raise ValueError(message)
+    return found[0]
+
+
+def refuse_controls(value: str, what: str) -> None:
+    """ValueError where `value` has control characters (line ends above all) or surrogates."""
+    if CONTROLS.search(value):
+        message = f"{what} must not contain line breaks, NUL or other control characters."
+        raise ValueError(message)
+
+
+def _split(text: str) -> list[dict[str, str]]:
+    refuse_controls(text, "An address")
+    found: list[dict[str, str]] = []
+    position = 0
+    while position < len(text):
+        match = _MAILBOX.match(text, position)
+        if match is None or (match.end() < len(text) and text[match.end()] != ","):
+            message = f"{text[:80]!r} is not of the form 'a@example.org' or 'Name <a@example.org>'"
+            raise ValueError(message)
+        name = match["name"] or ""
+        if match["quoted"] is not None:
+            name = _ESCAPED.sub(r"\1", match["quoted"])
+        found.append({"name": name, "address": match["angle"] or match["bare"] or ""})
+        position = match.end() + 1
+    return found

@@ -1,0 +1,209 @@
+"""One message through a relay, with every phase in the books before it happens.
+
+    sending -> (MAIL, RCPT, DATA, body) -> dot_sent committed -> dot -> answer -> committed
+
+Before the dot everything can be taken back by hanging up. From the dot on only the answer counts:
+it is waited for even where the job is called off meanwhile, for as long as the relay may take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from ledger.messages import Dot, Mark
+from ledger.models.mail import MessageState
+from runtime import logs, metrics, telemetry
+from tasks.email import pool, replies
+from tasks.email.replies import Phase
+from tasks.email.settlement import Settlement, settle
+from tasks.email.smtp import Envelope, NoConversation
+from tasks.email.wire import Broken
+
+if TYPE_CHECKING:
+    from ledger.messages import MessageRow
+    from tasks.email.books import Books
+    from tasks.email.relays import Policy, Relay
+    from tasks.email.replies import Result
+    from tasks.email.smtp import Session
+
+log = logs.logger("email")
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """What goes over the wire for one recipient; `stuffed` is ready for DATA."""
+
+    sender: str
+    stuffed: bytes
+    needs_smtputf8: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """How the messages of one attempt are sent; `is_last`: no attempt will follow."""
+
+    relay: Relay
+    policy: Policy
+    books: Books
+    still_owned: Callable[[], bool]
+    is_last: bool
+
+    async def deliver(self, row: MessageRow, mail: Mail) -> Settlement:
+        """Send one message and note what became of it.
+
+        Called off (CancelledError) before the dot: the message stays to be sent. After the dot:
+        returns normally once the answer is in the books. Raises LedgerUnavailable.
+        """
+        relay = self.relay
+        with telemetry.span(
+            "smtp.transaction",
+            kind="client",
+            attributes={
+                "relay": relay.name,
+                "host": relay.host,
+                "port": relay.port,
+                "tls": relay.security != "none",
+                "policy": self.policy,
+                "message_row": str(row.id),
+                "bytes": len(mail.stuffed),
+            },
+        ) as span:
+            offered = await self._offer(row, mail)
+            if isinstance(offered, _Offered):
+                span.set(reused=offered.is_reused, pipelining=offered.session.offers.pipelining)
+                settlement = await self._send(row, mail, offered.session)
+            else:
+                settlement = await self._settle(row, offered)
+            self._tell(row, settlement, span)
+        return settlement
+
+    async def _offer(self, row: MessageRow, mail: Mail) -> _Offered | Result:
+        """Get the relay to say 354; a kept connection that turns out dead costs nothing."""
+        envelope = Envelope(mail.sender, row.recipient, mail.needs_smtputf8)
+        relay_pool = pool.of(self.relay)
+        fresh = False
+        while True:
+            try:
+                session = await relay_pool.acquire(fresh=fresh)
+            except NoConversation as error:
+                return error.result
+            is_kept = session.messages > 0
+            try:
+                negative = await session.offer(envelope, size_bytes=len(mail.stuffed))
+            except BaseException as error:
+                session.hang_up()
+                relay_pool.release(session)
+                if not isinstance(error, Broken):
+                    raise
+                if is_kept and not fresh:
+                    fresh = True
+                    continue
+                return replies.Lost(session.phase, error.sentence)
+            if negative is None:
+                return _Offered(session, is_kept)
+            relay_pool.release(session)
+            says_farewell = isinstance(negative, replies.HostBackoff)
+            if says_farewell and is_kept and not fresh and session.phase is Phase.MAIL:
+                fresh = True
+                continue
+            return negative
+
+    async def _send(self, row: MessageRow, mail: Mail, session: Session) -> Settlement:
+        is_marked = False
+        try:
+            await session.body(mail.stuffed)
+            dot = self.books.dot(Dot(row.id, row.job_id, row.attempt))
+            # Even where we are called off now: whether the mark is there must be known.
+            is_marked, is_called_off = await _undisturbed(dot)
+            if is_called_off:
+                raise asyncio.CancelledError
+            if not is_marked or not self.still_owned():
+                return await self._withdraw(row, session, replies.NotOurs(), is_marked=is_marked)
+            session.send_dot()
+        except Broken as error:
+            lost = replies.Lost(session.phase, error.sentence)
+            return await self._withdraw(row, session, lost, is_marked=is_marked)
+        except BaseException:
+            await _undisturbed(
+                self._withdraw(row, session, replies.NotOurs(), is_marked=is_marked)
+            )
+            raise
+        settlement, _ = await _undisturbed(self._hear(row, session))
+        return settlement
+
+    async def _hear(self, row: MessageRow, session: Session) -> Settlement:
+        result: Result
+        try:
+            result = await session.verdict()
+        except Broken as error:
+            result = replies.Lost(Phase.DOT, error.sentence)
+        finally:
+            pool.of(self.relay).release(session)
+        return await self._settle(row, result)
+
+    async def _withdraw(
+        self, row: MessageRow, session: Session, result: Result, *, is_marked: bool
+    ) -> Settlement:
+        """Hang up before the dot; the relay throws away what it has. Take the mark back."""
+        session.hang_up()
+        pool.of(self.relay).release(session)
+        if isinstance(result, replies.NotOurs):
+            if is_marked:
+                was = row.state if row.state is MessageState.DOT_SENT else MessageState.PENDING
+                await self.books.mark(Mark(row.id, row.attempt, was, reason=row.reason))
+            return Settlement(row, result, state=None)
+        return await self._settle(row, result)
+
+    async def _settle(self, row: MessageRow, result: Result) -> Settlement:
+        settlement = settle(row, result, policy=self.policy, is_last=self.is_last)
+        if settlement.mark is not None and not await self.books.mark(settlement.mark):
+            log.warning("message.lost_claim", job_id=row.job_id, message=row.id)
+            return Settlement(row, replies.NotOurs(), state=None)
+        return settlement
+
+    def _tell(self, row: MessageRow, settlement: Settlement, span: telemetry.Span) -> None:
+        outcome = settlement.state.value if settlement.state else "not_ours"
+        mark = settlement.mark
+        code = mark.reply_code if mark else None
+        enhanced = mark.enhanced_code if mark else None
+        span.set(outcome=outcome, reply_code=code, enhanced_code=enhanced)
+        if settlement.state is not MessageState.SENT:
+            span.fail(outcome)
+        metrics.mailed(relay=self.relay.name, outcome=outcome)
+        log.info(
+            "message.settled",
+            job_id=row.job_id,
+            message=row.id,
+            recipient=logs.hashed(row.recipient),
+            relay=self.relay.name,
+            outcome=outcome,
+            reply_code=code,
+            enhanced_code=enhanced,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Offered:
+    session: Session
+    is_reused: bool
+
+
+async def _undisturbed(work: Awaitable[Value]) -> tuple[Value, bool]:
+    """The result of `work`, and whether we were called off while it went on."""
+    task = asyncio.ensure_future(work)
+    is_called_off = False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise
+            is_called_off = True
+        except BaseException:  # noqa: BLE001 - raised again by result()
+            break
+    return task.result(), is_called_off

@@ -1,0 +1,1 @@
+"""Tests of logs, metrics, traces and the processes that show them."""

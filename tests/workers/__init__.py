@@ -1,0 +1,1 @@
+"""Workers as real processes: run, killed, stopped, cut off."""

@@ -1,0 +1,149 @@
+"""Workers that are killed, stopped, frozen or cut off: nothing is lost, nothing runs twice."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+
+import psycopg
+import pytest
+
+from runtime.settings import Settings
+from tests.waiting import wait_for
+from tests.workers.conftest import Ledger
+from tests.workers.process import WorkerProcess
+
+
+async def test_killed_workers_jobs_run_elsewhere_within_5_s(
+    settings: Settings, ledger: Ledger
+) -> None:
+    with WorkerProcess(settings) as doomed, WorkerProcess(settings) as other:
+        await wait_for(lambda: all("ready." in w.output for w in (doomed, other)))
+        held = await ledger.accept(mode="hang", ok_from_attempt=2, count=40)
+        await wait_for(lambda: ledger.runs(held[0]) and ledger.runs(held[-1]) is not None)
+        async with ledger.database.connect() as connection:
+            result = await connection.exec_driver_sql(
+                "SELECT id FROM relais.jobs WHERE state = 'running' AND worker LIKE %s",
+                (f"%:{doomed.process.pid}",),
+            )
+            mine = list(result.scalars())
+        doomed.kill()
+        died_at = time.monotonic()
+        assert mine
+        for job_id in mine[:4]:  # the other's slots are partly held by hanging jobs of its own
+            await wait_for(lambda job_id=job_id: ledger.runs(job_id) == 2, within_s=10)
+        assert time.monotonic() - died_at < 5.0
+
+
+async def test_sigterm_finishes_what_runs_and_gives_back_the_rest(
+    settings: Settings, ledger: Ledger
+) -> None:
+    running = await ledger.accept(seconds=2.0, count=2)
+    with WorkerProcess(settings, concurrency_template=2) as worker:
+        for job_id in running:
+            await ledger.reaches(job_id, "running")
+        waiting = await ledger.accept(seconds=2.0, count=3)
+        worker.signal(signal.SIGTERM)
+        assert worker.wait() == 0
+    for job_id in running:
+        assert (await ledger.row(job_id)).state == "succeeded"
+    for job_id in waiting:
+        row = await ledger.row(job_id)
+        assert (row.state, row.attempt - row.uncounted) == ("ready", 0)
+
+
+@pytest.mark.parametrize(
+    ("number", "grace_s"), [(signal.SIGTERM, 0.5), (signal.SIGQUIT, 25.0)], ids=["TERM", "QUIT"]
+)
+@pytest.mark.parametrize("kind", ["test.scripted", "test.scripted_async"])
+async def test_what_does_not_finish_in_time_costs_no_attempt(
+    settings: Settings, ledger: Ledger, number: signal.Signals, grace_s: float, kind: str
+) -> None:
+    (job_id,) = await ledger.accept(kind=kind, mode="hang")
+    with WorkerProcess(settings, grace_s=grace_s) as worker:
+        await ledger.reaches(job_id, "running")
+        started = time.monotonic()
+        worker.signal(number)
+        worker.wait()
+        assert time.monotonic() - started < 6
+    row = await ledger.row(job_id)
+    assert (row.state, row.attempt, row.uncounted) == ("ready", 1, 1)
+    assert row.reason == "its worker was shutting down"
+
+
+async def test_lost_connection_is_not_a_death(settings: Settings, ledger: Ledger) -> None:
+    (job_id,) = await ledger.accept(seconds=5.0)
+    with WorkerProcess(settings) as worker, WorkerProcess(settings):
+        await ledger.reaches(job_id, "running")
+        async with ledger.database.begin() as connection:
+            await connection.exec_driver_sql(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE application_name LIKE 'relais %' AND datname = current_database()"
+            )
+        row = await ledger.reaches(job_id, "succeeded")
+        assert worker.process.poll() is None
+    assert (row.attempt, ledger.runs(job_id)) == (1, 1)
+
+
+async def test_frozen_worker_is_taken_over_and_its_late_finish_is_refused(
+    settings: Settings, ledger: Ledger
+) -> None:
+    quick = {"lease_s": 3, "heartbeat_s": 0.5}
+    (job_id,) = await ledger.accept(seconds=2.0)
+    with WorkerProcess(settings, **quick) as frozen:
+        await ledger.reaches(job_id, "running")
+        frozen.signal(signal.SIGSTOP)
+        with WorkerProcess(settings, **quick):
+            row = await ledger.reaches(job_id, "succeeded", within_s=30)
+            assert row.attempt == 2
+            frozen.signal(signal.SIGCONT)
+            await wait_for(lambda: "finish.fenced" in frozen.output)
+    assert await ledger.path(job_id) == ["ready", "running", "ready", "running", "succeeded"]
+
+
+async def test_claim_whose_commit_was_never_answered_is_given_back(
+    settings: Settings, ledger: Ledger
+) -> None:
+    """A worker that is cut off right after its claim committed finds its stray jobs again."""
+    with WorkerProcess(settings) as worker:
+        await wait_for(lambda: "ready." in worker.output)
+        async with ledger.database.connect() as connection:
+            owner = (
+                await connection.exec_driver_sql("SELECT id FROM relais.workers")
+            ).scalar_one()
+        (job_id,) = await ledger.accept(queue="bulk")
+        async with ledger.database.begin() as connection:
+            await connection.exec_driver_sql(
+                "UPDATE relais.jobs SET queue = 'template', state = 'running', attempt = 1,"
+                " owner = %s, lease_until = now() + interval '1 minute', started_at = now()",
+                (owner,),
+            )
+            await connection.exec_driver_sql(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE application_name LIKE 'relais worker%' AND datname = current_database()"
+            )
+        row = await ledger.reaches(job_id, "succeeded")
+    assert row.attempt == 2
+    assert row.uncounted == 1
+
+
+async def test_database_gone_for_a_while(settings: Settings, ledger: Ledger) -> None:
+    """Refused connections for some seconds: outcomes wait, nothing runs twice."""
+    name = ledger.database.url.database
+    server = settings.database_url.get_secret_value().rsplit("/", 1)[0] + "/postgres"
+    ids = await ledger.accept(seconds=1.5, count=8)
+    with WorkerProcess(settings) as worker:
+        await ledger.reaches(ids[0], "running")
+        await ledger.database.dispose()
+        with psycopg.connect(server, autocommit=True) as connection:
+            connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
+            )
+            await wait_for(lambda: "finish.waiting" in worker.output)
+            await asyncio.sleep(1)  # long enough for others to think that it died
+            connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        for job_id in ids:
+            assert (await ledger.reaches(job_id, "succeeded")).attempt == 1
+    assert [ledger.runs(job_id) for job_id in ids] == [1] * 8
