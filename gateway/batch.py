@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from gateway import body
-from gateway.errors import Problem
+from gateway.errors import Code, Problem
 from gateway.intake import refuse_unaccepted, size_of
 from gateway.ndjson import LongLine, lines
 
@@ -58,11 +58,14 @@ class Batch:
                     await self._take(asked, size=len(line))
         except LongLine:
             message = f"Line {self._index} is longer than {self._settings.body_max_bytes} bytes."
-            raise Problem("body_too_large", message, headers={"Connection": "close"}) from None
+            raise Problem(Code.BODY_TOO_LARGE, message, headers={"Connection": "close"}) from None
         await self._commit()
 
-    async def take_array(self, items: Sequence[Any]) -> None:
+    async def take_array(self, items: Any) -> None:  # noqa: ANN401 - any JSON
         """Accept a parsed JSON array."""
+        if not isinstance(items, list):
+            message = "The body of a batch is an array of jobs."
+            raise Problem(Code.VALUE_INVALID, message, remedy="Wrap the job in [ ].")
         if len(items) > self._settings.batch_max_jobs:
             raise self._too_many()
         for asked in items:
@@ -116,7 +119,7 @@ class Batch:
 
     def _too_many(self) -> Problem:
         return Problem(
-            "too_many_jobs",
+            Code.TOO_MANY_JOBS,
             f"A batch holds at most {self._settings.batch_max_jobs} jobs.",
             remedy="Send the rest in further batches.",
             headers={"Connection": "close"},

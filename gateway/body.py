@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import from_json
 
-from gateway.errors import Problem
+from gateway.errors import Code, Problem
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -78,7 +78,7 @@ def parse(body: bytes, *, max_depth: int) -> Any:  # noqa: ANN401 - any JSON
         value = from_json(body, allow_inf_nan=False)
     except ValueError as error:
         message = f"The body is not JSON: {error}."
-        raise Problem("malformed_json", message, remedy="Send valid JSON in UTF-8.") from error
+        raise Problem(Code.MALFORMED_JSON, message, remedy="Send valid JSON in UTF-8.") from error
     if _SUSPECT.search(body):
         _walk(value, path=())
     return value
@@ -97,7 +97,7 @@ def check_depth(body: bytes, *, max_depth: int) -> None:
     # Each round took one level away. What opens more often still is too deep, or not JSON at all.
     if b"()" in brackets or brackets.count(b"(") > max_depth:
         message = f"The body is nested more than {max_depth} levels deep."
-        raise Problem("body_too_deep", message, remedy="Flatten it.")
+        raise Problem(Code.BODY_TOO_DEEP, message, remedy="Flatten it.")
 
 
 def declared_length(request: Request) -> int | None:
@@ -111,7 +111,7 @@ def media_type(request: Request) -> str:
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in {"", "identity"}:
         raise Problem(
-            "media_type_unsupported",
+            Code.MEDIA_TYPE_UNSUPPORTED,
             "Compressed bodies are not read.",
             remedy="Send the body without Content-Encoding.",
         )
@@ -125,7 +125,7 @@ def require_json(request: Request) -> None:
         found.startswith("application/") and found.endswith("+json")
     ):
         raise Problem(
-            "media_type_unsupported",
+            Code.MEDIA_TYPE_UNSUPPORTED,
             f"The body is {found or 'of no stated type'}, not application/json."[:200],
             remedy="Send the header Content-Type: application/json.",
         )
@@ -137,13 +137,13 @@ async def _receive(request: Request) -> Message:
             message = await request.receive()
     except TimeoutError:
         raise Problem(
-            "body_too_slow",
+            Code.BODY_TOO_SLOW,
             f"No byte of the body arrived for {CHUNK_TIMEOUT_S:g} s.",
             remedy="Send it again.",
             headers={"Connection": "close"},
         ) from None
     if message["type"] == "http.disconnect":
-        raise Problem("malformed_json", "The body ended early.", remedy="Send it again.")
+        raise Problem(Code.MALFORMED_JSON, "The body ended early.", remedy="Send it again.")
     return message
 
 
@@ -164,7 +164,7 @@ async def _too_large(request: Request, *, max_bytes: int, declared: int | None) 
         except TimeoutError:
             pass
     return Problem(
-        "body_too_large",
+        Code.BODY_TOO_LARGE,
         f"The body is larger than {max_bytes} bytes.",
         remedy="Send less at once; large sets of jobs go to /api/v1/jobs/batch as NDJSON.",
         headers={"Connection": "close"},
@@ -189,4 +189,4 @@ def _walk(value: Any, *, path: tuple[str, ...]) -> None:  # noqa: ANN401 - any J
 
 def _refused(path: tuple[str, ...], detail: str) -> Problem:
     field = ".".join(path)[:200] or "body"
-    return Problem("value_invalid", f"{field}: {detail}", field=field, remedy="Take it out.")
+    return Problem(Code.VALUE_INVALID, f"{field}: {detail}", field=field, remedy="Take it out.")

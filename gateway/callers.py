@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.errors import Problem
+from gateway.errors import Code, Problem
 from ledger.api_keys import Role
 
 HOUSE = "default"  # the tenant that owns the machine: queues and workers are shared by all
@@ -24,7 +24,7 @@ class Caller:
         """403 for tenants that share the machine but do not run it."""
         if self.tenant != HOUSE:
             raise Problem(
-                "house_only",
+                Code.HOUSE_ONLY,
                 "Queues and workers are shared by all tenants.",
                 remedy=f"Ask whoever holds a key of the tenant {HOUSE!r}.",
             )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import MutableHeaders
 
 from gateway import answers
-from gateway.errors import Problem
+from gateway.errors import Code, Problem
 from runtime import logs, metrics, telemetry
 
 if TYPE_CHECKING:
@@ -47,10 +47,12 @@ class Edge:
             attributes={"method": scope["method"]},
         )
         status = 500
+        has_started = False
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal status
+            nonlocal status, has_started
             if message["type"] == "http.response.start":
+                has_started = True
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 for name, value in _FIXED.items():
@@ -68,14 +70,17 @@ class Edge:
                     await self._app(scope, receive, send_with_headers)
                 else:
                     await _refuse_trace_id()(scope, receive, send_with_headers)
+            except Exception as error:  # the last line: a bug is answered and told, never hidden
+                log.error("request.failed", exc_info=error, method=scope["method"])
+                if has_started:
+                    raise
+                await _broken()(scope, receive, send_with_headers)
             finally:
                 route = getattr(scope.get("route"), "path", "unmatched")
                 span.set(route=route, status=status)
                 if status >= 500:
                     span.fail(f"answered {status}")
-                metrics.requested(
-                    route=route, status=status, seconds=time.perf_counter() - started
-                )
+                metrics.requested(route=route, status=status, seconds=time.perf_counter() - started)
 
 
 def _given(scope: Scope) -> tuple[str | None, str | None, bool]:
@@ -94,10 +99,20 @@ def _given(scope: Scope) -> tuple[str | None, str | None, bool]:
     return traceparent, trace_id, True
 
 
+def _broken() -> answers.ProblemAnswer:
+    return answers.refuse(
+        Problem(
+            Code.INTERNAL_ERROR,
+            "The gateway met an error of its own; it is in its log under this trace_id.",
+            remedy="Send the request again; tell whoever runs Relais if it stays.",
+        )
+    )
+
+
 def _refuse_trace_id() -> answers.ProblemAnswer:
     return answers.refuse(
         Problem(
-            "value_invalid",
+            Code.VALUE_INVALID,
             "X-Trace-ID is not valid.",
             field="X-Trace-ID",
             remedy="Use up to 128 letters, digits and any of ._:/+=@-",

@@ -6,6 +6,7 @@ RelaisError
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from runtime.errors import RelaisError
@@ -13,43 +14,74 @@ from runtime.errors import RelaisError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-# code: (HTTP status, title). Codes are a promise: docs/api.md lists them, a test holds both.
-CODES: dict[str, tuple[int, str]] = {
-    "malformed_json": (400, "The body is not JSON"),
-    "credentials_missing": (401, "No credentials were given"),
-    "credentials_invalid": (401, "The credentials are not valid"),
-    "key_expired": (401, "The API key has expired"),
-    "key_revoked": (401, "The API key was revoked"),
-    "role_missing": (403, "The caller's role may not do this"),
-    "house_only": (403, "Only the house tenant may do this"),
-    "not_found": (404, "There is no such thing"),
-    "path_unknown": (404, "There is no such path"),
-    "method_not_allowed": (405, "The path does not know this method"),
-    "body_too_slow": (408, "The body did not arrive in time"),
-    "wrong_state": (409, "The state does not allow this"),
-    "body_too_large": (413, "The body is too large"),
-    "too_many_jobs": (413, "The batch holds too many jobs"),
-    "media_type_unsupported": (415, "The body is of the wrong type"),
-    "value_invalid": (422, "A value is not valid"),
-    "body_too_deep": (422, "The body is nested too deeply"),
-    "kind_unknown": (422, "There is no such kind"),
-    "parent_unknown": (422, "A parent job does not exist"),
-    "idempotency_conflict": (422, "The idempotency key was used for another body"),
-    "nothing_accepted": (422, "No job of the batch was accepted"),
-    "rate_limited": (429, "Too many requests"),
-    "internal_error": (500, "Something went wrong in the gateway"),
-    "ledger_unavailable": (503, "The ledger does not answer"),
-    "ledger_unfit": (503, "The database is not fit to hold jobs"),
+
+class Code(StrEnum):
+    """What a caller's program may look at; a code is a promise and never changes its meaning."""
+
+    MALFORMED_JSON = "malformed_json"
+    CREDENTIALS_MISSING = "credentials_missing"
+    CREDENTIALS_INVALID = "credentials_invalid"
+    KEY_EXPIRED = "key_expired"
+    KEY_REVOKED = "key_revoked"
+    ROLE_MISSING = "role_missing"
+    HOUSE_ONLY = "house_only"
+    NOT_FOUND = "not_found"
+    PATH_UNKNOWN = "path_unknown"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    BODY_TOO_SLOW = "body_too_slow"
+    WRONG_STATE = "wrong_state"
+    BODY_TOO_LARGE = "body_too_large"
+    TOO_MANY_JOBS = "too_many_jobs"
+    MEDIA_TYPE_UNSUPPORTED = "media_type_unsupported"
+    VALUE_INVALID = "value_invalid"
+    BODY_TOO_DEEP = "body_too_deep"
+    KIND_UNKNOWN = "kind_unknown"
+    PARENT_UNKNOWN = "parent_unknown"
+    IDEMPOTENCY_CONFLICT = "idempotency_conflict"
+    NOTHING_ACCEPTED = "nothing_accepted"
+    RATE_LIMITED = "rate_limited"
+    INTERNAL_ERROR = "internal_error"
+    LEDGER_UNAVAILABLE = "ledger_unavailable"
+    LEDGER_UNFIT = "ledger_unfit"
+
+
+# HTTP status and title. docs/api.md lists them, a test holds both together.
+CODES: dict[Code, tuple[int, str]] = {
+    Code.MALFORMED_JSON: (400, "The body is not JSON"),
+    Code.CREDENTIALS_MISSING: (401, "No credentials were given"),
+    Code.CREDENTIALS_INVALID: (401, "The credentials are not valid"),
+    Code.KEY_EXPIRED: (401, "The API key has expired"),
+    Code.KEY_REVOKED: (401, "The API key was revoked"),
+    Code.ROLE_MISSING: (403, "The caller's role may not do this"),
+    Code.HOUSE_ONLY: (403, "Only the house tenant may do this"),
+    Code.NOT_FOUND: (404, "There is no such thing"),
+    Code.PATH_UNKNOWN: (404, "There is no such path"),
+    Code.METHOD_NOT_ALLOWED: (405, "The path does not know this method"),
+    Code.BODY_TOO_SLOW: (408, "The body did not arrive in time"),
+    Code.WRONG_STATE: (409, "The state does not allow this"),
+    Code.BODY_TOO_LARGE: (413, "The body is too large"),
+    Code.TOO_MANY_JOBS: (413, "The batch holds too many jobs"),
+    Code.MEDIA_TYPE_UNSUPPORTED: (415, "The body is of the wrong type"),
+    Code.VALUE_INVALID: (422, "A value is not valid"),
+    Code.BODY_TOO_DEEP: (422, "The body is nested too deeply"),
+    Code.KIND_UNKNOWN: (422, "There is no such kind"),
+    Code.PARENT_UNKNOWN: (422, "A parent job does not exist"),
+    Code.IDEMPOTENCY_CONFLICT: (422, "The idempotency key was used for another body"),
+    Code.NOTHING_ACCEPTED: (422, "No job of the batch was accepted"),
+    Code.RATE_LIMITED: (429, "Too many requests"),
+    Code.INTERNAL_ERROR: (500, "Something went wrong in the gateway"),
+    Code.LEDGER_UNAVAILABLE: (503, "The ledger does not answer"),
+    Code.LEDGER_UNFIT: (503, "The database is not fit to hold jobs"),
 }
 ERRORS_MAX = 50
 
 
-class Problem(RelaisError):
+class Problem(RelaisError):  # noqa: N818 - RFC 9457 calls it that
     """A refusal; `code` decides the HTTP status and the title."""
 
     def __init__(
         self,
-        code: str,
+        code: Code,
         detail: str,
         *,
         remedy: str = "",
@@ -66,6 +98,18 @@ class Problem(RelaisError):
         self.errors = tuple(errors)
         self.headers = dict(headers or {})
         self.extra = dict(extra or {})
+
+    def under(self, *, prefix: str) -> Problem:
+        """The same problem, of a value that stands in the field `prefix`."""
+        return Problem(
+            self.code,
+            self.sentence,
+            remedy=self.remedy,
+            field=f"{prefix}.{self.field}" if self.field else prefix,
+            errors=[{**entry, "field": f"{prefix}.{entry['field']}"} for entry in self.errors],
+            headers=self.headers,
+            extra=self.extra,
+        )
 
     def document(self) -> dict[str, Any]:
         """The problem as RFC 9457 writes it, with Relais' own members."""

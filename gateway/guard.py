@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 
 from gateway import body
-from gateway.errors import Problem
+from gateway.errors import Code, Problem
 from gateway.services import services
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ async def admit(request: Request, *, roles: frozenset[str], path: str) -> None:
     gateway.rate.spend(found)
     if found.role not in roles:
         raise Problem(
-            "role_missing",
+            Code.ROLE_MISSING,
             f"The role {found.role} may not call {request.method} {path}.",
             remedy=f"Use a key with one of these roles: {', '.join(sorted(roles))}.",
         )
@@ -82,9 +82,9 @@ async def admit(request: Request, *, roles: frozenset[str], path: str) -> None:
 
 def _refuse_nul(request: Request) -> None:
     if "\0" in request.scope["path"]:
-        raise Problem("not_found", "There is nothing under this path.")
+        raise Problem(Code.NOT_FOUND, "There is nothing under this path.")
     if b"%00" in request.scope["query_string"]:
-        raise Problem("value_invalid", "The query holds a NUL character.", remedy="Take it out.")
+        raise Problem(Code.VALUE_INVALID, "The query holds a NUL character.", remedy="Take it out.")
 
 
 async def _with_body(request: Request) -> ParsedRequest:

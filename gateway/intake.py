@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from pydantic_core import to_json
 
 from gateway import refusals
-from gateway.errors import Problem
+from gateway.errors import Code, Problem
 from gateway.job_request import JobRequest
 from ledger import ids, transitions
 from ledger.group_commit import GroupCommit
@@ -139,7 +139,7 @@ class Intake:
         kind = self._kinds.get(name)
         if kind is None or kind.internal:
             raise Problem(
-                "kind_unknown",
+                Code.KIND_UNKNOWN,
                 f"There is no kind {name!r}.",
                 field="kind",
                 remedy="GET /api/v1/kinds lists what there is.",
@@ -171,7 +171,7 @@ def refuse_unaccepted(job: NewJob, accepted: Accepted) -> None:
     if accepted.missing_parents:
         missing = accepted.missing_parents
         raise Problem(
-            "parent_unknown",
+            Code.PARENT_UNKNOWN,
             f"There is no job {missing[0]} to depend on.",
             field="depends_on",
             remedy="Name jobs of your own that have not been pruned.",
@@ -179,7 +179,7 @@ def refuse_unaccepted(job: NewJob, accepted: Accepted) -> None:
         )
     if accepted.is_conflict:
         raise Problem(
-            "idempotency_conflict",
+            Code.IDEMPOTENCY_CONFLICT,
             f"The key {job.idempotency_key!r} was used for another body.",
             field="idempotency_key",
             remedy="Use a new key for a new job.",
@@ -210,7 +210,7 @@ def receipt(job: NewJob, accepted: Accepted) -> dict[str, Any]:
 def _one_key(in_body: str | None, outside: str | None) -> str | None:
     if in_body is not None and outside is not None and in_body != outside:
         raise Problem(
-            "value_invalid",
+            Code.VALUE_INVALID,
             "The header Idempotency-Key and the field idempotency_key differ.",
             field="idempotency_key",
             remedy="Send one of them, or the same key in both.",

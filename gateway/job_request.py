@@ -74,7 +74,8 @@ Moment = Annotated[AwareDatetime, BeforeValidator(_only_iso), AfterValidator(_in
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(_printable)]
 Words = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_printable)]
 KindName = Annotated[
-    str, StringConstraints(min_length=1, max_length=100, pattern=r"^[a-z][a-z0-9_]*(\.[a-z0-9_]+)+$")
+    str,
+    StringConstraints(min_length=1, max_length=100, pattern=r"^[a-z][a-z0-9_]*(\.[a-z0-9_]+)+$"),
 ]
 Key = Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(_printable)]
 

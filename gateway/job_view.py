@@ -6,14 +6,17 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from ledger.models.jobs import State
 
 NOW = "2030-05-01T07:00:00Z"
 JOB_ID = "0196a5b2-7c1e-7d5a-9b1f-3c2d1e0f9a8b"
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
-LINKS = {"self": f"/api/v1/jobs/{JOB_ID}", "events": f"/api/v1/jobs/{JOB_ID}/events"}
+LINKS: dict[str, JsonValue] = {
+    "self": f"/api/v1/jobs/{JOB_ID}",
+    "events": f"/api/v1/jobs/{JOB_ID}/events",
+}
 
 
 class Links(BaseModel):

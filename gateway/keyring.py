@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from gateway.callers import Caller
-from gateway.errors import Problem
+from gateway.errors import Code, Problem
 from gateway.tokens import CHALLENGE, Tokens
 from ledger import api_keys
 
@@ -60,12 +60,10 @@ class Keyring:
             raise _unknown()
         # Only the holder of the genuine key learns why it no longer opens.
         if row.revoked_at is not None:
-            raise Problem("key_revoked", f"The key {row.prefix} was revoked.", headers=CHALLENGE)
+            raise Problem(Code.KEY_REVOKED, f"The key {row.prefix} was revoked.", headers=CHALLENGE)
         if row.is_expired:
-            raise Problem("key_expired", f"The key {row.prefix} has expired.", headers=CHALLENGE)
-        return Caller(
-            name=row.prefix, tenant=row.tenant, role=row.role, rate_per_s=row.rate_per_s
-        )
+            raise Problem(Code.KEY_EXPIRED, f"The key {row.prefix} has expired.", headers=CHALLENGE)
+        return Caller(name=row.prefix, tenant=row.tenant, role=row.role, rate_per_s=row.rate_per_s)
 
     async def _ask(self, sha256: bytes) -> KeyRow | None:
         """Look a key up; everybody who wants the same one waits for one look-up."""
@@ -108,20 +106,20 @@ def _credentials(headers: Iterable[tuple[bytes, bytes]]) -> str:
     given = {value.strip().decode("latin-1") for value in found}
     if not given:
         raise Problem(
-            "credentials_missing",
+            Code.CREDENTIALS_MISSING,
             "The request carries no credentials.",
             remedy="Send the header Authorization: Bearer <API key>.",
             headers=CHALLENGE,
         )
     if len(given) > 1:
         message = "The request carries two different credentials."
-        raise Problem("credentials_invalid", message, remedy="Send one.", headers=CHALLENGE)
+        raise Problem(Code.CREDENTIALS_INVALID, message, remedy="Send one.", headers=CHALLENGE)
     return given.pop()
 
 
 def _unknown() -> Problem:
     return Problem(
-        "credentials_invalid",
+        Code.CREDENTIALS_INVALID,
         "The credentials are not valid.",
         remedy="Check the key; a new one is made by: ./relais key create.",
         headers=CHALLENGE,

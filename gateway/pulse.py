@@ -95,7 +95,7 @@ class Pulse:
 
     def health(self, reading: Reading) -> dict[str, Any]:
         """The parts and the sum: `ready`, `degraded` (jobs are accepted) or `unready`."""
-        parts = {
+        parts: dict[str, dict[str, Any]] = {
             "ledger": {"status": "ok" if reading.ledger == "ok" else "down"},
             "redis": {"status": "ok" if reading.redis == "ok" else "down"},
             "queues": {queue: self._queue(reading, queue) for queue in QUEUES},
@@ -138,9 +138,7 @@ class Pulse:
                 yield Gauge("relais_queue_jobs", "Open jobs.", labels, float(row["jobs"]))
             oldest_s = found.get((queue, "ready"), {}).get("oldest_s") or 0.0
             help_ = "How long the oldest ready job has waited."
-            yield Gauge(
-                "relais_queue_oldest_seconds", help_, {"queue": queue}, max(0.0, oldest_s)
-            )
+            yield Gauge("relais_queue_oldest_seconds", help_, {"queue": queue}, max(0.0, oldest_s))
             seen = self._queue(reading, queue)
             yield Gauge(
                 "relais_queue_workers",

@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from gateway.errors import Problem
+from gateway.errors import Code, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,9 +20,7 @@ BUCKETS_MAX = 10_000
 class RateLimit:
     """Lets each caller do `rate_per_s` requests per second, and one second's worth at once."""
 
-    def __init__(
-        self, *, rate_per_s: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, *, rate_per_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate_per_s = rate_per_s
         self._clock = clock
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # (tokens, at)
@@ -48,7 +46,7 @@ def _refused(*, wait_s: float, rate: float, burst: float) -> Problem:
     seconds = max(1, math.ceil(wait_s))
     window_s = max(1, math.ceil(burst / rate))
     return Problem(
-        "rate_limited",
+        Code.RATE_LIMITED,
         f"This key may send {rate:g} requests per second.",
         remedy=f"Wait {seconds} s, or send many jobs in one batch.",
         headers={

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DataError, SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from gateway import answers
-from gateway.errors import Problem
+from gateway.errors import Code, Problem
 from ledger.errors import (
     IdempotencyConflict,
     InvalidKey,
@@ -34,14 +34,14 @@ log = logs.logger("gateway")
 
 RETRY_AFTER_S = 2
 _PLACES = {"body", "query", "header", "cookie"}
-_LEDGER_CODES: dict[type[LedgerError], str] = {
-    NotFound: "not_found",
-    WrongState: "wrong_state",
-    IdempotencyConflict: "idempotency_conflict",
-    InvalidKey: "value_invalid",
-    InvalidSchedule: "value_invalid",
-    UnfitDatabase: "ledger_unfit",
-    LedgerUnavailable: "ledger_unavailable",
+_LEDGER_CODES: dict[type[LedgerError], Code] = {
+    NotFound: Code.NOT_FOUND,
+    WrongState: Code.WRONG_STATE,
+    IdempotencyConflict: Code.IDEMPOTENCY_CONFLICT,
+    InvalidKey: Code.VALUE_INVALID,
+    InvalidSchedule: Code.VALUE_INVALID,
+    UnfitDatabase: Code.LEDGER_UNFIT,
+    LedgerUnavailable: Code.LEDGER_UNAVAILABLE,
 }
 
 
@@ -57,7 +57,7 @@ def invalid(errors: Iterable[Mapping[str, Any]], *, under: Sequence[str] = ()) -
     ]
     first = entries[0]
     return Problem(
-        "value_invalid",
+        Code.VALUE_INVALID,
         f"{first['field']}: {first['detail']}.",
         field=first["field"],
         errors=entries,
@@ -76,7 +76,7 @@ def from_ledger(error: LedgerError) -> Problem:
     """A problem from what the ledger refused."""
     code = next(
         (code for kind, code in _LEDGER_CODES.items() if isinstance(error, kind)),
-        "ledger_unavailable",
+        Code.LEDGER_UNAVAILABLE,
     )
     headers = {"Retry-After": str(RETRY_AFTER_S)} if code.startswith("ledger_") else None
     field = error.field if isinstance(error, InvalidSchedule) else None
@@ -86,7 +86,7 @@ def from_ledger(error: LedgerError) -> Problem:
 def unavailable() -> Problem:
     """Postgres is away; nothing was promised."""
     return Problem(
-        "ledger_unavailable",
+        Code.LEDGER_UNAVAILABLE,
         "The ledger does not answer; nothing was promised.",
         remedy="Send the request again in a few seconds, with the same Idempotency-Key.",
         headers={"Retry-After": str(RETRY_AFTER_S)},
@@ -97,7 +97,7 @@ def from_database(error: SQLAlchemyError) -> Problem:
     """A value that Postgres cannot hold is the caller's; everything else is an outage."""
     if isinstance(error, DataError):
         return Problem(
-            "value_invalid",
+            Code.VALUE_INVALID,
             "A value cannot be stored.",
             remedy="Look for numbers out of range and characters outside Unicode.",
         )
@@ -140,7 +140,7 @@ def _from_fastapi(error: RequestValidationError) -> Problem:
     found = error.errors()
     if any(entry["loc"][:1] == ("path",) for entry in found):
         # Nothing can be under a name that nothing can have.
-        return Problem("not_found", "There is nothing under this path.", remedy="Check the id.")
+        return Problem(Code.NOT_FOUND, "There is nothing under this path.", remedy="Check the id.")
     plain = [
         {**entry, "loc": entry["loc"][1:] if entry["loc"][0] in _PLACES else entry["loc"]}
         for entry in found
@@ -151,15 +151,15 @@ def _from_fastapi(error: RequestValidationError) -> Problem:
 def _from_starlette(request: Request, error: HTTPException) -> Problem:
     if error.status_code == 404:
         return Problem(
-            "path_unknown",
+            Code.PATH_UNKNOWN,
             f"There is no {request.url.path[:200]}.",
             remedy="The paths are listed at /docs.",
         )
     if error.status_code == 405:
         return Problem(
-            "method_not_allowed",
+            Code.METHOD_NOT_ALLOWED,
             f"{request.url.path[:200]} does not answer {request.method}.",
             remedy="The Allow header names what it answers.",
             headers=error.headers,
         )
-    return Problem("malformed_json", str(error.detail), headers=error.headers)
+    return Problem(Code.MALFORMED_JSON, str(error.detail), headers=error.headers)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import jwt
 
 from gateway.callers import Caller
-from gateway.errors import Problem
+from gateway.errors import Code, Problem
 from ledger.api_keys import ROLES, Role
 from runtime.errors import SettingsError
 
@@ -37,7 +37,7 @@ class Tokens:
         """The caller that `token` speaks for; 401 for anything but a perfect token."""
         if self._key is None:
             message = "Bearer tokens are not accepted here; API keys are."
-            raise Problem("credentials_invalid", message, headers=CHALLENGE)
+            raise Problem(Code.CREDENTIALS_INVALID, message, headers=CHALLENGE)
         if len(token) > TOKEN_MAX_BYTES:
             raise _refused()
         try:
@@ -73,7 +73,7 @@ def _caller(claims: dict[str, Any]) -> Caller:
     if role not in ROLES or not isinstance(tenant, str) or not _TENANT.fullmatch(tenant):
         message = "The token does not name a role and a tenant."
         raise Problem(
-            "credentials_invalid",
+            Code.CREDENTIALS_INVALID,
             message,
             remedy=f"It needs the claims role ({', '.join(ROLES)}) and tenant.",
             headers=CHALLENGE,
@@ -86,4 +86,4 @@ def _caller(claims: dict[str, Any]) -> Caller:
 def _refused() -> Problem:
     # Which check failed is nobody's business who does not hold the key.
     message = "The bearer token is not valid."
-    return Problem("credentials_invalid", message, headers=CHALLENGE)
+    return Problem(Code.CREDENTIALS_INVALID, message, headers=CHALLENGE)

@@ -10,6 +10,12 @@ from sqlalchemy import text
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
+RECLAIM_LOCK = 0x5245434C41494D
+
+# One process at a time reclaims. The lock lasts for one look, so that a frozen process cannot
+# keep the others from looking.
+MAY_LOOK = text("SELECT pg_try_advisory_xact_lock(:key)")
+
 # Owners of running jobs whose advisory lock nobody holds (an owner without a row counts as dead).
 SILENT_OWNERS = text("""
 SELECT o.owner
@@ -36,6 +42,11 @@ DELETE FROM relais.workers AS w
 WHERE w.seen_at < clock_timestamp() - interval '5 minutes'
   AND NOT EXISTS (SELECT FROM relais.jobs WHERE state = 'running' AND owner = w.id)
 """)
+
+
+async def may_look(connection: AsyncConnection) -> bool:
+    """Whether nobody else is reclaiming, until this transaction ends."""
+    return bool((await connection.execute(MAY_LOOK, {"key": RECLAIM_LOCK})).scalar_one())
 
 
 async def silent_owners(connection: AsyncConnection) -> set[UUID]:

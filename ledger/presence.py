@@ -1,8 +1,7 @@
 """Proof that a process is alive: a session advisory lock that Postgres frees when it dies.
 
 A thread of its own holds the connection, so that neither a busy event loop nor a long handler
-can look like a death. The thread also prolongs leases, notices requests to cancel, and says
-whether this process may reclaim for the others.
+can look like a death. The thread also prolongs leases and notices requests to cancel.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
 log = logs.logger("presence")
 
-RECLAIM_LOCK = 0x5245434C41494D  # held by the one process that takes back dead workers' jobs
 REGISTER = """
 INSERT INTO relais.workers (id, name, queue, colour, version, host, pid, lock_key)
 VALUES (%(id)s, %(name)s, %(queue)s, %(colour)s, %(version)s, %(host)s, %(pid)s, %(lock_key)s)
@@ -52,20 +50,16 @@ class Presence:
         *,
         queue: str,
         on_cancel: Callable[[list[tuple[UUID, int]]], None] | None = None,
-        reclaims: bool = True,
     ) -> None:
         """`on_cancel` is called, from the thread, with running jobs that should stop.
 
-        `reclaims` False: this process never takes jobs back, so it must not hold that lock.
         """
         self.owner = ids.new()
         self.name = f"{queue}-{settings.colour}@{socket.gethostname()}:{os.getpid()}"
-        self.is_reclaimer = False
         self.connected_at = 0.0  # monotonic; changes with every new connection
         self._settings = settings
         self._queue = queue
         self._on_cancel = on_cancel
-        self._reclaims = reclaims
         self._last_beat = 0.0
         self._stop = threading.Event()
         self._ready = threading.Event()
@@ -100,6 +94,14 @@ class Presence:
         return max(5 * self._settings.heartbeat_s, self._settings.lease_s / 2)
 
     def _run(self) -> None:
+        try:
+            self._prove_life()
+        except BaseException as error:
+            # A process that cannot prove its life would be robbed of every job it claims.
+            log.error("presence.broken", exc_info=error)
+            os._exit(os.EX_SOFTWARE)
+
+    def _prove_life(self) -> None:
         failures = 0
         while not self._stop.is_set():
             try:
@@ -110,7 +112,6 @@ class Presence:
                 failures += 1
                 if failures in {1, 10, 100}:
                     log.warning("presence.lost", error=type(error).__name__, failures=failures)
-            self.is_reclaimer = False
             self._stop.wait(0.2 if failures < 50 else self._settings.heartbeat_s)  # noqa: PLR2004
 
     def _connect(self) -> psycopg.Connection:
@@ -155,9 +156,6 @@ class Presence:
         )
         connection.execute(EXTEND, {"owner": self.owner, "lease_s": settings.lease_s})
         self._last_beat = started  # what was true when the beat began
-        if self._reclaims and not self.is_reclaimer:
-            row = connection.execute("SELECT pg_try_advisory_lock(%s)", (RECLAIM_LOCK,)).fetchone()
-            self.is_reclaimer = bool(row and row[0])
         if self._on_cancel is not None:
             asked = connection.execute(CANCELS, (self.owner,)).fetchall()
             if asked:

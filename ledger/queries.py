@@ -121,9 +121,7 @@ async def matching_ids(
 ) -> list[UUID]:
     """The ids of up to `limit` jobs, oldest first."""
     where, values = matching.conditions(tenant=tenant)
-    statement = text(
-        f"SELECT j.id FROM relais.jobs AS j WHERE {where} ORDER BY j.id LIMIT :limit"
-    )
+    statement = text(f"SELECT j.id FROM relais.jobs AS j WHERE {where} ORDER BY j.id LIMIT :limit")
     result = await connection.execute(statement, {**values, "limit": limit})
     return list(result.scalars())
 
@@ -158,8 +156,7 @@ async def open_jobs(
     """
     condition = "" if tenant is None else "AND j.tenant = :tenant"
     branches = [
-        OPEN.format(state=state, tenant=condition)
-        for state in ("ready", "scheduled", "running")
+        OPEN.format(state=state, tenant=condition) for state in ("ready", "scheduled", "running")
     ]
     statement = text(" UNION ALL ".join(branches))
     return _rows(await connection.execute(statement, {"tenant": tenant} if tenant else {}))

@@ -1,0 +1,142 @@
+"""The kind `http.callback`: tells a caller, signed, what became of its job."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from runtime import logs, telemetry
+from tasks.errors import BlockedAddress, Unreachable
+from tasks.kinds import Backoff, kind
+from tasks.outbound import client, signature
+from tasks.outcomes import ErrorReport, Failed, Outcome, RetryLater, Succeeded
+
+if TYPE_CHECKING:
+    from tasks.context import Context
+    from tasks.outbound.client import Answer
+
+log = logs.logger("callbacks")
+
+MINUTE_S, HOUR_S = 60.0, 3_600.0
+_EARLY_S = (5.0, 30.0, 2 * MINUTE_S, 10 * MINUTE_S)
+SCHEDULE_S = (*_EARLY_S, HOUR_S, 4 * HOUR_S, 12 * HOUR_S, 24 * HOUR_S, 24 * HOUR_S)
+RETRY_AFTER_MAX_S = 24 * HOUR_S
+# Answers that seldom change by waiting: worth the first minutes, not three days. 404 and 409 are
+# what n8n says as long as a workflow has not reached its Wait node, and again after it is over.
+SELDOM_CHANGE = frozenset({400, 404, 405, 409, 413, 414, 415, 422, 431})
+SELDOM_CHANGE_ATTEMPTS = 5
+GONE = 410
+
+
+class Callback(BaseModel):
+    """Where to, and what to tell."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "url": "https://n8n.example.com/webhook/done",
+                    "body": {"type": "job.succeeded", "data": {"id": "0197..."}},
+                }
+            ]
+        },
+    )
+
+    url: str = Field(
+        max_length=4096,
+        description="http or https; outside your network, or named in RELAIS_OUTBOUND_ALLOW.",
+        examples=["https://n8n.example.com/webhook/done"],
+    )
+    body: dict[str, Any] = Field(description="Sent as JSON, the same bytes at every attempt.")
+
+
+@kind(
+    "http.callback",
+    payload=Callback,
+    queue="callback",
+    max_attempts=len(SCHEDULE_S) + 1,
+    timeout_s=60.0,
+    backoff=Backoff(schedule_s=SCHEDULE_S),
+)
+async def call_back(payload: Callback, context: Context) -> Outcome:
+    """POST a JSON body to a URL, signed after Standard Webhooks, for up to three days.
+
+    Any 2xx is success and 410 ends it; everything else is tried again. The destination is
+    checked against the SSRF guard at every attempt.
+    """
+    secrets = signature.secrets_of(context.settings.callback_secret.get_secret_value())
+    if not secrets:
+        return RetryLater("RELAIS_CALLBACK_SECRET is not set; callbacks are never sent unsigned")
+    body = body_of(payload.body)
+    with telemetry.span("callback POST", kind="client", attributes={"method": "POST"}) as span:
+        headers = {
+            "content-type": "application/json",
+            "user-agent": f"Relais/{context.settings.version}",
+            "traceparent": span.traceparent,
+            **signature.headers_of(
+                message_id=f"msg_{context.job_id}",
+                body=body,
+                secrets=secrets,
+                timestamp=int(time.time()),
+            ),
+        }
+        request = client.Request(method="POST", url=payload.url, headers=headers, content=body)
+        try:
+            answer = await client.Client.of(context.settings).send(request)
+        except BlockedAddress as error:
+            span.fail(error.sentence)
+            return Failed(str(error), error=ErrorReport("BlockedAddress", str(error)))
+        except Unreachable as error:
+            span.fail(error.sentence)
+            return RetryLater(error.sentence, error=ErrorReport("Unreachable", error.sentence))
+        span.set(status=answer.status)
+    return outcome_of(answer, attempt=context.attempt)
+
+
+def body_of(content: dict[str, Any]) -> bytes:
+    """The bytes that are signed and sent; equal for equal content."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def outcome_of(answer: Answer, *, attempt: int) -> Outcome:
+    """What an answer means for the callback."""
+    status = answer.status
+    if 200 <= status < 300:
+        return Succeeded({"status": status})
+    reason = f"the receiver answered {status}"
+    error = ErrorReport("UnwelcomeAnswer", reason)
+    if status == GONE:
+        return Failed(f"{reason}: it does not want this callback any more", error=error)
+    is_redirect = 300 <= status < 400
+    if is_redirect:
+        reason += " (redirects are not followed: name the final URL)"
+    if (is_redirect or status in SELDOM_CHANGE) and attempt >= SELDOM_CHANGE_ATTEMPTS:
+        return Failed(f"{reason}, {attempt} times", error=error)
+    return RetryLater(reason, delay_s=retry_after_s(answer), error=error)
+
+
+def retry_after_s(answer: Answer) -> float | None:
+    """What Retry-After asks for, a day at most and a little late; None where it asks nothing."""
+    value = answer.headers.get("retry-after", "").strip()
+    if not value or answer.status not in {429, 503}:
+        return None
+    if value.isdecimal():
+        wanted_s = float(value[:12])
+    else:
+        try:
+            at = parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        wanted_s = (
+            (at if at.tzinfo else at.replace(tzinfo=UTC)) - datetime.now(UTC)
+        ).total_seconds()
+    # Everyone was told the same moment: come a little later, not all at once.
+    jitter = 1 + 0.1 * random.random()  # noqa: S311 - spreads load, guards nothing
+    return min(max(wanted_s, 1.0) * jitter, RETRY_AFTER_MAX_S)

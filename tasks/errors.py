@@ -6,6 +6,7 @@ RelaisError
     ├── PayloadError       a stored payload does not fit its kind any more: permanent
     ├── SmtpError          a conversation with a relay went wrong
     ├── BlockedAddress     the SSRF guard refused a destination: permanent
+    ├── Unreachable        a destination could not be reached or did not answer: passing
     └── RenderError        a template is wrong or exceeds its limits: permanent
 """
 
@@ -32,6 +33,14 @@ class SmtpError(TaskError):
 
 class BlockedAddress(TaskError):  # noqa: N818 - reads as the sentence it is
     """The SSRF guard refused a destination."""
+
+
+class Unreachable(TaskError):  # noqa: N818 - reads as the state it names
+    """A destination could not be reached or did not answer."""
+
+    def __init__(self, sentence: str, *, remedy: str = "", was_sent: bool = False) -> None:
+        super().__init__(sentence, remedy=remedy)
+        self.was_sent = was_sent  # the other side may have acted on the request
 
 
 class RenderError(TaskError):

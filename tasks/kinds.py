@@ -5,6 +5,7 @@ Add your own in ten lines (docs/kinds.md)::
     class Invoice(BaseModel):
         number: str
 
+
     @kind("invoice.print", payload=Invoice, queue="template")
     async def print_invoice(payload: Invoice, context: Context) -> Outcome:
         ...
@@ -128,7 +129,9 @@ def load(extra_modules: tuple[str, ...] = ()) -> dict[str, Kind]:
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
-            message = f"RELAIS_KINDS names the module {module!r}, which cannot be imported: {error}."
+            message = (
+                f"RELAIS_KINDS names the module {module!r}, which cannot be imported: {error}."
+            )
             raise KindError(message, remedy="Correct the name or PYTHONPATH.") from error
     for point in entry_points(group=ENTRY_POINT_GROUP):
         point.load()

@@ -80,7 +80,7 @@ def run(settings: Settings) -> None:
     stopping = threading.Event()
     app = celery_app(settings)
     ringer = Ringer(settings, app=app)
-    presence = Presence(settings, queue="beat", reclaims=False)
+    presence = Presence(settings, queue="beat")
     engine = database.engine(settings, pool_size=2, name="relais beat")
     firing = Firing(settings, database=engine, ringer=ringer)
     with asyncio.Runner() as runner:

@@ -1,4 +1,4 @@
-"""Taking back what dead workers held: one process at a time, chosen by an advisory lock.
+"""Taking back what dead workers held: everybody looks, one at a time, by an advisory lock.
 
 A worker counts as dead when its lock was free on two looks some seconds apart: a Postgres restart
 drops every lock for a moment, and living workers take theirs again.
@@ -7,6 +7,7 @@ drops every lock for a moment, and living workers take theirs again.
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logs.logger("reconcile")
 
-LOOK_EVERY_S = 0.5
+LOOK_EVERY_S = 0.75
 FORGET_EVERY_S = 60.0
 
 
@@ -51,17 +52,17 @@ class Suspects:
 async def run(
     database: AsyncEngine, settings: Settings, presence: Presence, ringer: Ringer
 ) -> None:
-    """Look for dead workers for as long as this process is the one that does it."""
+    """Look for dead workers until cancelled."""
     suspects = Suspects(dead_after_s=settings.dead_after_s)
     seen_connection, forgotten_at = 0.0, 0.0
     while True:
-        await asyncio.sleep(min(LOOK_EVERY_S, settings.dead_after_s / 2))
+        await asyncio.sleep(LOOK_EVERY_S * random.uniform(0.8, 1.0))  # noqa: S311 - jitter
         now = time.monotonic()
         if presence.connected_at != seen_connection:
             # We lost our own lock, so others may have lost theirs: give them time to come back.
             seen_connection = presence.connected_at
             suspects.forget()
-        if not presence.is_reclaimer or now - seen_connection < settings.dead_after_s:
+        if not seen_connection or now - seen_connection < settings.dead_after_s:
             continue
         try:
             await _look(database, suspects, ringer, now=now)
@@ -78,6 +79,8 @@ async def _look(
     database: AsyncEngine, suspects: Suspects, ringer: Ringer, *, now: float
 ) -> None:
     async with database.begin() as connection:
+        if not await liveness.may_look(connection):
+            return
         dead = suspects.look(await liveness.silent_owners(connection), now=now)
         if not dead and not await liveness.has_expired_leases(connection):
             return

@@ -26,7 +26,12 @@ from runtime import logs
 router = APIRouter(prefix="/api/v1/jobs", tags=["operators"], route_class=GuardedRoute)
 log = logs.logger("gateway")
 
+Retryable = Literal["failed", "cancelled", "unknown"]
 Retried = list[tuple[UUID, str, str]]
+
+
+def _failed() -> list[Retryable]:
+    return ["failed"]
 
 
 class Resolution(BaseModel):
@@ -48,9 +53,9 @@ class Resolution(BaseModel):
 class RetryFilter(Filter):
     """Which jobs to retry."""
 
-    state: Annotated[
-        list[Literal["failed", "cancelled", "unknown"]], Field(min_length=1, max_length=3)
-    ] = Field(default_factory=lambda: ["failed"], description="Any of these states.")  # type: ignore[assignment]
+    state: Annotated[list[Retryable], Field(min_length=1, max_length=3)] = Field(  # type: ignore[assignment]
+        default_factory=_failed, description="Any of these states."
+    )
 
     def matching(self) -> JobFilter:
         """The filter as the ledger reads it."""
@@ -154,9 +159,7 @@ async def resolve_job(
     state = State(asked.state)
     if state is State.READY:
         by = f"{caller.name}: {asked.note}" if asked.note else caller.name
-        retried = await gateway.ledger.call(
-            _run_again, tenant=caller.tenant, job_id=job_id, by=by
-        )
+        retried = await gateway.ledger.call(_run_again, tenant=caller.tenant, job_id=job_id, by=by)
         _ring(gateway, retried)
     else:
         await gateway.ledger.call(
@@ -179,9 +182,7 @@ async def _retry(gateway: Services, caller: Caller, job_id: UUID) -> None:
     log.info("job.retried", by=caller.name, job_id=str(job_id))
 
 
-async def _run_again(
-    connection: AsyncConnection, *, tenant: str, job_id: UUID, by: str
-) -> Retried:
+async def _run_again(connection: AsyncConnection, *, tenant: str, job_id: UUID, by: str) -> Retried:
     """Retry an unknown job; one in another state is not for this endpoint."""
     row = await queries.job(connection, tenant=tenant, job_id=job_id)
     if row is not None and row["state"] != State.UNKNOWN:

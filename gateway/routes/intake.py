@@ -13,7 +13,7 @@ from gateway.answers import Answer
 from gateway.batch import Batch
 from gateway.callers import ACCEPT, only
 from gateway.edge import TRACE_ID, TRACEPARENT
-from gateway.errors import Problem
+from gateway.errors import Code, Problem
 from gateway.guard import GuardedRoute, direct
 from gateway.intake import Origin, links, receipt
 from gateway.job_request import EXAMPLES
@@ -145,11 +145,7 @@ async def accept_batch(request: Request) -> Response:
         else:
             body.require_json(request)
             content = await body.read(request, max_bytes=settings.batch_max_bytes)
-            items = body.parse(content, max_depth=settings.body_max_depth + 1)
-            if not isinstance(items, list):
-                message = "The body of a batch is an array of jobs."
-                raise Problem("value_invalid", message, remedy="Wrap the job in [ ].")
-            await batch.take_array(items)
+            await batch.take_array(body.parse(content, max_depth=settings.body_max_depth + 1))
     except (Problem, LedgerError) as error:
         await batch.stop()
         problem = error if isinstance(error, Problem) else refusals.from_ledger(error)
@@ -166,7 +162,7 @@ def _nothing(document: dict[str, Any]) -> Problem:
     errors = document["errors"]
     detail = f"0: {errors[0]['detail']}" if errors else "The batch is empty."
     return Problem(
-        "nothing_accepted",
+        Code.NOTHING_ACCEPTED,
         detail,
         remedy="Correct the jobs; errors names each by its index.",
         extra=document,
@@ -177,7 +173,7 @@ async def _first(gateway: Services, *, tenant: str, accepted: Accepted) -> dict[
     """The receipt of the job that was there first."""
     row = await gateway.ledger.call(queries.job, tenant=tenant, job_id=accepted.id)
     if row is None:  # pruned within the last moment
-        raise Problem("not_found", f"Job {accepted.id} is gone.")
+        raise Problem(Code.NOT_FOUND, f"Job {accepted.id} is gone.")
     names = ("id", "state", "kind", "queue", "priority", "created_at", "run_at", "trace_id")
     return {name: row[name] for name in names} | {"links": links(accepted.id)}
 
@@ -196,7 +192,7 @@ def _key(request: Request) -> str | None:
         return None
     if not 1 <= len(key) <= IDEMPOTENCY_KEY_MAX or not key.isascii() or not key.isprintable():
         raise Problem(
-            "value_invalid",
+            Code.VALUE_INVALID,
             "Idempotency-Key is not valid.",
             field="Idempotency-Key",
             remedy=f"Use 1 to {IDEMPOTENCY_KEY_MAX} printable ASCII characters.",

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from gateway.answers import Answer
 from gateway.callers import READ, READ_ONE, only
-from gateway.errors import Problem
+from gateway.errors import Code, Problem
 from gateway.guard import GuardedRoute
 from gateway.intake import links
 from gateway.job_filter import Filter, Page
@@ -120,9 +120,7 @@ async def list_events(
 
 
 async def _job(gateway: Services, *, tenant: str, job_id: UUID, payload: bool) -> dict[str, Any]:
-    row = await gateway.ledger.call(
-        queries.job, tenant=tenant, job_id=job_id, with_payload=payload
-    )
+    row = await gateway.ledger.call(queries.job, tenant=tenant, job_id=job_id, with_payload=payload)
     if row is None:
         raise _unknown(job_id)
     return row
@@ -130,5 +128,5 @@ async def _job(gateway: Services, *, tenant: str, job_id: UUID, payload: bool) -
 
 def _unknown(job_id: UUID) -> Problem:
     return Problem(
-        "not_found", f"There is no job {job_id}.", remedy="Check the id; pruned jobs are gone."
+        Code.NOT_FOUND, f"There is no job {job_id}.", remedy="Check the id; pruned jobs are gone."
     )

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from gateway.answers import Answer
 from gateway.callers import READ_ONE, only
-from gateway.errors import Problem
+from gateway.errors import Code, Problem
 from gateway.guard import GuardedRoute
 from gateway.services import TheServices
 
@@ -66,7 +66,9 @@ async def show_kind(name: str, gateway: TheServices) -> Response:
     """The JSON schema of the payload, with examples."""
     kind = gateway.kinds.get(name)
     if kind is None or kind.internal:
-        raise Problem("not_found", "There is no such kind.", remedy="GET /api/v1/kinds lists them.")
+        raise Problem(
+            Code.NOT_FOUND, "There is no such kind.", remedy="GET /api/v1/kinds lists them."
+        )
     return Answer(_brief(kind) | {"payload_schema": kind.payload.model_json_schema()})
 
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from gateway.answers import Answer
 from gateway.callers import OPERATE, READ, only
-from gateway.errors import Problem
+from gateway.errors import Code, Problem
 from gateway.guard import GuardedRoute
 from gateway.services import TheCaller, TheServices
 from ledger import queries, relay_states, suppressions
@@ -186,7 +186,7 @@ async def lift(
 ) -> Response:
     """Write to the address again."""
     if not await gateway.ledger.call(suppressions.lift, tenant=caller.tenant, address=address):
-        raise Problem("not_found", "The address is not suppressed.")
+        raise Problem(Code.NOT_FOUND, "The address is not suppressed.")
     log.info("address.lifted", by=caller.name, address=logs.hashed(address))
     return Response(status_code=204)
 
@@ -223,4 +223,4 @@ def _check_address(address: str, *, field: str) -> None:
         validate_email(address.strip(), check_deliverability=False, allow_smtputf8=True)
     except EmailNotValidError:
         message = f"{field}: not an email address."
-        raise Problem("value_invalid", message, field=field, remedy="Correct it.") from None
+        raise Problem(Code.VALUE_INVALID, message, field=field, remedy="Correct it.") from None

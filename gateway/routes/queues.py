@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from gateway.answers import Answer
 from gateway.callers import OPERATE, READ, only
-from gateway.errors import Problem
+from gateway.errors import Code, Problem
 from gateway.guard import GuardedRoute
 from gateway.services import TheCaller, TheServices
 from ledger import queries, queues
@@ -120,7 +120,7 @@ async def resume_queue(name: str, gateway: TheServices, caller: TheCaller) -> Re
 def _known(name: str) -> str:
     if name not in QUEUES:
         message = "There is no such queue."
-        raise Problem("not_found", message, remedy=f"There are {', '.join(QUEUES)}.")
+        raise Problem(Code.NOT_FOUND, message, remedy=f"There are {', '.join(QUEUES)}.")
     return name
 
 

@@ -11,12 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.responses import Response
 
 from gateway.answers import Answer
-from gateway.callers import READ, only
-from gateway.edge import TRACE_ID, TRACEPARENT
-from gateway.errors import Problem
+from gateway.callers import READ, Caller, only
+from gateway.errors import Code, Problem
 from gateway.guard import GuardedRoute
 from gateway.intake import Intake, Origin, size_of
-from gateway.job_request import EXAMPLES, JobRequest
+from gateway.job_request import EXAMPLES
 from gateway.services import TheCaller, TheServices
 from ledger import schedules, ticks
 from ledger.api_keys import Role
@@ -139,7 +138,7 @@ async def create_schedule(
     asked: ScheduleRequest, gateway: TheServices, caller: TheCaller
 ) -> Response:
     """Each tick becomes one job, however many beats run."""
-    job = _job(gateway.intake, asked.job, origin=_NOWHERE(caller))
+    job = _job(gateway.intake, asked.job, caller=caller)
 
     async def work(connection: AsyncConnection) -> dict[str, Any]:
         made = await schedules.create(
@@ -187,13 +186,13 @@ async def change_schedule(
     """Operators may switch it on and off; its times and its job are changed by who makes jobs."""
     if caller.role == "operator" and asked.model_fields_set - {"enabled"}:
         raise Problem(
-            "role_missing",
+            Code.ROLE_MISSING,
             "The role operator may only switch a schedule on and off.",
             remedy="Use a key with one of these roles: admin, producer.",
         )
     job = None
     if asked.job is not None:
-        job = _job(gateway.intake, asked.job, origin=_NOWHERE(caller))
+        job = _job(gateway.intake, asked.job, caller=caller)
 
     async def work(connection: AsyncConnection) -> dict[str, Any]:
         changed = await schedules.update(
@@ -225,3 +224,37 @@ async def delete_schedule(schedule_id: UUID, gateway: TheServices, caller: TheCa
     await gateway.ledger.call(schedules.delete, tenant=caller.tenant, schedule_id=schedule_id)
     log.info("schedule.deleted", by=caller.name, schedule=str(schedule_id))
     return Response(status_code=204)
+
+
+def _job(intake: Intake, asked: dict[str, Any], *, caller: Caller) -> dict[str, Any]:
+    """The job of every tick, checked as if it were handed over now."""
+    for name in ONCE_ONLY:
+        if name in asked:
+            raise Problem(
+                Code.VALUE_INVALID,
+                f"job.{name}: makes no sense for a job that is made again and again.",
+                field=f"job.{name}",
+                remedy="Leave it out.",
+            )
+    nowhere = Origin(caller=caller, traceparent="", trace_id="")
+    try:
+        job = intake.prepare(asked, origin=nowhere, key=None, size=size_of(asked))
+    except Problem as problem:
+        raise problem.under(prefix="job") from problem
+    return {
+        "kind": job.kind,
+        "payload": job.payload,
+        "queue": job.queue,
+        "max_attempts": job.max_attempts,
+        "timeout_s": job.timeout_s,
+        "priority": job.priority,
+        "callback_url": job.callback_url,
+        "workflow_id": job.workflow_id,
+        "tags": list(job.tags),
+    }
+
+
+def _view(schedule: schedules.Schedule, *, now: datetime) -> dict[str, Any]:
+    names = ("id", "name", "cron", "timezone", "job", "enabled", "created_at", "changed_at")
+    view = {name: getattr(schedule, name) for name in names}
+    return view | {"next_times": schedule.next_times(now=now) if schedule.enabled else []}

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _LOOK_S = 0.02
 _TAIL_LINES = 8
+_TAIL_BYTES = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +114,11 @@ def ending(returncode: int) -> str:
     return f"exit code {returncode}"
 
 
-def tail(log: Path, *, lines: int = _TAIL_LINES) -> str:
-    """The last lines of a log, joined; empty where there is none."""
+def tail(log: Path, *, lines: int = _TAIL_LINES, since: int = 0) -> str:
+    """The last lines of a log after byte `since`, joined; empty where there is none."""
     try:
         with log.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
+            file.seek(max(since, file.seek(0, os.SEEK_END) - _TAIL_BYTES, 0))
             text = file.read().decode(errors="replace")
     except FileNotFoundError:
         return ""

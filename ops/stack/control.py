@@ -37,13 +37,14 @@ def start(place: Layout, *, only: tuple[str, ...] = ()) -> None:
     if is_running(place):
         return
     place.refusal.unlink(missing_ok=True)
+    place.state.unlink(missing_ok=True)
     words = (
         *(sys.executable, "-m", "ops.stack.supervisor", "--data-dir", str(place.data_dir)),
         *("--colour", place.colour, "--port-base", str(place.port_base)),
         *(word for name in only for word in ("--only", name)),
     )
     # One arena: a dozen threads that mostly sleep need no heap of their own.
-    env = {**os.environ, "PYTHONPATH": str(places.CHECKOUT), "MALLOC_ARENA_MAX": "1"}
+    env = {**os.environ, "PYTHONPATH": variables.python_path(), "MALLOC_ARENA_MAX": "1"}
     env.pop(records.MARK, None)
     log = place.logs / "supervisor.log"
     with log.open("ab") as output:
@@ -103,12 +104,14 @@ def down(place: Layout, *, say: Callable[[str], None] = lambda _: None) -> bool:
         sentence = "The supervisor is only just starting."
         raise StackError(sentence, remedy="Try again in a moment.")
     identity = Identity(supervisor["pid"], supervisor["started"])
+    remaining = _kept(place)
     identity.send(SIGTERM)
     deadline = time.monotonic() + _DOWN_S
-    told: set[str] = set()
-    while not identity.wait(_LOOK_S):
-        for name in _gone(place) - told:
-            told.add(name)
+    ended = False
+    while not ended:
+        ended = identity.wait(_LOOK_S)
+        for name in [name for name, one in remaining.items() if not one.alive()]:
+            del remaining[name]
             say(name)
         if time.monotonic() > deadline:
             sentence = f"The supervisor (pid {identity.pid}) does not end."
@@ -117,8 +120,14 @@ def down(place: Layout, *, say: Callable[[str], None] = lambda _: None) -> bool:
 
 
 def state(place: Layout) -> dict[str, Any] | None:
-    """What the supervisor wrote last; None where there is nothing."""
-    return documents.read(place.state)
+    """What the present supervisor wrote last; None where there is nothing.
+
+    What an earlier one left behind says nothing about now.
+    """
+    seen, keeper = documents.read(place.state), documents.read(place.supervisor)
+    if seen is None or keeper is None or seen["pid"] != keeper["pid"]:
+        return None
+    return seen
 
 
 def environment(place: Layout) -> dict[str, str]:
@@ -159,19 +168,14 @@ def _others_run(place: Layout) -> bool:
     return any(is_running(other) for other in others)
 
 
-def _gone(place: Layout) -> set[str]:
-    """Services whose record is gone by now: stopped."""
-    seen = state(place)
-    if not seen or not seen["stopping"]:
-        return set()
-    kept = [one for one in seen["services"] if one["kept"] == "here" and one["pid"]]
-    alive = {
-        record.name
-        for folder in (place.run, place.shared / "run")
-        for record in records.read_all(folder)
-        if record.identity.alive()
+def _kept(place: Layout) -> dict[str, Identity]:
+    """The processes that this colour's supervisor keeps, by service."""
+    seen = state(place) or {"services": []}
+    return {
+        one["name"]: Identity(one["pid"], one["started"])
+        for one in seen["services"]
+        if one["kept"] == "here" and one["pid"]
     }
-    return {one["name"] for one in kept} - alive
 
 
 def _is_hopeless(service: dict[str, Any], *, late: bool) -> bool:

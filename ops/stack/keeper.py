@@ -68,6 +68,7 @@ class Keeper(threading.Thread):
         self._halt = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._identity: Identity | None = None
+        self._log_from = 0
         self._restarts = 0
         self._failures = 0
         self._fatal = False
@@ -160,6 +161,7 @@ class Keeper(threading.Thread):
             if record.fingerprint == fingerprint(command):
                 self._process, self._identity = None, record.identity
                 self._restarts = record.restarts
+                self._last_exit, self._last_exit_at = record.last_exit, record.last_exit_at
                 log.info("stack.adopted", name=self.service.name, pid=record.identity.pid)
                 return True
             record.stop()
@@ -174,6 +176,7 @@ class Keeper(threading.Thread):
         for port in self.service.ports:
             ports.require_free(port, service=self.service.name)
         with self.service.log.open("ab") as output:
+            self._log_from = output.tell()
             self._process = child.spawn(command, log=output)
         # A child that ended at once is still there as a zombie until it is polled.
         self._identity = Identity.of(self._process.pid)
@@ -192,6 +195,8 @@ class Keeper(threading.Thread):
             grace_s=self.service.grace_s,
             order=self.service.order,
             restarts=self._restarts,
+            last_exit=self._last_exit,
+            last_exit_at=self._last_exit_at,
         )
         record.write()
         return record
@@ -261,7 +266,7 @@ class Keeper(threading.Thread):
             return True
         self._failures += 1
         self._restarts += 1
-        self._reason = child.tail(self.service.log, lines=3)
+        self._reason = child.tail(self.service.log, lines=3, since=self._log_from)
         log.warning("stack.ended", name=self.service.name, ending=ending)
         return False
 

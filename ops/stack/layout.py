@@ -89,7 +89,14 @@ class Layout:
         return Layout(self.data_dir, colour, PORT_BASE[colour])
 
     def make(self) -> None:
-        """Make the folders; raises StackError where that is not allowed."""
+        """Make the folders; raises StackError where they cannot be or cannot be used."""
+        closed = account.closed_ancestor(self.data_dir)
+        if closed is not None:
+            sentence = (
+                "Postgres does not run as root, and the account that it runs as "
+                f"(uid {account.UNPRIVILEGED_ID}) may not enter {closed}."
+            )
+            raise StackError(sentence, remedy=f"Choose an open folder: --data-dir {_FALLBACK}")
         # The servers' account must get through to its own folders, and nobody
         # else has any business here.
         mode = 0o700 if account.for_servers() is None else 0o711
@@ -141,10 +148,6 @@ def _data_dir(given: Path | None) -> Path:
     if folder.exists() and not stat.S_ISDIR(folder.stat().st_mode):
         sentence = f"The data folder {folder} is a file."
         raise UsageError(sentence, remedy="Choose another with --data-dir.")
-    closed = account.closed_ancestor(folder)
-    if closed is None:
-        return folder
-    if named is None and account.closed_ancestor(_FALLBACK) is None:
+    if named is None and account.closed_ancestor(folder) and not account.closed_ancestor(_FALLBACK):
         return _FALLBACK
-    sentence = f"Postgres does not run as root, and its account (uid 65534) may not enter {closed}."
-    raise StackError(sentence, remedy=f"Choose an open folder: --data-dir {_FALLBACK}")
+    return folder

@@ -33,6 +33,8 @@ class Record:
     grace_s: float
     order: int
     restarts: int
+    last_exit: str = ""
+    last_exit_at: float | None = None
 
     def write(self) -> None:
         """Put it on disk."""
@@ -46,6 +48,8 @@ class Record:
             "grace_s": self.grace_s,
             "order": self.order,
             "restarts": self.restarts,
+            "last_exit": self.last_exit,
+            "last_exit_at": self.last_exit_at,
         }
         documents.write(self.path, content)
 
@@ -69,6 +73,8 @@ def read(path: Path) -> Record | None:
         grace_s=content["grace_s"],
         order=content["order"],
         restarts=content["restarts"],
+        last_exit=content["last_exit"],
+        last_exit_at=content["last_exit_at"],
     )
 
 

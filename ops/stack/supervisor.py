@@ -129,6 +129,7 @@ class Supervisor:
             "colour": self._place.colour,
             "data_dir": str(self._place.data_dir),
             "port_base": self._place.port_base,
+            "pid": os.getpid(),
             "started_at": round(self._started_at, 3),
             "ready": ready and not stopping,
             "stopping": stopping,

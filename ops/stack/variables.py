@@ -63,5 +63,9 @@ def of(
 def for_process(relais: Mapping[str, str]) -> dict[str, str]:
     """A whole environment for a Python process of the stack."""
     others = {name: value for name, value in os.environ.items() if not name.startswith("RELAIS_")}
-    path = os.pathsep.join(filter(None, (str(places.CHECKOUT), others.get("PYTHONPATH"))))
-    return {**others, **relais, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+    return {**others, **relais, "PYTHONPATH": python_path(), "PYTHONUNBUFFERED": "1"}
+
+
+def python_path() -> str:
+    """The checkout, then whatever the user's own kinds are found by."""
+    return os.pathsep.join(filter(None, (str(places.CHECKOUT), os.environ.get("PYTHONPATH"))))

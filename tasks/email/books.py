@@ -175,9 +175,7 @@ class Books:
             wait_s = min(wait_s * 2, RETRY_MAX_S)
 
 
-async def _relays_now(
-    connection: AsyncConnection, openings: Sequence[Opening]
-) -> list[RelayNow]:
+async def _relays_now(connection: AsyncConnection, openings: Sequence[Opening]) -> list[RelayNow]:
     pairs = [(o.preparation.tenant, o.preparation.relay) for o in openings]
     known = await relay_states.look(connection, pairs)
     for opening, pair in zip(openings, pairs, strict=True):

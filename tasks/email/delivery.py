@@ -103,36 +103,41 @@ class Delivery:
                 if is_kept and not fresh:
                     fresh = True
                     continue
-                return replies.Lost(session.phase, error.sentence)
+                return replies.Lost(session.phase, error.why)
             if negative is None:
                 return _Offered(session, is_kept)
             relay_pool.release(session)
             says_farewell = isinstance(negative, replies.HostBackoff)
-            if says_farewell and is_kept and not fresh and session.phase is Phase.MAIL:
+            if says_farewell and is_kept and not fresh and negative.phase is Phase.MAIL:
                 fresh = True
                 continue
             return negative
 
     async def _send(self, row: MessageRow, mail: Mail, session: Session) -> Settlement:
-        is_marked = False
+        is_marked = may_send = is_called_off = False
         try:
             await session.body(mail.stuffed)
             dot = self.books.dot(Dot(row.id, row.job_id, row.attempt))
             # Even where we are called off now: whether the mark is there must be known.
             is_marked, is_called_off = await _undisturbed(dot)
-            if is_called_off:
-                raise asyncio.CancelledError
-            if not is_marked or not self.still_owned():
-                return await self._withdraw(row, session, replies.NotOurs(), is_marked=is_marked)
-            session.send_dot()
-        except Broken as error:
-            lost = replies.Lost(session.phase, error.sentence)
-            return await self._withdraw(row, session, lost, is_marked=is_marked)
-        except BaseException:
-            await _undisturbed(
+            may_send = is_marked and not is_called_off and self.still_owned()
+            if may_send:
+                session.send_dot()
+        except BaseException as error:
+            lost = _lost(session, error)
+            settlement, _ = await _undisturbed(
+                self._withdraw(row, session, lost, is_marked=is_marked)
+            )
+            if not isinstance(error, Broken):
+                raise
+            return settlement
+        if not may_send:
+            settlement, is_called_off_now = await _undisturbed(
                 self._withdraw(row, session, replies.NotOurs(), is_marked=is_marked)
             )
-            raise
+            if is_called_off or is_called_off_now:
+                raise asyncio.CancelledError
+            return settlement
         settlement, _ = await _undisturbed(self._hear(row, session))
         return settlement
 
@@ -141,7 +146,10 @@ class Delivery:
         try:
             result = await session.verdict()
         except Broken as error:
-            result = replies.Lost(Phase.DOT, error.sentence)
+            result = replies.Lost(Phase.DOT, error.why)
+        except BaseException:
+            session.hang_up()
+            raise
         finally:
             pool.of(self.relay).release(session)
         return await self._settle(row, result)
@@ -191,6 +199,12 @@ class Delivery:
 class _Offered:
     session: Session
     is_reused: bool
+
+
+def _lost(session: Session, error: BaseException) -> Result:
+    if isinstance(error, Broken):
+        return replies.Lost(session.phase, error.why)
+    return replies.NotOurs()
 
 
 async def _undisturbed(work: Awaitable[Value]) -> tuple[Value, bool]:

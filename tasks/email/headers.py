@@ -41,9 +41,7 @@ def refusal(name: str, value: str) -> str | None:
     """Why a caller may not set this header; None: it may."""
     low = name.lower()
     is_free = low.startswith("x-") or low in _UNSTRUCTURED
-    if not _NAME.fullmatch(name) or not (
-        is_free or low in _STRUCTURED or low.startswith("list-")
-    ):
+    if not _NAME.fullmatch(name) or not (is_free or low in _STRUCTURED or low.startswith("list-")):
         return (
             f"The header {name[:80]!r} cannot be set; allowed are X-*, List-* and "
             f"{', '.join(sorted(_UNSTRUCTURED | _STRUCTURED))}."

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import binascii
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
+    ValidationError,
     WithJsonSchema,
     field_validator,
     model_validator,
@@ -20,6 +23,7 @@ from pydantic import (
 from tasks.email import headers as header_fields
 from tasks.email.addresses import Mailbox, mailbox, mailboxes, refuse_controls
 from tasks.email.relays import DEFAULT, Policy
+from tasks.errors import PayloadError
 
 RECIPIENTS_MAX = 50
 SUBJECT_MAX = 2_000
@@ -69,6 +73,30 @@ Mailboxes = Annotated[
     list[Mailbox],
     BeforeValidator(mailboxes, json_schema_input_type=str | Mailbox | list[str | Mailbox]),
 ]
+
+
+def _one_line(value: str) -> str:
+    refuse_controls(value, "A subject")
+    return value
+
+
+def _storable(value: str) -> str:
+    if _UNFIT.search(value):
+        message = "must not contain NUL characters or lone surrogates"
+        raise ValueError(message)
+    return value
+
+
+OneLine = Annotated[str, Field(max_length=SUBJECT_MAX), AfterValidator(_one_line)]
+Body = Annotated[str, Field(max_length=BODY_MAX), AfterValidator(_storable)]
+
+
+class _Content(BaseModel):
+    """The fields that templates render to."""
+
+    subject: OneLine = ""
+    text: Body | None = None
+    html: Body | None = None
 
 
 class Attachment(BaseModel):
@@ -162,18 +190,13 @@ class Email(BaseModel):
     reply_to: Mailboxes = Field(
         default_factory=list, description="Where answers go.", examples=[["help@example.org"]]
     )
-    subject: str = Field(
-        "", max_length=SUBJECT_MAX, description="One line.", examples=["Your password"]
-    )
-    text: str | None = Field(
+    subject: OneLine = Field("", description="One line.", examples=["Your password"])
+    text: Body | None = Field(
         None,
-        max_length=BODY_MAX,
         description="The mail as plain text; text, html or both.",
         examples=["Hello Ada"],
     )
-    html: str | None = Field(
-        None, max_length=BODY_MAX, description="The mail as HTML.", examples=["<p>Hello Ada</p>"]
-    )
+    html: Body | None = Field(None, description="The mail as HTML.", examples=["<p>Hello Ada</p>"])
     headers: dict[str, str] = Field(
         default_factory=dict,
         max_length=header_fields.COUNT_MAX,
@@ -205,20 +228,6 @@ class Email(BaseModel):
         examples=[{"name": "Ada"}],
     )
 
-    @field_validator("subject")
-    @classmethod
-    def _one_line(cls, value: str) -> str:
-        refuse_controls(value, "A subject")
-        return value
-
-    @field_validator("text", "html")
-    @classmethod
-    def _no_nul(cls, value: str | None) -> str | None:
-        if value is not None and _UNFIT.search(value):
-            message = "must not contain NUL characters or lone surrogates"
-            raise ValueError(message)
-        return value
-
     @field_validator("headers")
     @classmethod
     def _allowed_headers(cls, value: dict[str, str]) -> dict[str, str]:
@@ -230,6 +239,16 @@ class Email(BaseModel):
             if sentence:
                 raise ValueError(sentence)
         return value
+
+    def with_content(self, rendered: Mapping[str, Any]) -> Email:
+        """This mail with its templates replaced by what they rendered to; raises PayloadError."""
+        try:
+            content = _Content.model_validate(dict(rendered))
+        except ValidationError as error:
+            first = error.errors()[0]
+            sentence = f"The rendered {first['loc'][0]} is unfit: {first['msg']}."
+            raise PayloadError(sentence, remedy="Correct the template.") from error
+        return self.model_copy(update={**content.model_dump(exclude_unset=True), "variables": None})
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

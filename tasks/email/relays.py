@@ -212,9 +212,7 @@ _TIMEOUTS = {
 }
 
 
-def _options(
-    name: str, pairs: list[tuple[str, str]]
-) -> tuple[dict[str, Any], dict[str, float]]:
+def _options(name: str, pairs: list[tuple[str, str]]) -> tuple[dict[str, Any], dict[str, float]]:
     options: dict[str, Any] = {}
     timeouts: dict[str, float] = {}
     for option, value in pairs:

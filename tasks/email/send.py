@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
-
-from pydantic import ValidationError
 
 from ledger.messages import Preparation, Recipient
 from ledger.models.mail import MessageState
 from runtime.errors import SettingsError
-from tasks.email import books, mime, relays, replies, smtp, verdict
+from tasks.email import books, mime, relays, replies, verdict
 from tasks.email.books import Opening
-from tasks.email.delivery import Delivery, Mail
+from tasks.email.delivery import Delivery
+from tasks.email.letter import Letter
 from tasks.email.payload import Email
 from tasks.email.settlement import Settlement, resume
 from tasks.errors import PayloadError, RenderError
 from tasks.kinds import Backoff, kind
 from tasks.outcomes import Cancelled, Failed
+from tasks.templates.render import render_fields
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,25 +55,113 @@ async def send(payload: Email, context: Context) -> Outcome:
         return Failed(str(error))
     ledger = books.of(context.database)
     opened = await ledger.open(Opening(_preparation(email, context), relay.login))
+    if opened.relay.is_stopped:
+        return verdict.stopped(relay, opened.relay.reason)
     if opened.is_blocked:
-        return _not_now(opened, relay)
+        return verdict.backing_off(
+            relay, backoff_s=opened.relay.backoff_s, reason=opened.relay.reason
+        )
     if opened.rows is None:
         return Cancelled("lost the claim")
-    try:
-        envelopes = _Envelopes(email, opened.rows[0])
-        delivery = Delivery(
-            relay=relay,
-            policy=policy,
-            books=ledger,
-            still_owned=context.still_owned,
-            is_last=context.tries_left == 0,
-        )
-        settlements = await _deliver_all(delivery, opened.rows, envelopes)
-    except PayloadError as error:
-        return Failed(str(error))
+    delivery = Delivery(
+        relay=relay,
+        policy=policy,
+        books=ledger,
+        still_owned=context.still_owned,
+        is_last=context.tries_left == 0,
+    )
+    letter = Letter(email, relay=relay, policy=policy, first=opened.rows[0])
+    settlements = await _deliver_all(delivery, letter, opened.rows)
     if any(settlement.state is None for settlement in settlements):
         return Cancelled("lost the claim")
-    backoff_s = await _tell_relay(ledger, relay, context.tenant, settlements)
+    backoff_s = await _tell_of(relay, settlements, ledger=ledger, context=context)
     if opened.relay.backoff_step and any(_is_accepted(s) for s in settlements):
         await ledger.recover(relay, tenant=context.tenant)
     return verdict.outcome(settlements, relay=relay, backoff_s=backoff_s)
+
+
+async def _deliver_all(
+    delivery: Delivery, letter: Letter, rows: Sequence[MessageRow]
+) -> list[Settlement]:
+    """Every message settled, by an earlier attempt or now; several go out side by side."""
+    if len(rows) == 1:
+        return [await _deliver(delivery, letter, rows[0])]
+    tasks = [asyncio.create_task(_deliver(delivery, letter, row)) for row in rows]
+    try:
+        await asyncio.gather(*tasks, return_exceptions=True)
+    except asyncio.CancelledError:
+        # Called off; where every message was past its dot the job is done all the same.
+        if any(task.cancelled() for task in tasks):
+            raise
+    return [task.result() for task in tasks]
+
+
+async def _deliver(delivery: Delivery, letter: Letter, row: MessageRow) -> Settlement:
+    if row.state not in (MessageState.SENDING, MessageState.DOT_SENT):
+        return Settlement(row, None, row.state, reason=row.reason)
+    relay = delivery.relay
+    doubtful = resume(row, policy=delivery.policy, window_s=relay.idempotency_window_s)
+    if doubtful is None:
+        return await delivery.deliver(row, letter.to(row))
+    if doubtful.mark is not None and not await delivery.books.mark(doubtful.mark):
+        return Settlement(row, replies.NotOurs(), None)
+    return doubtful
+
+
+async def _tell_of(
+    relay: Relay, settlements: Sequence[Settlement], *, ledger: Books, context: Context
+) -> float:
+    """Note what the relay said of itself; for how long it wants to be left alone, in seconds."""
+    for settlement in settlements:
+        if isinstance(settlement.result, replies.LoginRefused):
+            await ledger.stop(relay, tenant=context.tenant, reason=settlement.result.reply.text)
+            return 0.0
+    for settlement in settlements:
+        if isinstance(settlement.result, (replies.HostBackoff, replies.Unreachable)):
+            return await ledger.back_off(
+                relay, tenant=context.tenant, reason=settlement.reason or "it is busy"
+            )
+    return 0.0
+
+
+def _is_accepted(settlement: Settlement) -> bool:
+    return isinstance(settlement.result, replies.Accepted)
+
+
+def _policy(email: Email, relay: Relay) -> Policy:
+    policy = email.policy or relay.policy
+    if policy == "idempotency_header" and not relay.idempotency_header:
+        sentence = f"The relay {relay.name!r} has no idempotency header."
+        raise PayloadError(sentence, remedy="Choose another policy.")
+    return policy
+
+
+def _preparation(email: Email, context: Context) -> Preparation:
+    seen: dict[str, Recipient] = {}  # one message an address, however often it is named
+    for role, boxes in (("to", email.to), ("cc", email.cc), ("bcc", email.bcc)):
+        for box in boxes:
+            seen.setdefault(box.address.lower(), Recipient(box.address, role))
+    return Preparation(
+        tenant=context.tenant,
+        job_id=context.job_id,
+        attempt=context.attempt,
+        relay=email.relay,
+        message_id=mime.message_id(context.job_id, email.from_.domain),
+        recipients=tuple(seen.values()),
+    )
+
+
+async def _rendered(email: Email, context: Context) -> Email:
+    """The mail with its templates filled in; raises RenderError or PayloadError."""
+    if email.variables is None:
+        return email
+    fields = {"subject": email.subject, "text": email.text, "html": email.html}
+    arguments = {
+        "fields": {name: source for name, source in fields.items() if source is not None},
+        "variables": email.variables,
+    }
+    if context.isolate is None:  # this process is an isolated one already
+        rendered = render_fields(arguments)
+    else:
+        rendered = await context.isolate("render", arguments)
+    return email.with_content(rendered)

@@ -51,14 +51,12 @@ def settle(row: MessageRow, result: Result, *, policy: Policy, is_last: bool) ->
     return Settlement(row, result, state, mark, reason)
 
 
-def resume(
-    row: MessageRow, *, policy: Policy, window_s: float, may_repeat_header: bool
-) -> Settlement | None:
+def resume(row: MessageRow, *, policy: Policy, window_s: float) -> Settlement | None:
     """What to do with a row that an earlier attempt left in `dot_sent`; None: send it again."""
     if row.state is not MessageState.DOT_SENT or policy == "at_least_once":
         return None
     age_s = row.dot_age_s if row.dot_age_s is not None else window_s
-    if policy == "idempotency_header" and may_repeat_header and age_s < window_s:
+    if policy == "idempotency_header" and age_s < window_s:
         return None
     reason = (
         "the relay never answered the dot, and the window for sending again has closed"
@@ -69,7 +67,7 @@ def resume(
     return Settlement(row, None, MessageState.UNKNOWN, mark, reason)
 
 
-def _state(
+def _state(  # noqa: C901 - one case for each result, in the order of the way of a mail
     result: Result, *, policy: Policy, in_doubt: bool, is_last: bool
 ) -> tuple[MessageState | None, str | None]:
     match result:

@@ -29,7 +29,7 @@ QUIT_TIMEOUT_S = 2.0
 _DOTS = re.compile(rb"^\.", re.MULTILINE)
 
 
-class NoConversation(SmtpError):
+class NoConversation(SmtpError):  # noqa: N818 - reads as the state it is
     """A session did not come about; `result` says whose fault it is."""
 
     def __init__(self, result: replies.Unreachable | Negative) -> None:
@@ -328,8 +328,8 @@ def _trouble(reply: Reply, at: str) -> replies.HostBackoff | replies.Unreachable
 def _words(error: BaseException) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the relay's certificate is not to be trusted ({error.verify_message})"
-    if isinstance(error, SmtpError):
-        return error.sentence
+    if isinstance(error, Broken):
+        return error.why
     if isinstance(error, TimeoutError):
         return "no connection in time"
     return str(error) or type(error).__name__

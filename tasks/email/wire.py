@@ -20,9 +20,17 @@ LINE_MAX_BYTES = 2_048  # RFC 5321 allows 512; real relays are wordier
 REPLY_MAX_LINES = 128
 CHUNK_BYTES = 65_536
 
+_LEFT = "the connection was closed"
+_CLOSED = "the relay closed the connection"
+_OUT_OF_TURN = "the relay spoke out of turn before TLS"
 
-class Broken(SmtpError):
-    """The connection closed, timed out or spoke no SMTP; the sentence says which."""
+
+class Broken(SmtpError):  # noqa: N818 - reads as the state it is
+    """The connection closed, timed out or spoke no SMTP; `why` says which."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"{why[0].upper()}{why[1:]}.")
+        self.why = why
 
 
 class Wire(asyncio.Protocol):
@@ -54,7 +62,7 @@ class Wire(asyncio.Protocol):
         if self.failure is not None:
             raise self.failure
         if self.transport is None or self.transport.is_closing():
-            raise self._break("the connection is closed")
+            raise self._break(_CLOSED)
         self.transport.write(data)
 
     async def write_all(self, data: bytes, *, chunk_timeout_s: float) -> None:
@@ -77,12 +85,12 @@ class Wire(asyncio.Protocol):
     async def start_tls(self, context: ssl.SSLContext, *, host: str, timeout_s: float) -> None:
         """Go on under TLS. Words that came before the handshake are not to be trusted."""
         if self._buffer or self._replies or self.transport is None:
-            raise self._break("the relay spoke out of turn before TLS")
+            raise self._break(_OUT_OF_TURN)
         transport = await asyncio.get_running_loop().start_tls(
             self.transport, self, context, server_hostname=host, ssl_handshake_timeout=timeout_s
         )
         if transport is None:
-            raise self._break("the connection closed during the TLS handshake")
+            raise self._break(_CLOSED)
         self.transport = transport
 
     def finish(self, last_words: bytes) -> None:
@@ -91,36 +99,40 @@ class Wire(asyncio.Protocol):
             self.transport.write(last_words)
             self.transport.close()
         if self.failure is None:
-            self.failure = Broken("The connection was closed.")
+            self.failure = Broken(_LEFT)
 
     def close(self) -> None:
         """Hang up, without waiting for what is still in the buffers."""
         if self.failure is None:
-            self.failure = Broken("The connection was closed.")
+            self.failure = Broken(_LEFT)
         if self.transport is not None:
             self.transport.abort()
 
-    # asyncio.Protocol
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the event loop: connected."""
         self.transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._break(f"the connection broke ({exc})" if exc else "the relay closed the connection")
+        """Called by the event loop: the connection is gone."""
+        self._break(f"the connection broke ({exc})" if exc else _CLOSED)
 
     def eof_received(self) -> bool:
-        self._break("the relay closed the connection")
+        """Called by the event loop: the relay will say no more."""
+        self._break(_CLOSED)
         return False
 
     def pause_writing(self) -> None:
+        """Called by the event loop: the buffers are full."""
         self._is_paused = True
 
     def resume_writing(self) -> None:
+        """Called by the event loop: the buffers have room."""
         self._is_paused = False
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
 
     def data_received(self, data: bytes) -> None:
+        """Called by the event loop: cut `data` into lines, lines into replies."""
         self._buffer += data
         while (end := self._buffer.find(b"\n")) >= 0:
             line = bytes(self._buffer[:end]).rstrip(b"\r")
@@ -154,7 +166,7 @@ class Wire(asyncio.Protocol):
     def _break(self, why: str) -> Broken:
         """Give the connection up, once; whoever waits on it is told why."""
         if self.failure is None:
-            self.failure = Broken(f"{why[0].upper()}{why[1:]}.")
+            self.failure = Broken(why)
             if self.transport is not None:
                 self.transport.abort()
         for future in (self._waiter, self._room):

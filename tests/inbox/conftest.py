@@ -35,16 +35,18 @@ class Inbox:
         return self.http.get("/messages", params=query).raise_for_status().json()
 
 
-StartInbox = Callable[[Path], Inbox]
+StartInbox = Callable[..., Inbox]
 
 
 @pytest.fixture
 def start_inbox() -> Iterator[StartInbox]:
     running: list[Inbox] = []
 
-    def start(data_dir: Path) -> Inbox:
+    def start(data_dir: Path, *, file_max_bytes: int | None = None) -> Inbox:
+        limit = [] if file_max_bytes is None else ["prlimit", f"--fsize={file_max_bytes}"]
         process = subprocess.Popen(
             [
+                *limit,
                 sys.executable,
                 "-m",
                 "ops.inbox",

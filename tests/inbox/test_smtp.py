@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import smtplib
 import socket
 import subprocess
@@ -268,6 +269,37 @@ def test_what_was_answered_survives_sigkill(start_inbox: StartInbox, tmp_path: P
     send(second, "defer-once+x@example.org", mail())
     assert second.messages(limit=1)["messages"][0]["n"] == 51
     assert b"Good day." in second.http.get("/messages/50/raw").content
+
+
+@pytest.mark.skipif(shutil.which("prlimit") is None, reason="prlimit (util-linux) is not installed")
+def test_a_full_disk_refuses_for_now_and_keeps_the_books_right(
+    start_inbox: StartInbox, tmp_path: Path
+) -> None:
+    first = start_inbox(tmp_path, file_max_bytes=20_000)
+    accepted = 0
+    with first.smtp() as smtp:
+        while accepted < 100:
+            try:
+                smtp.send_message(mail(message_id=f"<{accepted}@test>"), to_addrs=["a@example.org"])
+            except smtplib.SMTPDataError as error:
+                assert error.smtp_code == 452
+                break
+            accepted += 1
+        assert 1 < accepted < 100
+        with pytest.raises(smtplib.SMTPDataError, match="Insufficient storage"):
+            smtp.send_message(mail(text="x\n" * 20_000), to_addrs=["a@example.org"])
+    assert first.stats()["messages"] == accepted
+    first.process.terminate()
+    first.process.wait()
+    second = start_inbox(tmp_path)
+    send(second, "a@example.org", mail(message_id="<room again@test>"))
+    assert second.stats() == {
+        "messages": accepted + 1,
+        "distinct": accepted + 1,
+        "duplicates": 0,
+        "refused": 0,
+        "deferred": 0,
+    }
 
 
 def test_a_second_inbox_on_the_same_folder_is_refused(inbox: Inbox, tmp_path: Path) -> None:

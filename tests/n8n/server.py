@@ -100,19 +100,21 @@ class N8n:
                 raise N8nError(message, remedy=f"The whole log is {self._log}.")
             time.sleep(0.25)
 
-    def execution(self, workflow_id: str, *, after: int) -> tuple[int, str] | None:
-        """Id and status of the newest execution of a workflow with an id above `after`."""
-        found = self._query(
-            'SELECT id, status FROM execution_entity WHERE "workflowId" = %s AND id > %s'
-            " ORDER BY id DESC LIMIT 1",
-            (workflow_id, after),
-        )
-        return (int(found[0]), str(found[1])) if found else None
-
     def last_execution(self) -> int:
         """The newest execution's id; 0 before the first one."""
         found = self._query("SELECT coalesce(max(id), 0) FROM execution_entity", ())
         return int(found[0]) if found else 0
+
+    def execution_after(self, execution: int) -> int | None:
+        """The first execution newer than `execution`."""
+        query = "SELECT min(id) FROM execution_entity WHERE id > %s"
+        found = self._query(query, (execution,))
+        return found[0] if found else None
+
+    def status(self, execution: int) -> str:
+        """`new`, `running`, `waiting`, `success`, `error` ..."""
+        found = self._query("SELECT status FROM execution_entity WHERE id = %s", (execution,))
+        return str(found[0]) if found else "new"
 
     def node_outputs(self, execution: int) -> dict[str, list[dict[str, Any]]]:
         """By node: the JSON of the items it gave out last, over all of its outputs."""
@@ -155,12 +157,12 @@ class N8n:
             raise N8nError(message)
 
     def _answers(self) -> bool:
-        # /healthz answers before the webhooks are registered; readiness comes after them.
+        # Readiness comes before the webhooks: until those are there, Express says 404 in HTML.
         try:
-            answer = httpx.get(f"{self.url}/healthz/readiness", timeout=5, trust_env=False)
+            answer = httpx.get(f"{self.url}/webhook/is-there-one", timeout=5, trust_env=False)
         except httpx.TransportError:
             return False
-        return answer.status_code == httpx.codes.OK
+        return "application/json" in answer.headers.get("content-type", "")
 
     def _query(self, query: str, values: tuple[object, ...]) -> tuple[Any, ...] | None:
         url = self._server._replace(path=f"/{DATABASE}").geturl()

@@ -53,6 +53,15 @@ class Ledger:
 
         return await wait_for(there, within_s=within_s, what=f"{job_id} in {states}")
 
+    async def held_by(self, pid: int) -> list[UUID]:
+        """Jobs that the worker process `pid` is running."""
+        async with self.database.connect() as connection:
+            result = await connection.exec_driver_sql(
+                "SELECT id FROM relais.jobs WHERE state = 'running' AND worker LIKE %s",
+                (f"%:{pid}",),
+            )
+            return list(result.scalars())
+
     def runs(self, job_id: UUID) -> int:
         """How often the handler of this job had its effect."""
         if not self.effects.exists():

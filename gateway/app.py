@@ -1,0 +1,107 @@
+"""The application: its routes, its layers, and what it opens and closes."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI
+
+from gateway import openapi, refusals
+from gateway.connections import ANSWER_WITHIN_S, Connections
+from gateway.edge import Edge
+from gateway.intake import Intake
+from gateway.keyring import Keyring
+from gateway.pulse import Pulse
+from gateway.rate import RateLimit
+from gateway.routes import (
+    actions,
+    health,
+    intake,
+    jobs,
+    keys,
+    kinds,
+    mail,
+    pages,
+    queues,
+    schedules,
+)
+from gateway.services import Services
+from gateway.tokens import Tokens
+from gateway.watch import Watch
+from ledger import database
+from ledger.errors import LedgerUnavailable
+from runtime import logs
+from tasks import kinds as registry
+from workers.doorbell import Ringer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from runtime.settings import Settings
+
+log = logs.logger("gateway")
+
+POOL_SIZE = 8
+# In the order of /docs; `/jobs/stats` and `/jobs/retry` before `/jobs/{job_id}`.
+ROUTERS = (intake, jobs, actions, kinds, queues, mail, schedules, keys, health, pages)
+
+
+def create(settings: Settings) -> FastAPI:
+    """The application for these settings; it opens its connections when it starts."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        services = _open(settings)
+        app.state.services = services
+        try:
+            await services.ledger.call(_nothing)  # an unfit database is refused here and now
+        except LedgerUnavailable:
+            log.warning("gateway.without_ledger")  # 503 until it comes
+        try:
+            yield
+        finally:
+            services.watch.release_all()
+            await services.intake.close()
+            services.ringer.close()
+            await services.pulse.close()
+            await services.ledger.close()
+
+    app = FastAPI(
+        title="Relais",
+        version=settings.version,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+    )
+    for module in ROUTERS:
+        app.router.routes.extend(module.router.routes)
+    refusals.install(app)
+    app.add_middleware(Edge)
+    setattr(app, "openapi", lambda: openapi.document(app))  # noqa: B010 - FastAPI's own hook
+    return app
+
+
+def _open(settings: Settings) -> Services:
+    kinds: dict[str, Any] = registry.load(settings.kinds)
+    ledger = Connections(database.engine(settings, pool_size=POOL_SIZE, name="relais gateway"))
+    ringer = Ringer(settings)
+    return Services(
+        settings=settings,
+        kinds=kinds,
+        ledger=ledger,
+        keyring=Keyring(ledger, Tokens(settings)),
+        rate=RateLimit(rate_per_s=settings.rate_limit_per_s),
+        intake=Intake(ledger, ringer=ringer, kinds=kinds, answer_within_s=ANSWER_WITHIN_S),
+        ringer=ringer,
+        watch=Watch(ledger),
+        pulse=Pulse(ledger, settings),
+    )
+
+
+async def _nothing(_: AsyncConnection) -> None:
+    """A transaction that proves the ledger is there."""

@@ -1,0 +1,105 @@
+"""The OpenAPI document: what FastAPI knows, and what it cannot know."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
+
+from gateway.job_request import JobRequest
+from gateway.job_view import ProblemDocument
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+ABOUT = """\
+Hand a job over and go on; Relais runs it, retries it, accounts for it and reports back.
+
+A `202` means that the job is committed to Postgres. Every refusal is a problem (RFC 9457) with a \
+stable `code`. Credentials go into `Authorization: Bearer <key>` or `X-API-Key`."""
+TAGS = [
+    {"name": "jobs", "description": "Hand jobs over and see what became of them."},
+    {"name": "kinds", "description": "What jobs there are."},
+    {"name": "operators", "description": "Put jobs and queues right."},
+    {"name": "mail", "description": "Messages, suppressed addresses, relays."},
+    {"name": "schedules", "description": "Jobs that come round."},
+    {"name": "keys", "description": "Who may call."},
+    {"name": "health", "description": "How it is doing."},
+]
+_TITLES = {
+    "400": "The body cannot be read",
+    "401": "No valid credentials",
+    "403": "The role may not do this",
+    "404": "Not there",
+    "408": "The body did not arrive in time",
+    "409": "The state does not allow it",
+    "413": "Too large",
+    "415": "The body is of the wrong type",
+    "422": "A value is not valid",
+    "429": "Too many requests",
+    "503": "The ledger does not answer",
+}
+_PROBLEM = {"$ref": "#/components/schemas/ProblemDocument"}
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """The document, made once."""
+    if app.openapi_schema is None:
+        app.openapi_schema = _make(app)
+    return app.openapi_schema
+
+
+def _make(app: FastAPI) -> dict[str, Any]:
+    made = get_openapi(
+        title=app.title,
+        version=app.version,
+        summary="A durable job engine for people who automate with n8n",
+        description=ABOUT,
+        routes=app.routes,
+        tags=TAGS,
+        license_info={"name": "MIT", "identifier": "MIT"},
+    )
+    components = made.setdefault("components", {})
+    _, definitions = models_json_schema(
+        [(JobRequest, "validation"), (ProblemDocument, "serialization")],
+        ref_template="#/components/schemas/{model}",
+    )
+    schemas = components.setdefault("schemas", {})
+    schemas.update(definitions["$defs"])
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    components["securitySchemes"] = {
+        "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        "bearer": {"type": "http", "scheme": "bearer", "description": "An API key or a JWT."},
+    }
+    for path, operations in made["paths"].items():
+        for method, operation in operations.items():
+            _add_problems(operation, path=path, method=method)
+    return made
+
+
+def _add_problems(operation: dict[str, Any], *, path: str, method: str) -> None:
+    statuses = {"422"}
+    if operation["security"]:
+        statuses |= {"401", "403", "429", "503"}
+    elif path == "/metrics":
+        statuses |= {"401", "403", "429"}
+    if "{" in path:
+        statuses.add("404")
+    if "requestBody" in operation:
+        statuses |= {"400", "408", "413", "415"}
+    if path.endswith(("/retry", "/cancel", "/resolve")):
+        statuses.add("409")
+    if method == "delete":
+        statuses.add("404")
+    responses = operation["responses"]
+    responses.pop("422", None)
+    for status in sorted(statuses):
+        responses.setdefault(
+            status,
+            {
+                "description": _TITLES[status],
+                "content": {"application/problem+json": {"schema": _PROBLEM}},
+            },
+        )

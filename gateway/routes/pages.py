@@ -1,0 +1,86 @@
+"""Pages for people: /, /docs and the OpenAPI document that they are made from."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from fastapi import APIRouter
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway import reference
+from gateway.answers import Answer
+from gateway.callers import ANYONE, only
+from gateway.errors import CODES
+from gateway.guard import GuardedRoute
+from gateway.services import TheServices
+
+router = APIRouter(include_in_schema=False, route_class=GuardedRoute)
+
+FOLDER = Path(__file__).parent.parent / "pages"
+# One style sheet of our own; no script, no frame, no form, nothing from elsewhere.
+POLICY = (
+    "default-src 'none'; style-src 'self'; img-src 'self' data:; base-uri 'none';"
+    " form-action 'none'; frame-ancestors 'none'"
+)
+KEEP = "public, max-age=300"
+
+
+@router.get("/", openapi_extra=only(ANYONE))
+async def root(gateway: TheServices) -> Response:
+    """What this is, with links."""
+    page = _pages().get_template("root.html").render(settings=gateway.settings)
+    return _html(page)
+
+
+@router.get("/docs", openapi_extra=only(ANYONE))
+async def docs(request: Request) -> Response:
+    """The API for readers."""
+    document = request.app.openapi()
+    page = (
+        _pages()
+        .get_template("docs.html")
+        .render(groups=reference.groups(document), info=document["info"], codes=CODES)
+    )
+    return _html(page)
+
+
+@router.get("/openapi.json", openapi_extra=only(ANYONE))
+async def openapi(request: Request) -> Response:
+    """The API for programs."""
+    return Answer(request.app.openapi(), headers={"cache-control": KEEP})
+
+
+@router.get("/relais.css", openapi_extra=only(ANYONE))
+async def style() -> Response:
+    """The one style sheet."""
+    content = (FOLDER / "relais.css").read_bytes()
+    return Response(content, media_type="text/css", headers={"cache-control": KEEP})
+
+
+@router.get("/favicon.ico", openapi_extra=only(ANYONE))
+async def icon() -> Response:
+    """A small horn, as couriers blew it."""
+    content = (FOLDER / "relais.svg").read_bytes()
+    return Response(content, media_type="image/svg+xml", headers={"cache-control": KEEP})
+
+
+@lru_cache(maxsize=1)
+def _pages() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _html(page: str) -> Response:
+    return Response(
+        page,
+        media_type="text/html",
+        headers={"content-security-policy": POLICY, "cache-control": KEEP},
+    )

@@ -1,0 +1,1 @@
+"""HTTP to addresses that callers name: guarded, bounded, never redirected."""

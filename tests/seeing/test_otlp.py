@@ -1,0 +1,114 @@
+"""Traces, metrics and logs at a real OTLP receiver, from real processes."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.seeing.receiver import Receiver, plain
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+UNSAMPLED = CALLER[:-2] + "00"
+
+
+def speak(tmp_path: Path, url: str, service: str, *parent: str, **more: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PYTHONPATH": ".", "PATH": os.environ["PATH"], "RELAIS_DATA_DIR": str(tmp_path), "OTEL_EXPORTER_OTLP_ENDPOINT": url}
+    return subprocess.run(
+        [sys.executable, "-m", "tests.seeing.speaker", service, *parent],
+        env=environment | more,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+
+
+@pytest.fixture(scope="module")
+def heard(tmp_path_factory: pytest.TempPathFactory) -> tuple[Receiver, str]:
+    """A gateway-like and a worker-like process that continue the caller's trace."""
+    with Receiver() as receiver:
+        folder = tmp_path_factory.mktemp("data")
+        first = speak(folder, receiver.url, "gateway", CALLER)
+        second = speak(folder, receiver.url, "worker-bulk", first.stdout.strip())
+    return receiver, first.stderr + second.stderr
+
+
+def test_one_trace_over_two_processes(heard: tuple[Receiver, str]) -> None:
+    spans = heard[0].spans()
+    assert {span.trace_id.hex() for _, span in spans} == {CALLER[3:35]}
+    by_name = {span.name: span for _, span in spans if span.name.endswith("outer")}
+    assert by_name["gateway outer"].parent_span_id.hex() == CALLER[36:52]
+    assert by_name["worker-bulk outer"].parent_span_id == by_name["gateway outer"].span_id
+    inner = [span for service, span in spans if span.name == "smtp.transaction" and service == "relais-worker-bulk"]
+    assert [span.parent_span_id for span in inner] == [by_name["worker-bulk outer"].span_id]
+    assert {service for service, _ in spans} == {"relais-gateway", "relais-worker-bulk"}
+    assert all(span.start_time_unix_nano <= span.end_time_unix_nano for _, span in spans)
+
+
+def test_spans_say_what_is_listed_and_nothing_else(heard: tuple[Receiver, str]) -> None:
+    spans = [span for _, span in heard[0].spans()]
+    inner = next(span for span in spans if span.name == "smtp.transaction")
+    assert plain(inner.attributes) == {"relais.relay": "default", "smtp.response.code": 550}
+    assert inner.status.code == 2
+    assert inner.status.message == "550 5.1.1 <[address]> unknown; see http://example.org/x?[query]"
+    broken = next(span for span in spans if span.name == "broken")
+    assert (broken.status.code, broken.status.message) == (2, "ValueError")
+    assert b"canary" not in heard[0].raw
+
+
+def test_metrics_arrive(heard: tuple[Receiver, str]) -> None:
+    found = {(service, metric.name): metric for service, metric in heard[0].metrics()}
+    accepted = found["relais-gateway", "relais_jobs_accepted"].sum
+    assert accepted.is_monotonic
+    assert [(point.as_int, plain(point.attributes)) for point in accepted.data_points] == [(3, {"queue": "bulk", "kind": "test.nothing"})]
+    (ran,) = found["relais-worker-bulk", "relais_run_seconds"].histogram.data_points
+    assert (ran.count, ran.sum) == (1, 0.2)
+    assert ran.bucket_counts[list(ran.explicit_bounds).index(0.25)] == 1
+
+
+def test_logs_arrive_with_the_trace(heard: tuple[Receiver, str]) -> None:
+    records: list[tuple[str, Any]] = heard[0].logs()
+    failed = [record for service, record in records if record.event_name == "speaker.failed" and service == "relais-gateway"]
+    assert len(failed) == 1
+    assert failed[0].trace_id.hex() == CALLER[3:35]
+    outer = next(span for _, span in heard[0].spans() if span.name == "gateway outer")
+    assert failed[0].span_id == outer.span_id
+    attributes = plain(failed[0].attributes)
+    assert (attributes["queue"], attributes["error"]) == ("bulk", "ValueError")
+    assert "canary" not in attributes["traceback"]
+
+
+def test_the_same_lines_on_stderr_are_as_clean(heard: tuple[Receiver, str]) -> None:
+    assert "speaker.failed" in heard[1]
+    assert "canary" not in re.sub(r"canary@example.org\"\\n", "", heard[1])  # the line of source in the traceback
+
+
+def test_a_caller_that_does_not_sample_is_obeyed(tmp_path: Path) -> None:
+    with Receiver() as receiver:
+        said = speak(tmp_path, receiver.url, "gateway", UNSAMPLED)
+    assert said.stdout.strip().endswith("-00")
+    assert receiver.spans() == []
+    assert receiver.logs()
+
+
+def test_a_share_of_new_traces(tmp_path: Path) -> None:
+    with Receiver() as receiver:
+        said = speak(tmp_path, receiver.url, "gateway", OTEL_TRACES_SAMPLER="parentbased_traceidratio", OTEL_TRACES_SAMPLER_ARG="0")
+    assert said.stdout.strip().endswith("-00")
+    assert receiver.spans() == []
+
+
+def test_an_endpoint_that_is_not_there_costs_five_seconds_at_most(tmp_path: Path) -> None:
+    began = time.monotonic()
+    said = speak(tmp_path, "http://127.0.0.1:1", "gateway", CALLER)
+    assert time.monotonic() - began < 12  # imports included
+    assert said.stdout.startswith(CALLER[:35])

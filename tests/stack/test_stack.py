@@ -1,0 +1,221 @@
+"""Killing, adopting, refusing: the supervisor and its services as processes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from signal import SIGKILL
+
+import psycopg
+import pytest
+
+from ops.stack import Valkey
+from ops.stack.processes import Identity
+from tests.stack.stand import CHECKOUT, Stand, wait_for
+
+
+def test_up_status_down(stand: Stand) -> None:
+    done = stand.up("redis", "inbox")
+    assert done.returncode == 0, done.stderr
+    seen = stand.status()
+    assert seen["stack"] == "running"
+    assert seen["ready"]
+    assert {one["name"]: one["state"] for one in seen["services"]} == {
+        "redis": "healthy",
+        "inbox": "healthy",
+    }
+    assert seen["urls"]["inbox"] == f"http://127.0.0.1:{stand.base['blue'] + 2}"
+    assert all(one["memory_bytes"] > 0 for one in seen["services"])
+    again = stand.up("redis", "inbox")
+    assert again.returncode == 0
+    assert "already up" in again.stdout
+    pids = [one["pid"] for one in seen["services"]] + [seen["supervisor"]["pid"]]
+    identities = [Identity.of(pid) for pid in pids]
+    down = stand.down()
+    assert down.returncode == 0
+    assert "stopped redis" in down.stdout
+    assert not any(one and one.alive() for one in identities)
+    assert stand.status()["stack"] == "down"
+
+
+def test_down_says_so_where_nothing_runs(stand: Stand) -> None:
+    done = stand.down()
+    assert done.returncode == 0
+    assert "Nothing of blue is running" in done.stdout
+
+
+def test_a_killed_service_is_started_again_and_status_shows_it(stand: Stand) -> None:
+    stand.up("redis")
+    first = stand.service("redis")
+    os.kill(first["pid"], SIGKILL)
+    second = wait_for(
+        lambda: (
+            (one := stand.service("redis")).get("restarts") and one["state"] == "healthy" and one
+        )
+    )
+    assert second["pid"] != first["pid"]
+    assert second["restarts"] == 1
+    assert second["last_exit"] == "SIGKILL"
+    assert second["last_exit_at"]
+
+
+def test_the_next_up_adopts_what_a_killed_supervisor_left(stand: Stand) -> None:
+    stand.up("redis", "inbox")
+    before = stand.status()
+    os.kill(before["supervisor"]["pid"], SIGKILL)
+    wait_for(lambda: stand.status()["stack"] == "orphaned")
+    assert stand.up("redis", "inbox").returncode == 0
+    after = stand.status()
+    assert after["supervisor"]["pid"] != before["supervisor"]["pid"]
+    assert [one["pid"] for one in after["services"]] == [one["pid"] for one in before["services"]]
+    # An adopted service is kept like any other.
+    os.kill(stand.service("redis")["pid"], SIGKILL)
+    wait_for(lambda: stand.service("redis").get("restarts") == 1)
+
+
+def test_what_was_started_otherwise_is_replaced_not_adopted(stand: Stand) -> None:
+    stand.up("redis", "inbox")
+    before = {one["name"]: Identity.of(one["pid"]) for one in stand.status()["services"]}
+    os.kill(stand.status()["supervisor"]["pid"], SIGKILL)
+    wait_for(lambda: stand.status()["stack"] == "orphaned")
+    assert stand.up("redis", "inbox", RELAIS_LOG_LEVEL="WARNING").returncode == 0
+    replaced, kept = before["inbox"], before["redis"]
+    assert replaced is not None
+    assert kept is not None
+    assert not replaced.alive()
+    assert not kept.alive()
+
+
+def test_down_cleans_up_after_a_killed_supervisor(stand: Stand) -> None:
+    stand.up("redis", "inbox")
+    seen = stand.status()
+    identities = [Identity.of(one["pid"]) for one in seen["services"]]
+    os.kill(seen["supervisor"]["pid"], SIGKILL)
+    wait_for(lambda: stand.status()["stack"] == "orphaned")
+    done = stand.down()
+    assert done.returncode == 0
+    assert "stopped inbox" in done.stdout
+    assert not any(one and one.alive() for one in identities)
+
+
+def test_a_port_in_use_is_one_clear_error_and_starts_nothing(stand: Stand) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", stand.base["blue"] + 4))
+        taken.listen()
+        done = stand.up("redis", "inbox")
+    assert done.returncode == 1
+    assert f"Port {stand.base['blue'] + 4}, which redis needs, is in use by" in done.stderr
+    assert f"(pid {os.getpid()})" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert stand.status()["stack"] == "down"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small disk")
+def test_a_full_disk_is_one_clear_error(stand: Stand) -> None:
+    stand.data.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=50m,mode=0711", "tmpfs", str(stand.data)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("this machine does not let root mount a tmpfs")
+    try:
+        done = stand.up("redis")
+        assert done.returncode == 1
+        assert "MB are free" in done.stderr
+        assert "--data-dir" in done.stderr
+    finally:
+        subprocess.run(["umount", str(stand.data)], check=True)
+
+
+def test_a_service_that_cannot_start_is_named_with_its_last_words(stand: Stand) -> None:
+    (stand.data / "shared").mkdir(parents=True)
+    # The inbox wants a folder there.
+    (stand.data / "shared" / "inbox").write_text("in the way")
+    done = stand.up("inbox")
+    assert done.returncode == 1
+    assert "inbox is" in done.stderr
+    assert "./relais logs inbox" in done.stderr
+
+
+def test_an_external_redis_is_asked_but_never_stopped(stand: Stand) -> None:
+    with Valkey(stand.data.parent / "own") as own:
+        assert stand.up("redis", RELAIS_REDIS_URL=own.url).returncode == 0
+        seen = stand.service("redis")
+        assert seen["kept"] == "outside"
+        assert seen["pid"] is None
+        assert seen["address"] == f"127.0.0.1:{own.port}"
+        stand.down()
+        assert own.ping()
+
+
+def test_two_colours_share_postgres_and_the_last_one_stops_it(stand: Stand) -> None:
+    assert stand.up("postgres", "redis", colour="blue").returncode == 0
+    assert stand.up("postgres", "redis", colour="green").returncode == 0
+    blue, green = stand.service("postgres"), stand.service("postgres", colour="green")
+    assert blue["address"] == green["address"]
+    assert green["kept"] == "other"
+    assert stand.service("redis")["address"] != stand.service("redis", colour="green")["address"]
+    stand.down(colour="blue")
+    taken_over = wait_for(
+        lambda: (one := stand.service("postgres", colour="green"))["kept"] == "here" and one
+    )
+    assert taken_over["pid"] == blue["pid"]
+    assert wait_for(lambda: stand.service("postgres", colour="green")["state"] == "healthy")
+    identity = Identity.of(blue["pid"])
+    assert identity is not None
+    stand.down(colour="green")
+    assert not identity.alive()
+
+
+def test_a_killed_keeper_of_shared_services_is_replaced_by_the_other_colour(stand: Stand) -> None:
+    stand.up("postgres", colour="blue")
+    stand.up("postgres", colour="green")
+    blue = stand.status()
+    os.kill(blue["supervisor"]["pid"], SIGKILL)
+    taken_over = wait_for(
+        lambda: (one := stand.service("postgres", colour="green"))["kept"] == "here" and one
+    )
+    assert taken_over["pid"] == blue["services"][0]["pid"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
+def test_an_ordinary_user_can_run_it_too(stand: Stand) -> None:
+    folder = stand.data.parent
+    os.chown(folder, 1000, 1000)
+    words = ("-m", "ops.cli", "up", "-d", "--only", "postgres", "--only", "redis")
+    python = Path("/usr/bin/python3")
+    if not python.exists() or not os.access(CHECKOUT, os.R_OK):
+        pytest.skip("no interpreter that an ordinary user may run")
+    site = Path(psycopg.__file__).parent.parent
+    env = {**stand.env, "PYTHONPATH": f"{CHECKOUT}:{site}", "RELAIS_DATA_DIR": str(stand.data)}
+    base = ("--port-base", str(stand.base["blue"]))
+    user = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups"]
+    done = subprocess.run(
+        [*user, str(python), *words, *base],
+        env=env,
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (stand.data / "secrets.json").stat().st_uid == 1000
+    assert {one["state"] for one in stand.status()["services"]} == {"healthy"}
+
+
+def test_signals_reach_a_foreground_up_and_it_stops_everything(stand: Stand) -> None:
+    words = [sys.executable, "-m", "ops.cli", "up", "--only", "redis"]
+    base = ["--port-base", str(stand.base["blue"])]
+    env = {**stand.env, "RELAIS_DATA_DIR": str(stand.data)}
+    with subprocess.Popen([*words, *base], env=env, stdout=subprocess.PIPE, text=True) as process:
+        seen = wait_for(lambda: (one := stand.service("redis")).get("state") == "healthy" and one)
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "Ctrl-C" in line:
+                break
+        process.terminate()
+        assert process.wait(timeout=30) == 0
+    assert Identity.of(seen["pid"]) is None
+    assert stand.status()["stack"] == "down"
