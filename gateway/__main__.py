@@ -18,8 +18,7 @@ from tasks import kinds
 if TYPE_CHECKING:
     from types import FrameType
 
-    from fastapi import FastAPI
-
+    from gateway.edge import Edge
     from runtime.settings import Settings
 
 log = logs.logger("gateway")
@@ -31,13 +30,13 @@ KEEP_ALIVE_S = 75
 class Server(uvicorn.Server):
     """Lets long polls go when it is told to stop, so that they do not hold it up."""
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+    def __init__(self, config: uvicorn.Config, edge: Edge) -> None:
         super().__init__(config)
-        self._relais = app
+        self._edge = edge
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM or SIGINT."""
-        services = getattr(self._relais.state, "services", None)
+        services = getattr(self._edge.app.state, "services", None)
         if services is not None:
             services.watch.release_all()
         super().handle_exit(sig, frame)
@@ -64,9 +63,9 @@ def main() -> int:
 
 
 def _serve(settings: Settings) -> int:
-    app = application.create(settings)
+    edge = application.create(settings)
     config = uvicorn.Config(
-        app,
+        edge,
         loop="uvloop",
         http="httptools",
         ws="none",
@@ -79,7 +78,7 @@ def _serve(settings: Settings) -> int:
         timeout_graceful_shutdown=max(1, int(settings.grace_s)),
     )
     listening = _listen(settings.gateway_host, settings.gateway_port)
-    server = Server(config, app)
+    server = Server(config, edge)
     log.info("gateway.started", host=settings.gateway_host, port=settings.gateway_port)
     # uvicorn raises the signal that stopped it once more when it is done; that must not end the
     # process before its last numbers and spans are out.

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from gateway import openapi, refusals
 from gateway.connections import ANSWER_WITHIN_S, Connections
 from gateway.edge import Edge
+from gateway.guard import GuardedRoute
 from gateway.intake import Intake
 from gateway.keyring import Keyring
 from gateway.pulse import Pulse
@@ -49,7 +50,7 @@ POOL_SIZE = 8
 ROUTERS = (intake, jobs, actions, kinds, queues, mail, schedules, keys, health, pages)
 
 
-def create(settings: Settings) -> FastAPI:
+def create(settings: Settings) -> Edge:
     """The application for these settings; it opens its connections when it starts."""
 
     @asynccontextmanager
@@ -81,9 +82,17 @@ def create(settings: Settings) -> FastAPI:
     for module in ROUTERS:
         app.router.routes.extend(module.router.routes)
     refusals.install(app)
-    app.add_middleware(Edge)
     setattr(app, "openapi", lambda: openapi.document(app))  # noqa: B010 - FastAPI's own hook
-    return app
+    return Edge(app, straight=_straight(app))
+
+
+def _straight(app: FastAPI) -> dict[tuple[str, str], GuardedRoute]:
+    """The one route that is worth a way of its own: POST /api/v1/jobs."""
+    return {
+        ("POST", route.path): route
+        for route in app.router.routes
+        if isinstance(route, GuardedRoute) and route.endpoint is intake.accept_job
+    }
 
 
 def _open(settings: Settings) -> Services:

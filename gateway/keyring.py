@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from gateway.connections import Connections
     from ledger.api_keys import KeyRow
 
-REMEMBER_S = 1.0  # so a revoked key is refused everywhere within two seconds
+REMEMBER_S = 1.5  # so a revoked key is refused within two seconds
+REFRESH_S = 0.5  # looked up again behind the scenes, so that busy keys never wait for it
 KEYS_MAX = 10_000
 LOOK_UPS_MAX = 2  # at once, so that guessed keys cannot occupy the ledger
 _TOUCH_AFTER = timedelta(minutes=1)
@@ -51,11 +52,12 @@ class Keyring:
         if not api_keys.is_well_formed(key):
             raise _unknown()
         sha256 = api_keys.fingerprint(key)
-        remembered = self._known.get(sha256)
-        if remembered is not None and time.monotonic() - remembered[0] < REMEMBER_S:
-            row = remembered[1]
-        else:
-            row = await self._ask(sha256)
+        looked_up_at, row = self._known.get(sha256, (0.0, None))
+        age_s = time.monotonic() - looked_up_at
+        if age_s >= REMEMBER_S:
+            row = await asyncio.shield(self._ask(sha256))
+        elif age_s >= REFRESH_S:
+            self._ask(sha256)
         if row is None or not hmac.compare_digest(row.sha256, sha256):
             raise _unknown()
         # Only the holder of the genuine key learns why it no longer opens.
@@ -65,14 +67,21 @@ class Keyring:
             raise Problem(Code.KEY_EXPIRED, f"The key {row.prefix} has expired.", headers=CHALLENGE)
         return Caller(name=row.prefix, tenant=row.tenant, role=row.role, rate_per_s=row.rate_per_s)
 
-    async def _ask(self, sha256: bytes) -> KeyRow | None:
-        """Look a key up; everybody who wants the same one waits for one look-up."""
+    def _ask(self, sha256: bytes) -> asyncio.Task[KeyRow | None]:
+        """Look a key up; everybody who wants the same one gets the same look-up."""
         task = self._asking.get(sha256)
         if task is None:
             task = asyncio.create_task(self._look_up(sha256))
             self._asking[sha256] = task
+            task.add_done_callback(self._answered)
             task.add_done_callback(lambda _: self._asking.pop(sha256, None))
-        return await asyncio.shield(task)
+        return task
+
+    @staticmethod
+    def _answered(task: asyncio.Task[KeyRow | None]) -> None:
+        """Look-ups behind the scenes may fail unheard: the next request asks again and tells."""
+        if not task.cancelled():
+            task.exception()
 
     async def _look_up(self, sha256: bytes) -> KeyRow | None:
         async with self._turn:

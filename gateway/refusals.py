@@ -104,36 +104,32 @@ def from_database(error: SQLAlchemyError) -> Problem:
     return unavailable()
 
 
+def problem_of(request: Request, error: Exception) -> Problem:
+    """The problem that `error` is to the caller; raises what is nobody's but ours."""
+    match error:
+        case Problem():
+            return error
+        case RequestValidationError():
+            return _from_fastapi(error)
+        case HTTPException():
+            return _from_starlette(request, error)
+        case LedgerError():
+            return from_ledger(error)
+        case SQLAlchemyError():
+            if not isinstance(error, DataError):
+                log.error("ledger.failed", exc_info=error)
+            return from_database(error)
+    raise error
+
+
 def install(app: FastAPI) -> None:
     """Have `app` answer every failure as a problem."""
 
-    async def on_problem(_: Request, error: Exception) -> Response:
-        assert isinstance(error, Problem)  # noqa: S101 - registered for nothing else
-        return answers.refuse(error)
+    async def answer(request: Request, error: Exception) -> Response:
+        return answers.refuse(problem_of(request, error))
 
-    async def on_validation(_: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)  # noqa: S101
-        return answers.refuse(_from_fastapi(error))
-
-    async def on_http(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)  # noqa: S101
-        return answers.refuse(_from_starlette(request, error))
-
-    async def on_ledger(_: Request, error: Exception) -> Response:
-        assert isinstance(error, LedgerError)  # noqa: S101
-        return answers.refuse(from_ledger(error))
-
-    async def on_database(_: Request, error: Exception) -> Response:
-        assert isinstance(error, SQLAlchemyError)  # noqa: S101
-        if not isinstance(error, DataError):
-            log.error("ledger.failed", exc_info=error)
-        return answers.refuse(from_database(error))
-
-    app.add_exception_handler(Problem, on_problem)
-    app.add_exception_handler(RequestValidationError, on_validation)
-    app.add_exception_handler(HTTPException, on_http)
-    app.add_exception_handler(LedgerError, on_ledger)
-    app.add_exception_handler(SQLAlchemyError, on_database)
+    for kind in (Problem, RequestValidationError, HTTPException, LedgerError, SQLAlchemyError):
+        app.add_exception_handler(kind, answer)
 
 
 def _from_fastapi(error: RequestValidationError) -> Problem:

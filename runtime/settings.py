@@ -117,10 +117,15 @@ class Settings(BaseSettings):
 
     # retention
     retention_finished_s: float = Field(
-        7 * 86_400.0, gt=0, description="Finished jobs are pruned after this long."
+        7 * 86_400.0,
+        gt=0,
+        description="Succeeded and cancelled jobs are pruned after this long.",
     )
     retention_events_s: float = Field(
-        90 * 86_400.0, gt=0, description="Their history is kept this long."
+        90 * 86_400.0,
+        gt=0,
+        description="Failed and unknown jobs, the history of all jobs, and messages are kept "
+        "this long.",
     )
     canary_s: float = Field(10.0, gt=0, description="How often a canary goes through each queue.")
 
@@ -129,6 +134,7 @@ class Settings(BaseSettings):
     flower_password: SecretStr = Field(
         SecretStr(""), description="Flower's password; without one Flower does not start."
     )
+    flower_host: str = Field("127.0.0.1", description="Address Flower listens on.")
     flower_port: int = Field(8081, ge=1, le=65535, description="Port Flower listens on.")
 
     @field_validator("kinds", "outbound_allow", mode="before")

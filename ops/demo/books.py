@@ -10,6 +10,7 @@ import psycopg
 if TYPE_CHECKING:
     from ops.demo.client import Client
     from ops.demo.requests import Story
+    from ops.demo.target import Target
 
 FINISHED = ("succeeded", "failed", "cancelled", "unknown")
 # The gateway tells messages job by job; the books want all messages of a run at once.
@@ -21,7 +22,9 @@ WHERE j.tags @> ARRAY[%s] AND m.state = 'sent'
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """`by_queue` is the ledger by queue and state; `inbox` what lies there for this run."""
+    """`by_queue` is the ledger by queue and state; `inbox` what lies there for this run;
+    `callbacks` those that arrived with a right signature.
+    """
 
     accepted: int
     by_queue: dict[str, dict[str, int]]
@@ -62,14 +65,15 @@ class Books:
         if self.count("failed") != story.refused:
             found.append(f"{self.count('failed')} failed; {story.refused} was to be expected.")
         if self.callbacks != 1:
-            found.append(f"{self.callbacks} callbacks arrived instead of 1.")
+            found.append(f"{self.callbacks} signed callbacks arrived instead of 1.")
         return found
 
 
-def read(client: Client, story: Story, *, accepted: int, database_url: str) -> Books:
+def read(client: Client, story: Story, *, accepted: int, target: Target) -> Books:
     """The books of one run as they stand now."""
     inbox = client.inbox_counts(story.domain)
-    with psycopg.connect(database_url) as connection:
+    arrived = client.callbacks(story.domain)
+    with psycopg.connect(target.database_url) as connection:
         found = connection.execute(_SENT, (story.tag,)).fetchone()
     return Books(
         accepted=accepted,
@@ -79,5 +83,5 @@ def read(client: Client, story: Story, *, accepted: int, database_url: str) -> B
         duplicates=inbox["duplicates"],
         refused=inbox["refused"],
         deferred=inbox["deferred"],
-        callbacks=len(client.callbacks(story.domain)),
+        callbacks=sum(one.is_signed(target.callback_secret) for one in arrived),
     )

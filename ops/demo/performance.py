@@ -46,7 +46,7 @@ def give(
             accepted = play.hand_over(client, story, watch=bar.show)
             play.wait(client, story, accepted=accepted, watch=bar.show)
         seconds = time.monotonic() - started
-        found = books.read(client, story, accepted=accepted, database_url=aim.database_url)
+        found = books.read(client, story, accepted=accepted, target=aim)
     faults = found.faults(story)
     urls = {
         "gateway": aim.gateway_url,

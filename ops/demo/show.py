@@ -72,7 +72,7 @@ def results(
     )
     console.print(
         f"The inbox put {books.deferred:,} off at first and refused {books.refused:,};"
-        f" {books.callbacks:,} callback arrived, signed."
+        f" {books.callbacks:,} signed callback arrived."
     )
     for fault in faults:
         console.print(f"[red]{fault}[/red]")

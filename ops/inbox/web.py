@@ -15,6 +15,7 @@ from pydantic_core import to_json
 
 BODY_MAX_BYTES = 8_388_608
 IDLE_S = 60.0
+LINGER_S = 5.0
 _READ_BYTES = 65_536
 
 
@@ -57,6 +58,13 @@ def problem(status: int, detail: str) -> Response:
     return Response(body, status=status, content_type="application/problem+json")
 
 
+def last_problem(status: int, detail: str) -> Response:
+    """A problem after which the connection is of no more use."""
+    answer = problem(status, detail)
+    answer.headers["Connection"] = "close"
+    return answer
+
+
 class Connection:
     """Reads requests from one client and writes what `answer` makes of them."""
 
@@ -82,12 +90,17 @@ class Connection:
                     response = await self._answer(request)
                 is_head = isinstance(request, Request) and request.method == "HEAD"
                 await self._respond(response, is_head=is_head)
-                if isinstance(request, Response) or self._http.our_state is not h11.DONE:
+                if isinstance(request, Response):
+                    await self._linger()
+                    return
+                if self._http.our_state is not h11.DONE:
                     return
                 self._http.start_next_cycle()
         except h11.RemoteProtocolError as error:
             if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-                await self._respond(problem(error.error_status_hint, str(error)), is_head=False)
+                await self._respond(
+                    last_problem(error.error_status_hint, str(error)), is_head=False
+                )
         except (ConnectionError, TimeoutError):
             return
         finally:
@@ -104,7 +117,7 @@ class Connection:
         while isinstance(data := await self._event(), h11.Data):
             body += data.data
             if len(body) > BODY_MAX_BYTES:
-                return problem(413, f"The body is larger than {BODY_MAX_BYTES} bytes.")
+                return last_problem(413, f"The body is larger than {BODY_MAX_BYTES} bytes.")
         if not isinstance(data, h11.EndOfMessage):
             return None
         target = urlsplit(event.target.decode("ascii", "replace"))
@@ -115,6 +128,13 @@ class Connection:
             headers=[(name.decode(), value.decode("latin-1")) for name, value in event.headers],
             body=bytes(body),
         )
+
+    async def _linger(self) -> None:
+        """Let the client finish sending: closing on unread bytes would lose the answer."""
+        self._writer.write_eof()
+        async with asyncio.timeout(LINGER_S):
+            while await self._reader.read(_READ_BYTES):
+                pass
 
     async def _event(self) -> h11.Event | type[h11.PAUSED]:
         while True:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ops.errors import UsageError
-from ops.stack import health, variables
+from ops.stack import health, presence, variables
 from ops.stack import layout as places
 from ops.stack.child import Command
 from ops.stack.ports import LOOPBACK
@@ -50,7 +50,10 @@ class Catalogue:
         self._secrets = secrets
         self._shared = shared
         self._user = user
-        self._presence = Presence(self.variables["RELAIS_DATABASE_URL"], layout.colour)
+        database = self.variables["RELAIS_DATABASE_URL"]
+        foreign = self._external("RELAIS_DATABASE_URL")
+        dial = presence.to_foreign_server if foreign else presence.to_own_server
+        self._presence = Presence(dial(database), layout.colour)
 
     def services(self, only: Iterable[str] = ()) -> list[Service]:
         """All of them, or those named and what they need; raises UsageError for an unknown name."""

@@ -18,8 +18,8 @@ import psycopg
 from ops.errors import OpsError
 from ops.stack import account, control, ports, programs, report, room
 from ops.stack import layout as places
+from ops.stack.foreign import libpq_url
 from ops.stack.layout import Layout
-from ops.stack.presence import libpq_url
 
 _CLOCK_APART_MAX_S = 2.0
 _OPEN_TO_OTHERS = 0o077

@@ -6,7 +6,6 @@ Written on bare sockets where that is enough: the supervisor stays small.
 from __future__ import annotations
 
 import socket
-import ssl
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
@@ -74,6 +73,8 @@ def _connected(host: str, port: int, *, tls: bool) -> AbstractContextManager[soc
     plain = socket.create_connection((host, port), timeout=TIMEOUT_S)
     if not tls:
         return plain
+    import ssl  # noqa: PLC0415 - the stack's own servers speak plainly, on loopback
+
     return ssl.create_default_context().wrap_socket(plain, server_hostname=host)
 
 

@@ -5,44 +5,69 @@ from __future__ import annotations
 import socket
 import threading
 import time
-
-import psycopg
+from collections.abc import Callable
+from typing import Protocol
 
 from ops.stack import processes
+from ops.stack.wire import Connection, Row
 
-_CONNECT_S = 3
+_CONNECT_S = 3.0
 # Several times the workers' own heartbeat: a busy machine is not a dead worker.
-_FRESH_S = 10.0
 _ALIVE = """
-SELECT queue, pid FROM relais.workers
-WHERE host = %s AND colour = %s AND seen_at > now() - make_interval(secs => %s)
+SELECT queue, pid, host, colour FROM relais.workers WHERE seen_at > now() - interval '10 seconds'
 """
 
 
-def libpq_url(url: str) -> str:
-    """`url` without SQLAlchemy's way to name a driver, which means nothing to libpq."""
-    _, _, rest = url.partition("://")
-    return f"postgresql://{rest}"
+class Session(Protocol):
+    """What is asked of a database connection; every failure is an OSError."""
+
+    def query(self, sql: str) -> list[Row]:
+        """The rows, every value as text."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+Dial = Callable[[], Session]
+
+
+def to_own_server(url: str) -> Dial:
+    """Connections to the stack's own Postgres."""
+    return lambda: Connection(url, timeout_s=_CONNECT_S)
+
+
+def to_foreign_server(url: str) -> Dial:
+    """Connections to a database that the user runs, with all that its URL may ask for."""
+
+    def dial() -> Session:
+        from ops.stack.foreign import Foreign  # noqa: PLC0415 - a driver that is rarely needed
+
+        return Foreign(url, connect_timeout_s=_CONNECT_S)
+
+    return dial
 
 
 class Presence:
     """Reads `relais.workers`; one connection and one answer for all who ask."""
 
-    def __init__(self, url: str, colour: str) -> None:
-        """`url` as libpq reads it."""
-        self._url = libpq_url(url)
+    def __init__(self, dial: Dial, colour: str) -> None:
+        """`dial` opens a connection."""
+        self._dial = dial
         self._colour = colour
         self._lock = threading.Lock()
-        self._connection: psycopg.Connection[tuple[str, int]] | None = None
+        self._session: Session | None = None
         self._rows: set[tuple[str, int]] = set()
         self._read_at = float("-inf")
 
     def answers(self) -> bool:
         """Whether Postgres takes a new connection and answers SELECT 1."""
         try:
-            with psycopg.connect(self._url, connect_timeout=_CONNECT_S) as connection:
-                return connection.execute("SELECT 1").fetchone() == (1,)
-        except psycopg.Error:
+            session = self._dial()
+            try:
+                return session.query("SELECT 1") == [("1",)]
+            finally:
+                session.close()
+        except OSError:
             return False
 
     def sees(self, queue: str, pid: int | None, *, age_max_s: float) -> bool:
@@ -56,37 +81,22 @@ class Presence:
             return False
         return pid in pids or not pids.isdisjoint(processes.family(pid))
 
-    def close(self) -> None:
-        """Close the connection."""
-        with self._lock:
-            self._drop()
-
     def _alive(self, age_max_s: float) -> set[tuple[str, int]]:
         with self._lock:
             if time.monotonic() - self._read_at > age_max_s:
-                try:
-                    self._rows = self._read()
-                except psycopg.Error:
-                    self._rows = set()
-                    self._drop()
+                self._rows = self._read()
                 self._read_at = time.monotonic()
             return self._rows
 
     def _read(self) -> set[tuple[str, int]]:
-        if self._connection is None:
-            self._connection = psycopg.connect(
-                self._url,
-                autocommit=True,
-                connect_timeout=_CONNECT_S,
-                application_name="relais-stack",
-                options="-c statement_timeout=3000",
-                keepalives_idle=5,
-                tcp_user_timeout=5000,
-            )
-        parameters = (socket.gethostname(), self._colour, _FRESH_S)
-        return set(self._connection.execute(_ALIVE, parameters).fetchall())
-
-    def _drop(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        try:
+            if self._session is None:
+                self._session = self._dial()
+            rows = self._session.query(_ALIVE)
+        except OSError:
+            if self._session is not None:
+                self._session.close()
+                self._session = None
+            return set()
+        here = (socket.gethostname(), self._colour)
+        return {(str(queue), int(pid or 0)) for queue, pid, *where in rows if (*where,) == here}

@@ -124,10 +124,11 @@ class Attachment(BaseModel):
     @classmethod
     def _plain_name(cls, value: str) -> str:
         refuse_controls(value, "A file name")
-        if _PATH.search(value) or value.strip(". ") == "":
+        name = value.strip()
+        if _PATH.search(name) or not name.strip("."):
             message = "must be a name without a path"
             raise ValueError(message)
-        return value
+        return name
 
     @field_validator("content_type")
     @classmethod

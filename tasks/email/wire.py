@@ -144,7 +144,8 @@ class Wire(asyncio.Protocol):
 
     def _take(self, line: bytes) -> bool:
         code, separator = line[:3], line[3:4]
-        is_reply = code.isdigit() and separator in (b" ", b"-", b"") and b"200" <= code <= b"599"
+        is_code = len(code) == 3 and code.isdigit() and b"200" <= code <= b"599"
+        is_reply = is_code and separator in (b" ", b"-", b"")
         if not is_reply or len(line) > LINE_MAX_BYTES or len(self._lines) >= REPLY_MAX_LINES:
             self._break("the relay sent something that is no SMTP reply")
             return False

@@ -56,7 +56,7 @@ class AllowList:
 
 
 def _host_and_port(entry: str) -> tuple[str, int | None]:
-    if entry.startswith("["):
+    if entry.startswith("[") and "]" in entry:
         host, _, port = entry[1:].partition("]")
         return (host, int(port[1:])) if port[1:].isdecimal() else (host + port, None)
     host, _, port = entry.rpartition(":")

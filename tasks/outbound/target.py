@@ -57,14 +57,14 @@ def parse(url: str) -> Target:
     query = quote(parts.query, safe=_PATH_SAFE)
     return Target(
         scheme=parts.scheme,
-        host=_ascii_host(parts.hostname or ""),
+        host=_host(parts.hostname or "", is_bracketed="[" in parts.netloc),
         port=DEFAULT_PORTS[parts.scheme] if port is None else port,
         path=f"{path}?{query}" if query else path,
     )
 
 
-def _ascii_host(host: str) -> str:
-    if ":" in host:
+def _host(host: str, *, is_bracketed: bool) -> str:
+    if is_bracketed:
         return _ipv6(host)
     name = host.removesuffix(".")
     if not name.isascii():

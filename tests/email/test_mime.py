@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from datetime import UTC, datetime
 from email import message_from_bytes, policy
+from email.header import decode_header, make_header
 from email.message import EmailMessage
+from email.utils import parseaddr
 from uuid import UUID
 
 import pytest
@@ -71,7 +74,7 @@ def test_bodies_come_back(text: str, html: str) -> None:
 @given(subject=lines, note=lines)
 @example(subject="a" * 1000, note="=?utf-8?q?x?=")
 @example(subject=" lead and trail ", note="a  b   c" * 30)
-@example(subject="é" * 400, note="\u2028\u0085" if False else "\u2028")
+@example(subject="é" * 400, note="\u2028")
 def test_header_texts_come_back(subject: str, note: str) -> None:
     message = compose(subject=subject, headers={"X-Note": note})
     assert_sound(message)
@@ -87,9 +90,10 @@ def test_header_texts_come_back(subject: str, note: str) -> None:
 def test_names_come_back(name: str, local: str) -> None:
     message = compose(to=[{"name": name, "address": f"{local}@example.org"}])
     assert_sound(message)
-    [address] = parse(message)["To"].addresses
-    assert address.addr_spec == f"{local}@example.org"
-    assert address.display_name == name.strip()
+    # Not by the new parser: in names it keeps the space between two encoded words.
+    written, address = parseaddr(re.sub(r"\r\n", "", message_from_bytes(message)["To"]))
+    assert address == f"{local}@example.org"
+    assert str(make_header(decode_header(written))) == name.strip()
 
 
 @given(value=nasty, field=st.sampled_from(["subject", "name", "header", "filename", "address"]))
@@ -111,14 +115,14 @@ def test_nothing_a_caller_writes_becomes_a_header(value: str, field: str) -> Non
 
 
 @given(
-    filename=lines.filter(lambda s: s.strip(". ") and not set(s) & set("/\\") and len(s) <= 255),
+    filename=lines.map(str.strip).filter(
+        lambda s: s.strip(".") and not set(s) & set("/\\") and len(s) <= 255
+    ),
     content=st.binary(max_size=300),
 )
 @example(filename="é" * 255, content=b"")
 @example(filename='semi;colon "quoted".pdf', content=b"x")
 def test_attachments_come_back(filename: str, content: bytes) -> None:
-    from base64 import b64encode
-
     message = compose(
         attachments=[{"filename": filename, "content": b64encode(content).decode()}]
     )

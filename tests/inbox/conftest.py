@@ -29,10 +29,12 @@ class Inbox:
         return smtplib.SMTP("127.0.0.1", self.smtp_port, local_hostname="test.localhost")
 
     def stats(self, **query: str) -> dict[str, int]:
-        return self.http.get("/stats", params=query).raise_for_status().json()
+        counts: dict[str, int] = self.http.get("/stats", params=query).raise_for_status().json()
+        return counts
 
     def messages(self, **query: str | int) -> dict[str, Any]:
-        return self.http.get("/messages", params=query).raise_for_status().json()
+        found: dict[str, Any] = self.http.get("/messages", params=query).raise_for_status().json()
+        return found
 
 
 StartInbox = Callable[..., Inbox]

@@ -17,7 +17,8 @@ IDS = [file.stem for file in examples.files()]
 
 @pytest.fixture(params=examples.files(), ids=IDS)
 def text(request: pytest.FixtureRequest) -> str:
-    return request.param.read_text()
+    file: Path = request.param
+    return file.read_text()
 
 
 def test_there_are_examples() -> None:

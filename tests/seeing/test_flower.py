@@ -1,0 +1,140 @@
+"""Flower as a real process: a password always, jobs by kind and id, nothing to break."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from runtime.settings import Settings
+from workers.broker import celery_app
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PASSWORD = "pass:word"
+AUTH = ("relais", PASSWORD)
+
+
+def start(redis_url: str, port: int, **more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "workers.flower"],
+        env={**os.environ, "PYTHONPATH": ".", "RELAIS_REDIS_URL": redis_url, "RELAIS_FLOWER_PORT": str(port), "RELAIS_FLOWER_PASSWORD": PASSWORD, **more},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def wait_for(condition: object, within_s: float = 20.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_healthy(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/healthcheck", trust_env=False).text == "OK"
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def flower() -> Iterator[tuple[str, subprocess.Popen[str], str]]:
+    redis_url = os.environ["RELAIS_TEST_REDIS"].rsplit("/", 1)[0] + "/41"
+    port = free_port()
+    process = start(redis_url, port)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(lambda: is_healthy(url))
+        yield url, process, redis_url
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=10)
+        assert process.returncode == 0, errors
+        assert PASSWORD not in errors
+
+
+def test_nothing_but_health_without_the_password(flower: tuple[str, subprocess.Popen[str], str]) -> None:
+    url = flower[0]
+    for path in ("/", "/workers", "/tasks", "/broker", "/api/workers", "/api/tasks", "/api/queues/length", "/metrics", "/tasks/datatable", "/worker/x", "/task/x", "/api/task/info/x"):
+        assert httpx.get(url + path, trust_env=False).status_code == 401, path
+        assert httpx.get(url + path, auth=("relais", "wrong"), trust_env=False).status_code == 401, path
+    assert httpx.get(url + "/", auth=AUTH, trust_env=False).status_code == 200
+
+
+def test_the_password_is_on_no_command_line(flower: tuple[str, subprocess.Popen[str], str]) -> None:
+    assert PASSWORD.encode() not in Path(f"/proc/{flower[1].pid}/cmdline").read_bytes()
+
+
+def test_it_only_looks(flower: tuple[str, subprocess.Popen[str], str]) -> None:
+    for path in ("/api/worker/shutdown/x", "/api/task/revoke/x", "/api/task/send-task/email.send", "/api/task/async-apply/x"):
+        assert httpx.post(flower[0] + path, auth=AUTH, json={"args": []}, trust_env=False).status_code in {403, 405}, path
+
+
+def test_a_job_that_no_doorbell_brought_is_seen(flower: tuple[str, subprocess.Popen[str], str]) -> None:
+    url, _, redis_url = flower
+    app = celery_app(Settings.model_validate({"redis_url": redis_url}))
+
+    def tell_and_look() -> bool:
+        with app.connection_for_write() as connection, app.events.Dispatcher(connection, hostname="bulk@test") as events:
+            events.send("task-received", uuid="0199-job", name="email.send", args="", kwargs="", retries=2, eta=None)
+            events.send("task-started", uuid="0199-job")
+            events.send("task-succeeded", uuid="0199-job", result="", runtime=0.1)
+        found = httpx.get(f"{url}/api/tasks", auth=AUTH, trust_env=False).json()
+        return "0199-job" in found and found["0199-job"]["state"] == "SUCCESS" and found["0199-job"]["name"] == "email.send"
+
+    wait_for(tell_and_look)
+
+
+def test_it_is_small(flower: tuple[str, subprocess.Popen[str], str]) -> None:
+    own = [line.split() for line in Path(f"/proc/{flower[1].pid}/status").read_text().splitlines()]
+    assert next(int(line[1]) for line in own if line[0] == "RssAnon:") < 75_000
+
+
+def test_without_a_password_it_does_not_start() -> None:
+    process = start("redis://127.0.0.1:1/0", free_port(), RELAIS_FLOWER_PASSWORD="")
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert errors.startswith("RELAIS_FLOWER_PASSWORD is not set")
+
+
+def test_a_password_that_flower_cannot_take_is_a_sentence() -> None:
+    process = start("redis://127.0.0.1:1/0", free_port(), RELAIS_FLOWER_PASSWORD="pässword")
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert "ASCII" in errors
+
+
+def test_a_taken_port_is_a_sentence() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        process = start("redis://127.0.0.1:1/0", taken.getsockname()[1])
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "Traceback" not in errors
+
+
+def test_it_starts_and_ends_without_redis() -> None:
+    port = free_port()
+    process = start("redis://127.0.0.1:1/0", port)
+    wait_for(lambda: is_healthy(f"http://127.0.0.1:{port}"))
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=15)
+    assert process.returncode == 0
