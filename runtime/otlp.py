@@ -34,6 +34,7 @@ from opentelemetry.trace import (
 )
 
 from runtime import logs, metrics, telemetry
+from runtime.errors import SettingsError
 from runtime.otlp_metrics import metrics_data
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ if TYPE_CHECKING:
 
 SCOPE = InstrumentationScope("relais")
 QUEUE_MAX_SPANS = 16_384  # some seconds of a busy worker; what is more is dropped, not waited for
-METRICS_EVERY_S = 15.0
+SPANS_EVERY_MS = 1_000
+METRICS_EVERY_MS = 15_000
 _KINDS = {kind.name.lower(): kind for kind in SpanKind}
 _OWN_LOGGERS = ("opentelemetry", "urllib3", "requests")  # exporting these would feed on itself
 _SEVERITY = {
@@ -70,8 +72,8 @@ class Pipeline:
         )
         self._spans = BatchSpanProcessor(
             OTLPSpanExporter(),
-            max_queue_size=int(os.environ.get("OTEL_BSP_MAX_QUEUE_SIZE", QUEUE_MAX_SPANS)),
-            schedule_delay_millis=int(os.environ.get("OTEL_BSP_SCHEDULE_DELAY", "1000")),
+            max_queue_size=int(_number("OTEL_BSP_MAX_QUEUE_SIZE", QUEUE_MAX_SPANS)),
+            schedule_delay_millis=_number("OTEL_BSP_SCHEDULE_DELAY", SPANS_EVERY_MS),
         )
         self._provider = LoggerProvider(self._resource, shutdown_on_exit=False)
         self._provider.add_log_record_processor(BatchLogRecordProcessor(OTLPLogExporter()))
@@ -127,8 +129,7 @@ class _MetricsThread(threading.Thread):
         super().__init__(name="otlp-metrics", daemon=True)
         self._resource = resource
         self._exporter = OTLPMetricExporter()
-        interval_ms = os.environ.get("OTEL_METRIC_EXPORT_INTERVAL")
-        self._every_s = float(interval_ms) / 1000 if interval_ms else METRICS_EVERY_S
+        self._every_s = _number("OTEL_METRIC_EXPORT_INTERVAL", METRICS_EVERY_MS) / 1000
         self._stopping = threading.Event()
         self._began_ns = time.time_ns()
 
@@ -200,3 +201,15 @@ def _allowed(attributes: dict[str, telemetry.Attribute | None]) -> dict[str, Att
 
 def _plain(value: object) -> AttributeValue:
     return value if isinstance(value, str | int | float | bool) else str(value)
+
+
+def _number(variable: str, default: float) -> float:
+    value = os.environ.get(variable) or default
+    try:
+        number = float(value)
+    except ValueError:
+        number = 0.0
+    if number <= 0:
+        sentence = f"{variable} is not a number above 0."
+        raise SettingsError(sentence, remedy="See docs/configuration.md.")
+    return number

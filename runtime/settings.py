@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError as UnreadableSetting
 
 from runtime.errors import SettingsError
 
@@ -166,4 +167,7 @@ def load() -> Settings:
         first = error.errors()[0]
         name = "RELAIS_" + "_".join(str(part) for part in first["loc"]).upper()
         sentence = f"{name}: {first['msg']}."
+        raise SettingsError(sentence, remedy="See docs/configuration.md.") from error
+    except UnreadableSetting as error:  # only `relays` is read as JSON
+        sentence = "RELAIS_RELAYS is not a JSON object."
         raise SettingsError(sentence, remedy="See docs/configuration.md.") from error

@@ -94,7 +94,7 @@ def run(settings: Settings) -> None:
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signal_number, stop)
         presence.start(timeout_s=0)
-        log.info("beat.started", colour=settings.colour)
+        log.info("beat.started")
         try:
             service.start()
         finally:

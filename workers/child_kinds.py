@@ -14,6 +14,7 @@ from ledger import database
 from runtime import logs, settings, telemetry
 from tasks import kinds
 from tasks.context import Context
+from tasks.email import pool as mail_pool
 from tasks.errors import KindError, PayloadError
 from workers import frames, functions
 
@@ -87,7 +88,8 @@ async def _await(kind: Kind, payload: BaseModel, context: Context) -> Outcome:
     try:
         outcome: Outcome = await kind.handler(payload, context)  # type: ignore[misc]
     finally:
-        # Its connections belong to the event loop that ends here.
+        # Connections belong to the event loop that ends here.
+        await mail_pool.close_all()
         await context.database.dispose()
     return outcome
 

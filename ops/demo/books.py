@@ -22,8 +22,10 @@ WHERE j.tags @> ARRAY[%s] AND m.state = 'sent'
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """`by_queue` is the ledger by queue and state; `inbox` what lies there for this run;
-    `callbacks` those that arrived with a right signature.
+    """One run's figures.
+
+    `by_queue` is the ledger by queue and state, `inbox` what lies there for this run, and
+    `callbacks` counts those that arrived with a right signature.
     """
 
     accepted: int

@@ -30,7 +30,7 @@ _SCHEMA = ("postgres", "migrate")
 # A worker gives what it runs this long to finish (RELAIS_GRACE_S) before it gives it back.
 _GRACE_DEFAULT_S = 25.0
 _GRACE_MARGIN_S = 10.0
-_STORES, _ONCE, _WORKERS, _FRONT = range(4)
+_STORES, _ONCE, _PROCESSES = range(3)
 
 
 class Catalogue:
@@ -157,7 +157,7 @@ class Catalogue:
             needs=_SCHEMA,
             after=("redis",),
             grace_s=grace_s + _GRACE_MARGIN_S,
-            order=_WORKERS,
+            order=_PROCESSES,
         )
 
     def _beat(self) -> Service:
@@ -166,7 +166,7 @@ class Catalogue:
             command=self._python("workers.beat"),
             healthy=self._present("beat"),
             needs=_SCHEMA,
-            order=_FRONT,
+            order=_PROCESSES,
         )
 
     def _gateway(self) -> Service:
@@ -178,7 +178,7 @@ class Catalogue:
             healthy=lambda _pid, _age_s: health.http(port, "/health/ready"),
             needs=_SCHEMA,
             ports=(port,),
-            order=_FRONT,
+            order=_PROCESSES,
         )
 
     def _flower(self) -> Service:
@@ -190,7 +190,7 @@ class Catalogue:
             healthy=lambda _pid, _age_s: health.http(port, "/healthcheck"),
             needs=("redis",),
             ports=(port,),
-            order=_FRONT,
+            order=_PROCESSES,
         )
 
     def _present(self, queue: str) -> Callable[[int | None, float], bool]:

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 
 from ops.stack import documents, processes
 from ops.stack.processes import Identity
+from runtime import logs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
+
+log = logs.logger("stack")
 
 # Every process of the stack carries this in its environment, children included,
 # so that what outlives its parent can be found and told from other programs.
@@ -117,6 +120,7 @@ def _stop_level(level: list[Record], say: Callable[[str], None]) -> None:
     for record in level:
         left_s = record.grace_s - (time.monotonic() - asked_at)
         if not record.identity.wait(left_s):
+            log.warning("stack.killed", name=record.name, grace_s=record.grace_s)
             record.identity.send(SIGKILL)
             record.identity.wait(_AFTER_KILL_S)
         clear_strays(record.mark)

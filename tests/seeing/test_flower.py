@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from ops.stack import Valkey
 from runtime.settings import Settings
 from workers.broker import celery_app
 
@@ -87,19 +90,48 @@ def test_it_only_looks(flower: tuple[str, subprocess.Popen[str], str]) -> None:
         assert httpx.post(flower[0] + path, auth=AUTH, json={"args": []}, trust_env=False).status_code in {403, 405}, path
 
 
+def tell(redis_url: str, job_id: str) -> None:
+    """What a worker says of a job that it found in the ledger by itself."""
+    app = celery_app(Settings.model_validate({"redis_url": redis_url}))
+    with app.connection_for_write() as connection, app.events.Dispatcher(connection, hostname="bulk@test") as events:
+        events.send("task-received", uuid=job_id, name="email.send", args="", kwargs="", retries=2, eta=None)
+        events.send("task-started", uuid=job_id)
+        events.send("task-succeeded", uuid=job_id, result="", runtime=0.1)
+
+
+def shows(url: str, job_id: str) -> bool:
+    found = httpx.get(f"{url}/api/tasks", auth=AUTH, trust_env=False).json()
+    return job_id in found and (found[job_id]["state"], found[job_id]["name"]) == ("SUCCESS", "email.send")
+
+
+def told_and_shown(url: str, redis_url: str, job_id: str) -> bool:
+    tell(redis_url, job_id)
+    return shows(url, job_id)
+
+
 def test_a_job_that_no_doorbell_brought_is_seen(flower: tuple[str, subprocess.Popen[str], str]) -> None:
     url, _, redis_url = flower
-    app = celery_app(Settings.model_validate({"redis_url": redis_url}))
+    wait_for(lambda: told_and_shown(url, redis_url, "0199-job"))
 
-    def tell_and_look() -> bool:
-        with app.connection_for_write() as connection, app.events.Dispatcher(connection, hostname="bulk@test") as events:
-            events.send("task-received", uuid="0199-job", name="email.send", args="", kwargs="", retries=2, eta=None)
-            events.send("task-started", uuid="0199-job")
-            events.send("task-succeeded", uuid="0199-job", result="", runtime=0.1)
-        found = httpx.get(f"{url}/api/tasks", auth=AUTH, trust_env=False).json()
-        return "0199-job" in found and found["0199-job"]["state"] == "SUCCESS" and found["0199-job"]["name"] == "email.send"
 
-    wait_for(tell_and_look)
+def test_it_sees_again_soon_after_redis_was_away() -> None:
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o711)
+    with Valkey(folder / "valkey") as valkey:
+        port = free_port()
+        process = start(valkey.url, port)
+        url = f"http://127.0.0.1:{port}"
+        try:
+            wait_for(lambda: is_healthy(url))
+            wait_for(lambda: told_and_shown(url, valkey.url, "before"))
+            valkey.stop("immediate")
+            assert is_healthy(url)
+            valkey.start()
+            wait_for(lambda: told_and_shown(url, valkey.url, "after"), within_s=10)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=15)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_it_is_small(flower: tuple[str, subprocess.Popen[str], str]) -> None:

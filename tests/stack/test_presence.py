@@ -50,9 +50,8 @@ def test_an_ended_session_is_an_oserror(session: Session, database_url: str) -> 
     pid = session.query("SELECT pg_backend_pid()")[0][0]
     with psycopg.connect(database_url) as other:
         other.execute(f"SELECT pg_terminate_backend({pid}, 5000)")
-    with pytest.raises(OSError, match=r"."):
-        for _ in range(2):
-            session.query("SELECT 1")
+    with pytest.raises(OSError, match=r"terminating connection|closed"):
+        session.query("SELECT 1")
 
 
 @pytest.mark.parametrize("to_server", [to_own_server, to_foreign_server])

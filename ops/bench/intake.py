@@ -1,0 +1,69 @@
+"""`bench intake`: single jobs over HTTP, each answered 202 after its commit.
+
+The peer is Celery's own `apply_async` in a loop, straight into Redis, without HTTP, without a
+check and without durability.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Any
+
+from ops.bench import celery_peer
+from ops.bench.client import Load, post_many
+from ops.bench.stand import stand
+
+REQUESTS = 10_000
+CONNECTIONS = 16
+WARM_UP = 500
+MAIL = {
+    "kind": "email.send",
+    "payload": {
+        "from": "Relais <hello@example.org>",
+        "to": ["anna@example.org"],
+        "subject": "Your invoice",
+        "text": "Dear Anna,\n\nthe invoice is attached to your account.\n",
+    },
+    "run_at": "2100-01-01T00:00:00Z",
+}
+
+
+def measure() -> dict[str, Any]:
+    """Answers per second and their latency, beside the peer's."""
+    body = json.dumps(MAIL).encode()
+    with stand() as here:
+        key = here.make_key()
+        with here.gateway():
+
+            def post(requests: int) -> Load:
+                return asyncio.run(
+                    post_many(
+                        port=here.gateway_port,
+                        key=key,
+                        body=body,
+                        requests=requests,
+                        connections=CONNECTIONS,
+                    )
+                )
+
+            post(WARM_UP)
+            load = post(REQUESTS)
+        celery_peer.app.conf.broker_url = here.peer_redis_url
+        celery_peer.enqueue(WARM_UP)
+        started = time.monotonic()
+        celery_peer.enqueue(REQUESTS)
+        peer_per_s = round(REQUESTS / (time.monotonic() - started))
+    return {
+        "name": "intake",
+        "ours_per_s": load.per_s,
+        "per_s": load.per_s,
+        "p50_ms": load.percentile_ms(0.50),
+        "p99_ms": load.percentile_ms(0.99),
+        "refused": load.refused,
+        "peer": "celery apply_async",
+        "peer_per_s": peer_per_s,
+        "ratio": round(load.per_s / peer_per_s, 2),
+        "connections": CONNECTIONS,
+    }

@@ -1,0 +1,121 @@
+"""A real gateway: `python -m gateway` on a free port, with a key for every role."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+
+from ledger import api_keys, database
+from runtime.settings import Settings
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+ROOT = Path(__file__).parents[2]
+KINDS = "tests.scripted_kind"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(slots=True)
+class Gateway:
+    """One process; `keys` by role, all of the tenant `default`."""
+
+    settings: Settings
+    extra: dict[str, str] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.settings.gateway_port}"
+
+    @property
+    def log(self) -> Path:
+        return self.settings.data_dir / "gateway.log"
+
+    def engine(self) -> AsyncEngine:
+        return database.engine(self.settings, pool_size=4)
+
+    def start(self) -> None:
+        environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("RELAIS_")},
+            "PYTHONPATH": str(ROOT),
+            "RELAIS_DATABASE_URL": self.settings.database_url.get_secret_value(),
+            "RELAIS_REDIS_URL": self.settings.redis_url.get_secret_value(),
+            "RELAIS_DATA_DIR": str(self.settings.data_dir),
+            "RELAIS_GATEWAY_PORT": str(self.settings.gateway_port),
+            "RELAIS_KINDS": KINDS,
+            **self.extra,
+        }
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "gateway"], env=environment, cwd=ROOT, stderr=log
+            )
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                if httpx.get(f"{self.url}/health/live").status_code == 200:
+                    return
+            except httpx.TransportError:
+                assert self.process.poll() is None, self.log.read_text()
+                assert time.monotonic() < deadline, "the gateway did not come up"
+                time.sleep(0.02)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        code = self.process.wait(20)
+        self.process = None
+        return code
+
+    def client(self, role: str | None = "admin", **kwargs: object) -> httpx.Client:
+        return httpx.Client(base_url=self.url, headers=self.headers(role), **kwargs)  # type: ignore[arg-type]
+
+    def async_client(self, role: str | None = "admin", **kwargs: object) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=self.url, headers=self.headers(role), **kwargs)  # type: ignore[arg-type]
+
+    def headers(self, role: str | None) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.keys[role]}"} if role else {}
+
+    def make_key(self, role: str, *, tenant: str = "default", **kwargs: float) -> str:
+        async def make() -> str:
+            engine = self.engine()
+            async with engine.begin() as connection:
+                made = await api_keys.create(
+                    connection, tenant=tenant, name=f"test {role}", role=role, **kwargs
+                )
+            await engine.dispose()
+            return made.key
+
+        return asyncio.run(make())
+
+    def make_keys(self) -> None:
+        for role in api_keys.ROLES:
+            self.keys[role] = self.make_key(role)
+
+
+def settings_for(*, database_url: str, redis_url: str, data_dir: Path) -> Settings:
+    return Settings.model_validate(
+        {
+            "database_url": database_url,
+            "redis_url": redis_url,
+            "data_dir": data_dir,
+            "gateway_port": free_port(),
+        }
+    )

@@ -1,0 +1,204 @@
+"""Whatever comes in, the answer is a problem that names it; never a 500."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    import httpx
+
+KIND = "test.scripted_async"
+JOB: dict[str, Any] = {"kind": KIND, "payload": {"mode": "ok"}}
+DEEP = b'{"kind":"x","payload":{"a":' + b"[" * 100 + b"]" * 100 + b"}}"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"", 400, "malformed_json"),
+        (b"{", 400, "malformed_json"),
+        (b"nope", 400, "malformed_json"),
+        (b'{"kind": NaN}', 400, "malformed_json"),
+        (b'{"kind": Infinity}', 400, "malformed_json"),
+        (b"\xff\xfe{\x00}", 400, "malformed_json"),
+        (b'"\xed\xa0\x80"', 400, "malformed_json"),
+        (b'{"kind":"\\ud800"}', 400, "malformed_json"),
+        (b"[" * 100_000, 422, "body_too_deep"),
+        (b'{"a":' * 500, 422, "body_too_deep"),
+        (DEEP, 422, "body_too_deep"),
+        (b'{"kind":"x.y","payload":{"a":"\\u0000"}}', 422, "value_invalid"),
+        (b'{"kind":"x.y","payload":{"\\u0000":1}}', 422, "value_invalid"),
+        (b'{"kind":"x.y","payload":{"a":1e999}}', 422, "value_invalid"),
+        (b'{"kind":"x.y","payload":{"a":-1' + b"0" * 400 + b".0}}", 422, "value_invalid"),
+        (b"1" * 5000, 400, "malformed_json"),
+        (b"null", 422, "value_invalid"),
+        (b"[]", 422, "value_invalid"),
+        (b'"text"', 422, "value_invalid"),
+        (b"{}", 422, "value_invalid"),
+        (b'{"kind":"no.such"}', 422, "kind_unknown"),
+        (b'{"kind":"relais.canary","payload":{"queue":"bulk"}}', 422, "kind_unknown"),
+    ],
+)
+async def test_bodies(api: httpx.AsyncClient, body: bytes, status: int, code: str) -> None:
+    answer = await api.post(
+        "/api/v1/jobs", content=body, headers={"content-type": "application/json"}
+    )
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["trace_id"] == answer.headers["x-trace-id"]
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"kind": 7}, "kind"),
+        ({"kind": ""}, "kind"),
+        ({"kind": "x" * 10_000}, "kind"),
+        ({"kind": KIND + "\n"}, "kind"),
+        ({"payload": []}, "payload"),
+        ({"payload": {"mode": "nope"}}, "payload.mode"),
+        ({"payload": {"mode": "ok", "more": 1}}, "payload.more"),
+        ({"queue": "nope"}, "queue"),
+        ({"priority": 10}, "priority"),
+        ({"priority": -1}, "priority"),
+        ({"priority": "9"}, "priority"),
+        ({"priority": True}, "priority"),
+        ({"priority": 2**70}, "priority"),
+        ({"priority": 1.5}, "priority"),
+        ({"run_at": "tomorrow"}, "run_at"),
+        ({"run_at": "2030-01-01T00:00:00"}, "run_at"),
+        ({"run_at": 1_900_000_000}, "run_at"),
+        ({"run_at": "1900000000"}, "run_at"),
+        ({"run_at": "0001-01-01T00:00:00+14:00"}, "run_at"),
+        ({"run_at": "9999-12-31T23:59:59-14:00"}, "run_at"),
+        ({"run_at": "2030-02-30T00:00:00Z"}, "run_at"),
+        ({"delay_s": -1}, "delay_s"),
+        ({"delay_s": 1e300}, "delay_s"),
+        ({"delay_s": "5"}, "delay_s"),
+        ({"run_at": "2030-01-01T00:00:00Z", "delay_s": 5}, "body"),
+        ({"timeout_s": 0}, "timeout_s"),
+        ({"timeout_s": 1e9}, "timeout_s"),
+        ({"max_attempts": 0}, "max_attempts"),
+        ({"max_attempts": 2**31}, "max_attempts"),
+        ({"idempotency_key": ""}, "idempotency_key"),
+        ({"idempotency_key": "x" * 256}, "idempotency_key"),
+        ({"idempotency_key": "a\nb"}, "idempotency_key"),
+        ({"callback_url": "ftp://example.org"}, "callback_url"),
+        ({"callback_url": "http://"}, "callback_url"),
+        ({"callback_url": "https://user:pass@example.org/"}, "callback_url"),
+        ({"callback_url": "https://example.org:99999/"}, "callback_url"),
+        ({"callback_url": "https://example.org/\r\nX: y"}, "callback_url"),
+        ({"callback_url": "http://[::1"}, "callback_url"),
+        ({"callback_url": "https://example.org/" + "x" * 3000}, "callback_url"),
+        ({"tags": ["x"] * 21}, "tags"),
+        ({"tags": ["x" * 101]}, "tags.0"),
+        ({"tags": [""]}, "tags.0"),
+        ({"tags": "x"}, "tags"),
+        ({"depends_on": ["nope"]}, "depends_on.0"),
+        ({"depends_on": ["00000000-0000-7000-8000-000000000000"] * 1001}, "depends_on"),
+        ({"on_parent_failure": "explode"}, "on_parent_failure"),
+        ({"workflow_id": ""}, "workflow_id"),
+        ({"workflow_id": "x" * 201}, "workflow_id"),
+        ({"deadline": "soon"}, "deadline"),
+        ({"unheard_of": 1}, "unheard_of"),
+    ],
+)
+async def test_fields(api: httpx.AsyncClient, change: dict[str, Any], field: str) -> None:
+    answer = await api.post("/api/v1/jobs", json=JOB | change)
+    assert answer.status_code == 422, answer.text
+    problem = answer.json()
+    assert (problem["code"], problem["field"]) == ("value_invalid", field)
+    assert problem["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nope", 404, "path_unknown"),
+        ("GET", "/api/v1/jobs/", 404, "path_unknown"),
+        ("GET", "/api/v1/jobs/not-a-uuid", 404, "not_found"),
+        ("GET", "/api/v1/jobs/00000000-0000-7000-8000-000000000000", 404, "not_found"),
+        ("GET", "/api/v1/jobs/00000000-0000-7000-8000-000000000000/events", 404, "not_found"),
+        ("POST", "/api/v1/jobs/00000000-0000-7000-8000-000000000000/cancel", 404, "not_found"),
+        ("PUT", "/api/v1/jobs", 405, "method_not_allowed"),
+        ("OPTIONS", "/api/v1/jobs", 405, "method_not_allowed"),
+        ("DELETE", "/health/live", 405, "method_not_allowed"),
+        ("GET", "/api/v1/jobs?limit=0", 422, "value_invalid"),
+        ("GET", "/api/v1/jobs?limit=99999999999999999999999", 422, "value_invalid"),
+        ("GET", "/api/v1/jobs?limit=x", 422, "value_invalid"),
+        ("GET", "/api/v1/jobs?state=nope", 422, "value_invalid"),
+        ("GET", "/api/v1/jobs?stat=ready", 422, "value_invalid"),
+        ("GET", "/api/v1/jobs?before=1", 422, "value_invalid"),
+        ("GET", "/api/v1/jobs?created_from=1900000000", 422, "value_invalid"),
+        ("GET", "/api/v1/jobs?created_from=0001-01-01T00:00:00Z", 422, "value_invalid"),
+        ("GET", "/api/v1/jobs?tag=%00", 422, "value_invalid"),
+        ("GET", "/api/v1/jobs/00000000-0000-7000-8000-000000000000?wait=NaN", 422, "value_invalid"),
+        ("GET", "/api/v1/jobs/00000000-0000-7000-8000-000000000000?wait=61", 422, "value_invalid"),
+        (
+            "GET",
+            "/api/v1/jobs/00000000-0000-7000-8000-000000000000/events?after=9223372036854775808",
+            422,
+            "value_invalid",
+        ),
+        ("GET", "/api/v1/kinds/nope%00", 404, "not_found"),
+        ("GET", "/api/v1/kinds/relais.canary", 404, "not_found"),
+        ("POST", "/api/v1/queues/nope/pause", 404, "not_found"),
+        ("DELETE", "/api/v1/keys/rls_nope", 404, "not_found"),
+        ("DELETE", "/api/v1/suppressions/nobody@example.org", 404, "not_found"),
+        ("GET", "/api/v1/messages", 422, "value_invalid"),
+    ],
+)
+async def test_paths(
+    api: httpx.AsyncClient, method: str, path: str, status: int, code: str
+) -> None:
+    answer = await api.request(method, path)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    if status == 405:
+        assert answer.headers["allow"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "field"),
+    [
+        ({"content-type": "text/plain"}, 415, None),
+        ({"content-type": "application/x-www-form-urlencoded"}, 415, None),
+        ({"content-type": "application/json", "content-encoding": "gzip"}, 415, None),
+        ({"content-type": "application/json", "idempotency-key": ""}, 422, "Idempotency-Key"),
+        ({"content-type": "application/json", "idempotency-key": "x" * 256}, 422, "Idempotency-Key"),
+        ({"content-type": "application/json", "x-trace-id": "a b"}, 422, "X-Trace-ID"),
+        ({"content-type": "application/json", "x-trace-id": "x" * 129}, 422, "X-Trace-ID"),
+    ],
+)
+async def test_headers(
+    api: httpx.AsyncClient, headers: dict[str, str], status: int, field: str | None
+) -> None:
+    body = b'{"kind":"test.scripted_async","payload":{}}'
+    answer = await api.post("/api/v1/jobs", content=body, headers=headers)
+    assert answer.status_code == status
+    assert answer.json().get("field") == field
+
+
+async def test_header_and_field_must_agree(api: httpx.AsyncClient) -> None:
+    answer = await api.post(
+        "/api/v1/jobs", json=JOB | {"idempotency_key": "a"}, headers={"idempotency-key": "b"}
+    )
+    assert (answer.status_code, answer.json()["field"]) == (422, "idempotency_key")
+
+
+async def test_wrong_mail_is_named_by_its_field(api: httpx.AsyncClient) -> None:
+    payload = {"from": "a@example.org", "to": ["b@example.org\r\nBcc: c@example.org"], "subject": "x", "text": "y"}
+    answer = await api.post("/api/v1/jobs", json={"kind": "email.send", "payload": payload})
+    assert answer.status_code == 422
+    assert answer.json()["field"].startswith("payload.to")
+
+
+async def test_mapped_charset_and_suffix_are_json_too(api: httpx.AsyncClient) -> None:
+    for kind in ("application/json; charset=utf-8", "APPLICATION/JSON", "application/vnd.api+json"):
+        answer = await api.post(
+            "/api/v1/jobs",
+            content=b'{"kind":"test.scripted_async","payload":{"mode":"ok"}}',
+            headers={"content-type": kind},
+        )
+        assert answer.status_code == 202, kind
