@@ -28,11 +28,7 @@ STATE_OF = text("SELECT state FROM relais.jobs WHERE tenant = :tenant AND id = :
 
 async def follow(connection: AsyncConnection, ended: Sequence[UUID]) -> None:
     """Write the callbacks of `ended` jobs and move their children; children's ends too."""
-    rows = (
-        await connection.execute(
-            SQL["finished_with_consequences"], {"ids": list(ended)}
-        )
-    ).all()
+    rows = (await connection.execute(SQL["finished_with_consequences"], {"ids": list(ended)})).all()
     callbacks = [_callback(row).as_row() for row in rows if row.callback_url]
     if callbacks:
         await connection.execute(SQL["accept"], {"jobs": to_json(callbacks).decode()})

@@ -65,7 +65,9 @@ async def refuse_if_unfit(database: AsyncEngine) -> None:
     async with database.connect() as connection:
         for name in ("fsync", "synchronous_commit", "full_page_writes"):
             value = (await connection.execute(text(f"SHOW {name}"))).scalar_one()
-            if value in {"off", "local"} and not (name == "synchronous_commit" and value == "local"):
+            if value in {"off", "local"} and not (
+                name == "synchronous_commit" and value == "local"
+            ):
                 sentence = f"Postgres runs with {name} = {value}, so a power cut loses jobs."
                 raise UnfitDatabase(sentence, remedy=f"Set {name} = on and restart Postgres.")
         migrated = (await connection.execute(text("SELECT to_regclass('relais.jobs')"))).scalar()

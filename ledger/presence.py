@@ -36,8 +36,10 @@ CANCELS = """
 SELECT id, attempt FROM relais.jobs
 WHERE owner = %s AND state = 'running' AND cancel_requested_at IS NOT NULL
 """
-EXTEND = str(TRANSITIONS["extend_leases"]).replace(":lease_s", "%(lease_s)s").replace(
-    ":owner", "%(owner)s"
+EXTEND = (
+    str(TRANSITIONS["extend_leases"])
+    .replace(":lease_s", "%(lease_s)s")
+    .replace(":owner", "%(owner)s")
 )
 
 
@@ -51,9 +53,7 @@ class Presence:
         queue: str,
         on_cancel: Callable[[list[tuple[UUID, int]]], None] | None = None,
     ) -> None:
-        """`on_cancel` is called, from the thread, with running jobs that should stop.
-
-        """
+        """`on_cancel` is called, from the thread, with running jobs that should stop."""
         self.owner = ids.new()
         self.name = f"{queue}-{settings.colour}@{socket.gethostname()}:{os.getpid()}"
         self.connected_at = 0.0  # monotonic; changes with every new connection
@@ -112,7 +112,7 @@ class Presence:
                 failures += 1
                 if failures in {1, 10, 100}:
                     log.warning("presence.lost", error=type(error).__name__, failures=failures)
-            self._stop.wait(0.2 if failures < 50 else self._settings.heartbeat_s)  # noqa: PLR2004
+            self._stop.wait(0.2 if failures < 50 else self._settings.heartbeat_s)
 
     def _connect(self) -> psycopg.Connection:
         return psycopg.connect(

@@ -40,6 +40,7 @@ __all__ = [
     "retry",
 ]
 
+
 async def accept(connection: AsyncConnection, jobs: Sequence[NewJob]) -> list[Accepted]:
     """Write new jobs; answers in the order of `jobs`. Safe to repeat with the same keys."""
     parents = await _adopt_parents(connection, jobs)
@@ -70,7 +71,7 @@ async def accept(connection: AsyncConnection, jobs: Sequence[NewJob]) -> list[Ac
     return [_answer(job, inserted, known, missing[job.id]) for job in jobs]
 
 
-async def claim(  # noqa: PLR0913 - the claim stamps all of these on the row
+async def claim(
     connection: AsyncConnection,
     *,
     queue: str,
@@ -121,9 +122,7 @@ async def release_strays(
     connection: AsyncConnection, *, owner: UUID, known: Iterable[UUID]
 ) -> list[UUID]:
     """Give back what `owner` holds without knowing it."""
-    result = await connection.execute(
-        SQL["release_strays"], {"owner": owner, "known": list(known)}
-    )
+    result = await connection.execute(SQL["release_strays"], {"owner": owner, "known": list(known)})
     return list(result.scalars())
 
 
@@ -192,7 +191,7 @@ async def retry(
     return retried
 
 
-async def resolve(  # noqa: PLR0913 - all of it goes on the record
+async def resolve(
     connection: AsyncConnection,
     *,
     tenant: str,

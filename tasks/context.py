@@ -31,6 +31,6 @@ class Context:
     deaths: int = 0
     isolate: Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]] | None = field(
         default=None, repr=False
-    )  # runs a registered pure function in a killable process of its own: (name, arguments) -> result
+    )  # runs a registered pure function in a killable process: (name, arguments) -> result
     still_owned: Callable[[], bool] = field(default=lambda: True, repr=False)
     # whether the claim cannot have been taken over; ask right before what cannot be undone

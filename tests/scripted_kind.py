@@ -88,7 +88,7 @@ def follow(script: Script, context: Context) -> Outcome:  # noqa: C901, PLR0912 
         case "big":
             return Succeeded({"text": "x" * script.size})
         case "print":
-            print(script.text, flush=True)  # noqa: T201 - that is the test
+            print(script.text, flush=True)
             return Succeeded({"printed": script.text})
         case "ask":
             return Succeeded({"owned": context.still_owned()})

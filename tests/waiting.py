@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 Value = TypeVar("Value")
 LOOK_EVERY_S = 0.02
@@ -18,11 +18,11 @@ async def wait_for(
     """The first true value of `condition`; fails when none comes within `within_s`."""
     deadline = time.monotonic() + within_s
     while True:
-        value = condition()
+        value = cast("Any", condition())
         if inspect.isawaitable(value):
             value = await value
         if value:
-            return value  # type: ignore[return-value] - awaited above where needed
+            return cast("Value", value)
         if time.monotonic() > deadline:
             message = f"not within {within_s:g} s: {what or inspect.getsource(condition).strip()}"
             raise AssertionError(message)

@@ -15,7 +15,7 @@ from tasks.kinds import QUEUES
 def main(arguments: list[str]) -> int:
     """Run until SIGTERM (finish what runs) or SIGQUIT (give it back); 2 for a wrong argument."""
     if len(arguments) != 1 or arguments[0] not in QUEUES:
-        print(f"Say which queue: python -m workers {'|'.join(QUEUES)}", file=sys.stderr)
+        sys.stderr.write(f"Say which queue: python -m workers {'|'.join(QUEUES)}" + "\n")
         return 2
     queue = arguments[0]
     try:
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
 
         app = build(settings)
     except RelaisError as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         return 1
     app.worker_main(
         [

@@ -31,12 +31,12 @@ def wake(*_: object) -> None:
         engine.wake()
 
 
-class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc] - Celery has no types
+class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
     """Starts the engine before the consumer, so that a dead Redis does not keep jobs waiting."""
 
     requires = ("celery.worker.components:Pool",)
 
-    def __init__(self, parent: Worker, **options: Any) -> None:
+    def __init__(self, parent: Worker, **options: object) -> None:
         super().__init__(parent, **options)
         self._engine: Engine | None = None
         self._presence: Presence | None = None

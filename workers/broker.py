@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from celery import Celery
-from kombu import Queue
+from kombu.entity import Queue
 
 from runtime.errors import SettingsError
 from tasks.kinds import QUEUES
@@ -38,7 +38,7 @@ def celery_app(settings: Settings) -> Celery:
         task_acks_late=False,
         task_reject_on_worker_lost=False,
         worker_prefetch_multiplier=64,
-        task_queues=[Queue(name) for name in QUEUES],
+        task_queues=[Queue(name) for name in QUEUES],  # type: ignore[no-untyped-call]
         task_default_queue="template",
         task_create_missing_queues=False,
         task_protocol=2,

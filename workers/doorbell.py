@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from kombu.exceptions import OperationalError
@@ -22,7 +22,7 @@ from workers.broker import celery_app
 
 if TYPE_CHECKING:
     from celery import Celery
-    from kombu import Connection
+    from kombu.connection import Connection
 
     from runtime.settings import Settings
 
@@ -108,7 +108,8 @@ class Ringer:
 
     def _send(self, queue: str, doorbells: list[Doorbell]) -> None:
         connection = self._connect()
-        waiting = connection.default_channel.client.llen(queue)
+        channel: Any = connection.default_channel
+        waiting = channel.client.llen(queue)
         if waiting >= WAITING_MAX:
             metrics.rung(queue=queue, result="held back", count=len(doorbells))
             return
@@ -149,5 +150,5 @@ class Ringer:
 
     def _disconnect(self) -> None:
         if self._connection is not None:
-            self._connection.close()
+            self._connection.close()  # type: ignore[no-untyped-call]
             self._connection = None

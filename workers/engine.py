@@ -232,9 +232,7 @@ class Engine:
             await self._run_one(job)
 
     async def _run_one(self, job: ClaimedJob) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._running[job.id] = task
+        task = self._running[job.id] = _this_task()
         if self._events is not None:
             self._events.started(job)
         started = time.monotonic()
@@ -260,9 +258,7 @@ class Engine:
         """Write the outcome with the next batch; the slot is free at once."""
         item = finishing.finish_of(job, outcome, backoff=execute.backoff_of(job))
         future = self._outbox.put(item)
-        future.add_done_callback(
-            lambda done: self._settled(job, item, outcome, seconds, done)
-        )
+        future.add_done_callback(lambda done: self._settled(job, item, outcome, seconds, done))
 
     def _settled(
         self,
@@ -285,9 +281,7 @@ class Engine:
             return
         outbox.report(job, item, outcome, seconds=seconds, events=self._events)
 
-    def _settle_unwritable(
-        self, job: ClaimedJob, error: BaseException, *, seconds: float
-    ) -> None:
+    def _settle_unwritable(self, job: ClaimedJob, error: BaseException, *, seconds: float) -> None:
         """Postgres refuses the outcome itself (a NUL in a result, say): that is a failure."""
         log.error("finish.unwritable", job_id=job.id, kind=job.kind, error=type(error).__name__)
         reason = f"its outcome could not be written: {type(error).__name__}"
@@ -332,3 +326,11 @@ class Engine:
         if left:
             await self._give_back(left, reason="its worker was shutting down")
         log.info("engine.stopped", queue=self._queue, given_back=len(unstarted) + len(left))
+
+
+def _this_task() -> asyncio.Task[None]:
+    task = asyncio.current_task()
+    if task is None:
+        message = "a runner is a task"
+        raise RuntimeError(message)
+    return task

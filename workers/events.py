@@ -56,9 +56,7 @@ class TaskEvents:
             "timestamp": now,
         }
         self._waiting.append(("task-received", described))
-        self._waiting.append(
-            ("task-started", {"uuid": uuid, "retries": retries, "timestamp": now})
-        )
+        self._waiting.append(("task-started", {"uuid": uuid, "retries": retries, "timestamp": now}))
 
     def ended(
         self,
@@ -118,6 +116,6 @@ class TaskEvents:
                     dispatcher.send(event, **fields)
                     idle_since = time.monotonic()
                 dispatcher.flush(errors=False)
-                if time.monotonic() - idle_since > 30:  # noqa: PLR2004 - give the connection back
+                if time.monotonic() - idle_since > 30:
                     break
                 self._stop.wait(SEND_EVERY_S)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ledger.shapes import ClaimedJob
     from runtime.settings import Settings
     from tasks.outcomes import Outcome
+
+    AsyncHandler = Callable[[Any, Context], Awaitable[Outcome]]
 
 log = logs.logger("execute")
 
@@ -73,9 +75,7 @@ async def perform(job: ClaimedJob, around: Surroundings) -> Outcome:
         return outcome
 
 
-async def _attempt(
-    job: ClaimedJob, kind: Kind, around: Surroundings, traceparent: str
-) -> Outcome:
+async def _attempt(job: ClaimedJob, kind: Kind, around: Surroundings, traceparent: str) -> Outcome:
     context = _context(job, around, traceparent)
     timer = asyncio.timeout(job.timeout_s)
     try:
@@ -89,8 +89,8 @@ async def _attempt(
             )
         payload = kind.payload.model_validate(job.payload)
         async with timer:
-            outcome = kind.handler(payload, context)
-            return await outcome  # type: ignore[misc] - is_isolated says it is awaitable
+            handler = cast("AsyncHandler", kind.handler)  # as `is_isolated` says
+            return await handler(payload, context)
     except isolation.TimedOut:
         return _timed_out(job)
     except TimeoutError as error:  # the attempt's own, or of some socket inside the handler

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tasks.kinds import Backoff
     from tasks.outcomes import Outcome
 
+
 def delay_s(backoff: Backoff, *, tries: int, jitter: random.Random | None = None) -> float:
     """Seconds until the next try after `tries` that counted; full jitter keeps herds apart."""
     rng = jitter or _RANDOM
@@ -42,9 +43,7 @@ def finish_of(job: ClaimedJob, outcome: Outcome, *, backoff: Backoff) -> Finish:
             )
         case RetryLater(reason=reason):
             reason = f"out of attempts ({job.max_attempts}): {reason}"
-            return Finish(
-                job.id, job.attempt, State.FAILED, reason=reason, error=_error(outcome)
-            )
+            return Finish(job.id, job.attempt, State.FAILED, reason=reason, error=_error(outcome))
         case Snooze(delay_s=wait_s, reason=reason):
             return Finish(
                 job.id,

@@ -80,9 +80,7 @@ class Outbox:
             except (OperationalError, InterfaceError, OSError) as error:
                 failures += 1
                 if failures in {1, 10, 100}:
-                    log.warning(
-                        "finish.waiting", failures=failures, error=type(error).__name__
-                    )
+                    log.warning("finish.waiting", failures=failures, error=type(error).__name__)
                 await asyncio.sleep(AGAIN_S)
             except DBAPIError as error:
                 if not error.connection_invalidated:

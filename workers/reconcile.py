@@ -75,9 +75,7 @@ async def run(
             log.warning("reconcile.failed", error=type(error).__name__)
 
 
-async def _look(
-    database: AsyncEngine, suspects: Suspects, ringer: Ringer, *, now: float
-) -> None:
+async def _look(database: AsyncEngine, suspects: Suspects, ringer: Ringer, *, now: float) -> None:
     async with database.begin() as connection:
         if not await liveness.may_look(connection):
             return

@@ -18,7 +18,7 @@ app.conf.update(
 QUEUE = "celery"
 
 
-@app.task(name="peer.nothing")
+@app.task(name="peer.nothing")  # type: ignore[untyped-decorator]
 def nothing(number: int) -> None:
     """Do nothing."""
     del number

@@ -1,4 +1,4 @@
-"""`bench claim`: does a large past slow the claim down?
+"""`bench claim`: whether a large past slows the claim down.
 
 Claims of one job and of 256, with 100,000 ready jobs; first alone, then beside 1,000,000 finished
 ones. The peer is the empty past.
@@ -60,8 +60,7 @@ async def _fill(engine: AsyncEngine, state: State, count: int) -> None:
         async with engine.begin() as connection:
             values = {"state": state.value, "count": min(SLICE, count - done)}
             await connection.execute(FILL, values)
-    async with engine.connect() as connection:
-        connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
+    async with engine.begin() as connection:
         await connection.execute(text("ANALYZE relais.jobs"))
 
 

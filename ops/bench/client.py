@@ -21,9 +21,7 @@ class Load:
         return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 2)
 
 
-async def post_many(
-    *, port: int, key: str, body: bytes, requests: int, connections: int
-) -> Load:
+async def post_many(*, port: int, key: str, body: bytes, requests: int, connections: int) -> Load:
     """Send `requests` POSTs of one job each, every connection as fast as it is answered."""
     head = (
         "POST /api/v1/jobs HTTP/1.1\r\nHost: bench\r\n"

@@ -28,7 +28,9 @@ SLICE = 1_000
 
 FINISHED = text("SELECT count(*) FROM relais.jobs WHERE state = 'succeeded'")
 TOOK_S = text("SELECT extract(epoch FROM max(finished_at) - min(created_at)) FROM relais.jobs")
-DRAIN_TOOK_S = text("SELECT extract(epoch FROM max(finished_at) - min(started_at)) FROM relais.jobs")
+DRAIN_TOOK_S = text(
+    "SELECT extract(epoch FROM max(finished_at) - min(started_at)) FROM relais.jobs"
+)
 LOOK_EVERY_S = 0.25  # counting rows costs the database time that the jobs should have
 UNHEALTHY = text("SELECT count(*) FROM relais.jobs WHERE state <> 'succeeded' OR attempt <> 1")
 
@@ -66,8 +68,7 @@ def measure() -> dict[str, Any]:
 def _ours(here: Stand, url: str, key: str, *, events: bool) -> dict[str, float]:
     engine = create_engine(database.async_url(here.postgres.url))
     try:
-        with engine.connect() as connection:
-            connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
 
             def finished(count: int) -> Callable[[], bool]:
                 return lambda: connection.execute(FINISHED).scalar_one() >= count
@@ -79,17 +80,13 @@ def _ours(here: Stand, url: str, key: str, *, events: bool) -> dict[str, float]:
                 connection.execute(text("TRUNCATE relais.jobs, relais.job_events CASCADE"))
                 for _ in range(OURS // SLICE):
                     _post(url, key, SLICE)
-                wait_until(
-                    finished(OURS), what="the jobs", process=worker, every_s=LOOK_EVERY_S
-                )
+                wait_until(finished(OURS), what="the jobs", process=worker, every_s=LOOK_EVERY_S)
             took_s = float(connection.execute(TOOK_S).scalar_one())
             connection.execute(text("TRUNCATE relais.jobs, relais.job_events CASCADE"))
             for _ in range(OURS // SLICE):
                 _post(url, key, SLICE)
             with here.process("workers", "bulk", task_events=events) as worker:
-                wait_until(
-                    finished(OURS), what="the jobs", process=worker, every_s=LOOK_EVERY_S
-                )
+                wait_until(finished(OURS), what="the jobs", process=worker, every_s=LOOK_EVERY_S)
             drain_took_s = float(connection.execute(DRAIN_TOOK_S).scalar_one())
             assert connection.execute(UNHEALTHY).scalar_one() == 0  # noqa: S101 - else no figure
     finally:
@@ -131,7 +128,7 @@ def _peer(here: Stand, *, events: bool) -> dict[str, float]:
     celery_peer.enqueue(PEERS)
     with here.process(*words) as worker:
         wait_until(
-            lambda: client.llen(celery_peer.QUEUE) < PEERS,  # type: ignore[operator] - sync client
+            lambda: client.llen(celery_peer.QUEUE) < PEERS,
             what="Celery",
             process=worker,
             every_s=0.005,

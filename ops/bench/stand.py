@@ -83,7 +83,7 @@ class Stand:
         }
         log = self.folder / f"{words[0].replace('.', '-')}.log"
         with log.open("ab") as output:
-            process = subprocess.Popen(  # noqa: S603 - our own programs
+            process = subprocess.Popen(
                 [sys.executable, "-m", *words],
                 cwd=ROOT,
                 env=environment,
@@ -150,6 +150,6 @@ def wait_until(
 def _answers(url: str) -> bool:
     try:
         with urlopen(url, timeout=1) as response:  # noqa: S310 - our own loopback address
-            return bool(response.status == 200)  # noqa: PLR2004
+            return bool(response.status == 200)
     except OSError:
         return False

@@ -81,6 +81,11 @@ class Presence:
             return False
         return pid in pids or not pids.isdisjoint(processes.family(pid))
 
+    def close(self) -> None:
+        """End the session, if there is one."""
+        with self._lock:
+            self._hang_up()
+
     def _alive(self, age_max_s: float) -> set[tuple[str, int]]:
         with self._lock:
             if time.monotonic() - self._read_at > age_max_s:
@@ -94,9 +99,12 @@ class Presence:
                 self._session = self._dial()
             rows = self._session.query(_ALIVE)
         except OSError:
-            if self._session is not None:
-                self._session.close()
-                self._session = None
+            self._hang_up()
             return set()
         here = (socket.gethostname(), self._colour)
         return {(str(queue), int(pid or 0)) for queue, pid, *where in rows if (*where,) == here}
+
+    def _hang_up(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None

@@ -89,13 +89,13 @@ class Books:
         """Write or take over an attempt's messages; raises LedgerUnavailable."""
         return await self._openings.submit(opening)
 
-    async def dot(self, dot: Dot) -> bool:
+    def dot(self, dot: Dot) -> asyncio.Future[bool]:
         """Commit that the dot is about to go out; False: it must not."""
-        return await self._dots.submit(dot)
+        return self._dots.enqueue(dot)
 
-    async def mark(self, mark: Mark) -> bool:
+    def mark(self, mark: Mark) -> asyncio.Future[bool]:
         """Commit what became of a message; False: another attempt holds it."""
-        return await self._marks.submit(mark)
+        return self._marks.enqueue(mark)
 
     async def stop(self, relay: Relay, *, tenant: str, reason: str) -> None:
         """Nobody sends through `relay` until it is resumed or its login changes."""

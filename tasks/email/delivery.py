@@ -180,11 +180,12 @@ class Delivery:
         code = mark.reply_code if mark else None
         enhanced = mark.enhanced_code if mark else None
         span.set(outcome=outcome, reply_code=code, enhanced_code=enhanced)
-        if settlement.state is not MessageState.SENT:
-            span.fail(outcome)
         metrics.mailed(relay=self.relay.name, outcome=outcome)
+        if settlement.state is MessageState.SENT:
+            return
+        span.fail(outcome)
         log.info(
-            "message.settled",
+            "message.not_sent",
             job_id=row.job_id,
             message=row.id,
             recipient=logs.hashed(row.recipient),

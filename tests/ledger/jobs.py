@@ -8,8 +8,8 @@ from uuid import UUID
 from sqlalchemy import text
 
 from ledger import ids, transitions
-from ledger.shapes import ClaimedJob, Finish, NewJob
 from ledger.models.jobs import State
+from ledger.shapes import ClaimedJob, Finish, NewJob
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import psycopg
 import pytest
 
 from ops.stack.foreign import Foreign
-from ops.stack.presence import Presence, Session, to_foreign_server, to_own_server
+from ops.stack.presence import Dial, Presence, Session, to_foreign_server, to_own_server
 from ops.stack.wire import Connection, WireError
 
 
@@ -55,24 +55,26 @@ def test_an_ended_session_is_an_oserror(session: Session, database_url: str) -> 
 
 
 @pytest.mark.parametrize("to_server", [to_own_server, to_foreign_server])
-def test_a_worker_is_seen_while_its_row_is_fresh(to_server: object, database_url: str) -> None:
-    presence = Presence(to_server(database_url), "blue")  # type: ignore[operator]
-    assert presence.answers()
-    assert not presence.sees("bulk", os.getpid(), age_max_s=0)
-    row = (
-        "INSERT INTO relais.workers (id, name, queue, colour, version, host, pid, lock_key, seen_at)"
-        " VALUES (gen_random_uuid(), 'w', 'bulk', %s, '0', %s, %s, 1, now() - %s * interval '1 s')"
-    )
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute(row, ("green", socket.gethostname(), os.getpid(), 0))
-        connection.execute(row, ("blue", "elsewhere", os.getpid(), 0))
-        connection.execute(row, ("blue", socket.gethostname(), os.getpid(), 60))
+def test_a_worker_is_seen_while_its_row_is_fresh(
+    to_server: Callable[[str], Dial], database_url: str
+) -> None:
+    with closing(Presence(to_server(database_url), "blue")) as presence:
+        assert presence.answers()
         assert not presence.sees("bulk", os.getpid(), age_max_s=0)
-        connection.execute(row, ("blue", socket.gethostname(), os.getpid(), 0))
-    assert presence.sees("bulk", os.getpid(), age_max_s=0)
-    # A child's row speaks for its parent, which is who was started.
-    assert presence.sees("bulk", os.getppid(), age_max_s=0)
-    assert not presence.sees("critical", os.getpid(), age_max_s=0)
+        row = (
+            "INSERT INTO relais.workers (id, name, queue, colour, version, host, pid, lock_key, seen_at)"
+            " VALUES (gen_random_uuid(), 'w', 'bulk', %s, '0', %s, %s, 1, now() - %s * interval '1 s')"
+        )
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            connection.execute(row, ("green", socket.gethostname(), os.getpid(), 0))
+            connection.execute(row, ("blue", "elsewhere", os.getpid(), 0))
+            connection.execute(row, ("blue", socket.gethostname(), os.getpid(), 60))
+            assert not presence.sees("bulk", os.getpid(), age_max_s=0)
+            connection.execute(row, ("blue", socket.gethostname(), os.getpid(), 0))
+        assert presence.sees("bulk", os.getpid(), age_max_s=0)
+        # A child's row speaks for its parent, which is who was started.
+        assert presence.sees("bulk", os.getppid(), age_max_s=0)
+        assert not presence.sees("critical", os.getpid(), age_max_s=0)
 
 
 def test_a_server_that_is_gone_does_not_answer() -> None:

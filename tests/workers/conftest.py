@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -68,11 +68,15 @@ class Ledger:
             return 0
         return sum(line.startswith(str(job_id)) for line in self.effects.read_text().splitlines())
 
+    def has_run_twice(self, job_id: UUID) -> bool:
+        """Whether a second attempt has had its effect."""
+        return self.runs(job_id) == 2
+
 
 @pytest.fixture
-async def ledger(database: AsyncEngine, tmp_path: Path) -> AsyncIterator[Ledger]:
+async def ledger(database: AsyncEngine, tmp_path: Path) -> Ledger:
     """The test's own ledger."""
-    yield Ledger(database, tmp_path)
+    return Ledger(database, tmp_path)
 
 
 @pytest.fixture

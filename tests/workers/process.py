@@ -34,7 +34,7 @@ class WorkerProcess:
         for name, value in overrides.items():
             environment[f"RELAIS_{name.upper()}"] = str(value)
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(  # noqa: S603 - our own program
+            self.process = subprocess.Popen(
                 [sys.executable, "-m", "workers", queue],
                 cwd=ROOT,
                 env=environment,

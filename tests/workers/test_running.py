@@ -47,9 +47,7 @@ async def test_bad_payload_and_unknown_kind(settings: Settings, ledger: Ledger) 
 
 
 @pytest.mark.parametrize("kind", ["test.scripted", "test.scripted_async"])
-async def test_timeout_hits_only_its_own_job(
-    settings: Settings, ledger: Ledger, kind: str
-) -> None:
+async def test_timeout_hits_only_its_own_job(settings: Settings, ledger: Ledger, kind: str) -> None:
     (hanging,) = await ledger.accept(kind=kind, mode="hang", timeout_s=1.0, max_attempts=1)
     neighbours = await ledger.accept(kind=kind, seconds=1.5, count=3)
     with WorkerProcess(settings):
@@ -60,7 +58,7 @@ async def test_timeout_hits_only_its_own_job(
 
 
 async def test_cancel_while_running(settings: Settings, ledger: Ledger) -> None:
-    from ledger import transitions  # noqa: PLC0415 - shadowed by the fixture's name otherwise
+    from ledger import transitions
 
     (job_id,) = await ledger.accept(mode="hang")
     (isolated,) = await ledger.accept(mode="hang", kind="test.scripted")
@@ -97,9 +95,7 @@ async def test_poison_is_quarantined_and_its_neighbours_are_not(
     assert ledger.runs(poison) == 3
 
 
-async def test_poison_that_kills_workers_is_quarantined(
-    settings: Settings, ledger: Ledger
-) -> None:
+async def test_poison_that_kills_workers_is_quarantined(settings: Settings, ledger: Ledger) -> None:
     """In company it takes its first worker with it, then it runs alone and takes only itself."""
     (poison,) = await ledger.accept(mode="kill")
     with WorkerProcess(settings) as first:

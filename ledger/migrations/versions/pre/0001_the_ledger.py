@@ -18,4 +18,8 @@ depends_on = None
 def upgrade() -> None:
     """Run the SQL beside this file; by psycopg itself, which leaves a lone % alone."""
     statements = Path(__file__).with_suffix(".sql").read_text(encoding="utf-8")
-    op.get_bind().connection.driver_connection.execute(statements)
+    driver = op.get_bind().connection.driver_connection
+    if driver is None:
+        message = "the migration has no connection"
+        raise RuntimeError(message)
+    driver.execute(statements)

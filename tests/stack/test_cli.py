@@ -1,0 +1,119 @@
+"""Wrong input is a sentence and exit code 2; help is fast; keys and jobs work."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.stack.stand import CHECKOUT, Stand
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["upp"], "No such command 'upp'. Did you mean 'up'?"),
+        (["up", "--detatch"], "No such option: --detatch (Possible options: --detach)."),
+        (["up", "--colour", "red"], "There is no colour 'red'. Use blue or green."),
+        (["up", "--port-base", "65530"], "Port base 65530 leaves no room"),
+        (["up", "--port-base", "many"], "Invalid value for '--port-base'"),
+        (["up", "-d", "--only", "nothing"], "There is no service 'nothing'."),
+        (["status", "please"], "unexpected extra argument"),
+        (["key", "revoke"], "Missing argument 'prefix'."),
+        (["key", "create", "--expires-in", "soon"], "'soon' is not a duration."),
+        (["jobs", "retri", "1"], "No such command 'retri'. Did you mean 'retry'?"),
+        (["jobs"], "Missing command."),
+        (["bench"], "Missing argument 'name'."),
+        (["demo", "--recipients", "0"], "Invalid value for '--recipients'"),
+    ],
+)
+def test_wrong_input(stand: Stand, words: list[str], sentence: str) -> None:
+    done = stand.run(*words)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_what_needs_a_stack_says_how_to_start_one(stand: Stand) -> None:
+    for words in (["jobs", "list"], ["key", "list"]):
+        done = stand.run(*words)
+        assert done.returncode == 1
+        assert "not up. Start it: ./relais up" in done.stderr
+
+
+def test_a_log_that_does_not_exist_is_answered_with_the_nearest(stand: Stand) -> None:
+    assert stand.run("logs").returncode == 1
+    stand.up("redis")
+    assert "Ready to accept connections" in stand.run("logs", "redis").stdout
+    done = stand.run("logs", "rediss")
+    assert done.returncode == 2
+    assert "Did you mean redis?" in done.stderr
+
+
+def test_help_loads_none_of_the_heavy_libraries() -> None:
+    code = (
+        "import sys, contextlib, io\n"
+        "from ops.cli.app import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()) as out:\n"
+        "    assert main(['--help']) == 0\n"
+        "assert 'doctor' in out.getvalue()\n"
+        "heavy = {'celery', 'fastapi', 'sqlalchemy', 'psycopg', 'httpx', 'pydantic'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_the_supervisor_loads_none_of_them_either() -> None:
+    code = (
+        "import sys, ops.stack.supervisor\n"
+        "heavy = {'celery', 'fastapi', 'sqlalchemy', 'psycopg', 'httpx', 'pydantic', 'asyncio'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_keys_are_made_listed_and_taken_back(stand: Stand, database_url: str) -> None:
+    there = {"RELAIS_DATABASE_URL": database_url}
+    made = stand.run("key", "create", "--name", "n8n", "--role", "producer", "--json", **there)
+    assert made.returncode == 0, made.stderr
+    new = json.loads(made.stdout)
+    assert new["key"].startswith(new["prefix"])
+    listed = json.loads(stand.run("key", "list", "--json", **there).stdout)["keys"]
+    assert [(one["name"], one["role"], one["state"]) for one in listed] == [
+        ("n8n", "producer", "valid")
+    ]
+    assert new["key"] not in stand.run("key", "list", **there).stdout
+    assert stand.run("key", "revoke", new["prefix"], **there).returncode == 0
+    listed = json.loads(stand.run("key", "list", "--json", **there).stdout)["keys"]
+    assert listed[0]["state"] == "revoked"
+    again = stand.run("key", "revoke", "rls_unknown", **there)
+    assert again.returncode == 2
+    wrong = stand.run("key", "create", "--role", "king", **there)
+    assert wrong.returncode == 2
+    assert "Traceback" not in wrong.stderr
+
+
+def test_doctor_answers_every_question_and_finds_an_open_secrets_file(stand: Stand) -> None:
+    stand.up("redis")
+    done = stand.run("doctor", "--json")
+    assert done.returncode == 0, done.stdout
+    checks = {one["name"]: one for one in json.loads(done.stdout)["checks"]}
+    assert {"python", "disk", "data folder", "secrets", "clock", "redis", "redis server"} <= set(
+        checks
+    )
+    (stand.data / "secrets.json").chmod(0o644)
+    done = stand.run("doctor", "--json")
+    assert done.returncode == 1
+    found = {one["name"]: one for one in json.loads(done.stdout)["checks"]}["secrets"]
+    assert not found["ok"]
+    assert "chmod 600" in found["remedy"]
+    stand.down()
+    ports = [one for one in json.loads(stand.run("doctor", "--json").stdout)["checks"]]
+    assert any(one["name"].startswith("port ") for one in ports)
