@@ -175,7 +175,7 @@ class _Handler(logging.Handler):
                 ),
                 severity_text=record.levelname,
                 severity_number=_SEVERITY.get(record.levelno, SeverityNumber.INFO),
-                body=str(line.pop("message", action)),
+                body=str(line.pop("message")) if action == "library.message" else action,
                 attributes={key: _plain(value) for key, value in line.items()},
                 event_name=action,
             )

@@ -18,6 +18,7 @@ class Line:
     action: str
     level: str
     fields: frozenset[str]
+    unhashed: frozenset[str]  # those whose value is not logs.hashed(...)
     is_open: bool  # takes further fields by **
     where: str
 
@@ -41,6 +42,12 @@ def _of(file: Path) -> list[Line]:
         assert isinstance(first, ast.Constant), f"{where}: the action of a log line is a literal"
         assert isinstance(first.value, str), where
         assert len(node.args) == 1, f"{where}: fields are keyword arguments"
-        names = frozenset(keyword.arg for keyword in node.keywords if keyword.arg and keyword.arg != "exc_info")
-        found.append(Line(first.value, node.func.attr, names, any(k.arg is None for k in node.keywords), where))
+        fields = {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg and keyword.arg != "exc_info"}
+        unhashed = frozenset(name for name, value in fields.items() if not _is_hashed(value))
+        is_open = any(keyword.arg is None for keyword in node.keywords)
+        found.append(Line(first.value, node.func.attr, frozenset(fields), unhashed, is_open, where))
     return found
+
+
+def _is_hashed(value: ast.expr) -> bool:
+    return isinstance(value, ast.Call) and ast.unparse(value.func) in {"logs.hashed", "hashed"}

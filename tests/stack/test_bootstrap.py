@@ -95,7 +95,7 @@ def test_two_first_runs_at_once_make_one_environment(checkout: Path) -> None:
         for _ in range(2)
     ]
     answers = [process.communicate(timeout=90) for process in both]
-    assert [process.returncode for process in both] == [0, 0]
+    assert [process.returncode for process in both] == [0, 0], answers
     assert all(out.startswith("got ['x']") for out, _ in answers)
     assert sum("Making a Python environment" in err for _, err in answers) == 1
 

@@ -115,5 +115,5 @@ def test_doctor_answers_every_question_and_finds_an_open_secrets_file(stand: Sta
     assert not found["ok"]
     assert "chmod 600" in found["remedy"]
     stand.down()
-    ports = [one for one in json.loads(stand.run("doctor", "--json").stdout)["checks"]]
+    ports = json.loads(stand.run("doctor", "--json").stdout)["checks"]
     assert any(one["name"].startswith("port ") for one in ports)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 from signal import SIGKILL, SIGTERM
 
 from ops.stack import processes, records
@@ -44,7 +45,7 @@ def test_strays_are_found_by_their_mark_and_nothing_else_is_touched() -> None:
     mine = {**os.environ, records.MARK: "/somewhere/run/blue:bulk:"}
     other = {**os.environ, records.MARK: "/somewhere/run/blue:bulk-two:"}
     with subprocess.Popen(SLEEP, env=mine) as stray, subprocess.Popen(SLEEP, env=other) as kept:
-        marked = records.mark(processes.Path("/somewhere/run/blue"), "bulk")
+        marked = records.mark(Path("/somewhere/run/blue"), "bulk")
         wait_for(lambda: [one.pid for one in processes.marked(records.MARK, marked)] == [stray.pid])
         records.clear_strays(marked)
         assert stray.wait() == -SIGKILL
