@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from gateway import body
-from gateway.errors import Code, Problem
+from gateway.errors import Code, Problem, TooLarge
 from gateway.intake import refuse_unaccepted, size_of
 from gateway.ndjson import LongLine, lines
 
@@ -58,7 +58,7 @@ class Batch:
                     await self._take(asked, size=len(line))
         except LongLine:
             message = f"Line {self._index} is longer than {self._settings.body_max_bytes} bytes."
-            raise Problem(Code.BODY_TOO_LARGE, message, headers={"Connection": "close"}) from None
+            raise TooLarge(Code.BODY_TOO_LARGE, message, headers={"Connection": "close"}) from None
         await self._commit()
 
     async def take_array(self, items: Any) -> None:  # noqa: ANN401 - any JSON
@@ -118,7 +118,7 @@ class Batch:
         self.errors.append(problem.line(index))
 
     def _too_many(self) -> Problem:
-        return Problem(
+        return TooLarge(
             Code.TOO_MANY_JOBS,
             f"A batch holds at most {self._settings.batch_max_jobs} jobs.",
             remedy="Send the rest in further batches.",

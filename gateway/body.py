@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import from_json
 
-from gateway.errors import Code, Problem
+from gateway.errors import Code, Problem, TooLarge
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from starlette.types import Message
 
 CHUNK_TIMEOUT_S = 30.0
-DRAIN_MAX_BYTES = 16_777_216
-DRAIN_S = 2.0
 
 _STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _ROUND = bytes.maketrans(b"[]{}", b"()()")
@@ -36,7 +34,7 @@ async def read(request: Request, *, max_bytes: int) -> bytes:
     """The whole body; 413 as soon as it is known to be larger than `max_bytes`."""
     declared = declared_length(request)
     if declared is not None and declared > max_bytes:
-        raise await _too_large(request, max_bytes=max_bytes, declared=declared)
+        raise _too_large(max_bytes)
     message = await _receive(request)
     body: bytes = message.get("body", b"")
     if message.get("more_body", False):
@@ -47,10 +45,10 @@ async def read(request: Request, *, max_bytes: int) -> bytes:
             parts.append(message.get("body", b""))
             size += len(parts[-1])
             if size > max_bytes:
-                raise await _too_large(request, max_bytes=max_bytes, declared=None)
+                raise _too_large(max_bytes)
         body = b"".join(parts)
     if len(body) > max_bytes:
-        raise await _too_large(request, max_bytes=max_bytes, declared=None)
+        raise _too_large(max_bytes)
     return body
 
 
@@ -58,7 +56,7 @@ async def chunks(request: Request, *, max_bytes: int) -> AsyncIterator[bytes]:
     """The body as it arrives; 413 as soon as it is larger than `max_bytes`."""
     declared = declared_length(request)
     if declared is not None and declared > max_bytes:
-        raise await _too_large(request, max_bytes=max_bytes, declared=declared)
+        raise _too_large(max_bytes)
     size = 0
     more = True
     while more:
@@ -66,7 +64,7 @@ async def chunks(request: Request, *, max_bytes: int) -> AsyncIterator[bytes]:
         part: bytes = message.get("body", b"")
         size += len(part)
         if size > max_bytes:
-            raise await _too_large(request, max_bytes=max_bytes, declared=None)
+            raise _too_large(max_bytes)
         yield part
         more = message.get("more_body", False)
 
@@ -147,23 +145,8 @@ async def _receive(request: Request) -> Message:
     return message
 
 
-async def _too_large(request: Request, *, max_bytes: int, declared: int | None) -> Problem:
-    """The refusal, after a moment in which a client that is still sending may finish.
-
-    A connection that is closed over unread bytes is reset, and the client would never see why.
-    """
-    if declared is None or declared <= DRAIN_MAX_BYTES:
-        drained = 0
-        try:
-            async with asyncio.timeout(DRAIN_S):
-                while drained < DRAIN_MAX_BYTES:
-                    message = await request.receive()
-                    drained += len(message.get("body", b""))
-                    if not message.get("more_body", False):
-                        break
-        except TimeoutError:
-            pass
-    return Problem(
+def _too_large(max_bytes: int) -> TooLarge:
+    return TooLarge(
         Code.BODY_TOO_LARGE,
         f"The body is larger than {max_bytes} bytes.",
         remedy="Send less at once; large sets of jobs go to /api/v1/jobs/batch as NDJSON.",

@@ -1,7 +1,8 @@
 """What the HTTP API refuses, and why: every refusal is a `Problem` with a stable code.
 
 RelaisError
-└── Problem      answered as application/problem+json (RFC 9457)
+└── Problem          answered as application/problem+json (RFC 9457)
+    └── TooLarge     answered while the client may still be sending
 """
 
 from __future__ import annotations
@@ -138,3 +139,7 @@ class Problem(RelaisError):  # noqa: N818 - RFC 9457 calls it that
         if len(self.errors) > 1:
             entry["errors"] = self.errors[:ERRORS_MAX]
         return entry
+
+
+class TooLarge(Problem):
+    """The body is larger than it may be, and not all of it was read."""

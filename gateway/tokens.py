@@ -58,9 +58,14 @@ class Tokens:
         if not self._issuer or not self._audience:
             message = "RELAIS_JWT_KEY is set, but the issuer or the audience is not."
             raise SettingsError(message, remedy="Set RELAIS_JWT_ISSUER and RELAIS_JWT_AUDIENCE.")
-        if self._algorithm == "HS256" and len(secret.encode()) < SECRET_MIN_BYTES:
-            message = f"RELAIS_JWT_KEY is shorter than {SECRET_MIN_BYTES} bytes."
-            raise SettingsError(message, remedy="Use a longer secret: openssl rand -base64 48.")
+        if self._algorithm == "HS256":
+            # A public key that served as a secret would let everybody sign.
+            if "-----BEGIN" in secret:
+                message = "RELAIS_JWT_KEY is a PEM key, but RELAIS_JWT_ALGORITHM is HS256."
+                raise SettingsError(message, remedy="Name the algorithm of the key.")
+            if len(secret.encode()) < SECRET_MIN_BYTES:
+                message = f"RELAIS_JWT_KEY is shorter than {SECRET_MIN_BYTES} bytes."
+                raise SettingsError(message, remedy="Use a longer secret: openssl rand -base64 48.")
         try:
             return jwt.get_algorithm_by_name(self._algorithm).prepare_key(secret)
         except (jwt.PyJWTError, ValueError, TypeError) as error:

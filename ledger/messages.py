@@ -72,6 +72,14 @@ class MessageRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """The rows of a first attempt; `backoff_step` > 0: their relay has not yet recovered."""
+
+    rows: list[MessageRow]
+    backoff_step: int
+
+
+@dataclass(frozen=True, slots=True)
 class Dot:
     """The final dot is about to go out."""
 
@@ -94,29 +102,45 @@ class Mark:
     suppress: tuple[str, str] | None = field(default=None, repr=False)  # tenant, address
 
 
+async def begin(
+    connection: AsyncConnection, preparations: Sequence[Preparation]
+) -> list[Begun | None]:
+    """Write the rows of first attempts, in one statement.
+
+    None: not (all) written, because they are there already or the relay must not be used now;
+    then see `prepare`. Suppressed recipients come back as `suppressed`.
+    """
+    found: dict[UUID, list[MessageRow]] = {}
+    steps: dict[UUID, int] = {}
+    asked = [row for preparation in preparations for row in _rows(preparation)]
+    for row in await _execute(connection, "insert", asked):
+        found.setdefault(row.job_id, []).append(_message(row))
+        steps[row.job_id] = row.backoff_step
+    return [
+        Begun(sorted(found[p.job_id], key=_position), steps[p.job_id])
+        if len(found.get(p.job_id, ())) == len(p.recipients)
+        else None
+        for p in preparations
+    ]
+
+
 async def prepare(
     connection: AsyncConnection, preparations: Sequence[Preparation]
 ) -> list[list[MessageRow] | None]:
     """Write or take over the rows of each preparation, in the order of its recipients.
 
     None: a later attempt holds a row, the claim is lost. Rows that are settled already
-    (`sent`, `failed`, ...) come back as they are; suppressed recipients as `suppressed`.
+    (`sent`, `failed`, ...) come back as they are. Every statement may be committed by itself.
     """
     if not preparations:
         return []
     asked = [row for preparation in preparations for row in _rows(preparation)]
+    await _execute(connection, "insert", asked)
+    await _execute(connection, "take_over", asked)
     found: dict[UUID, list[MessageRow]] = {p.job_id: [] for p in preparations}
-    for row in await _execute(connection, "insert", asked):
+    for row in await connection.execute(SQL["rows"], {"job_ids": list(found)}):
         found[row.job_id].append(_message(row))
-    known = [p for p in preparations if len(found[p.job_id]) < len(p.recipients)]
-    if known:
-        jobs = {p.job_id for p in known}
-        await _execute(connection, "take_over", [r for r in asked if r["job_id"] in jobs])
-        for job_id in jobs:
-            found[job_id].clear()
-        for row in await connection.execute(SQL["rows"], {"job_ids": list(jobs)}):
-            found[row.job_id].append(_message(row, dot_age_s=row.dot_age_s))
-    return [_owned(found[p.job_id], attempt=p.attempt) for p in preparations]
+    return [_owned(found[p.job_id], p) for p in preparations]
 
 
 async def mark_dots(connection: AsyncConnection, dots: Sequence[Dot]) -> list[bool]:
@@ -143,6 +167,7 @@ async def mark(connection: AsyncConnection, marks: Sequence[Mark]) -> list[bool]
     marked = {row.id for row in await _execute(connection, "mark", rows)}
     unwanted = [(*m.suppress, m.reason or "") for m in marks if m.suppress and m.id in marked]
     if unwanted:
+        # By itself, the mark may be committed and this not; the address then bounces once more.
         await suppressions.suppress_many(connection, unwanted)
     return [m.id in marked for m in marks]
 
@@ -185,7 +210,7 @@ async def _execute(
     return await connection.execute(SQL[statement], {"rows": to_json(rows).decode()})
 
 
-def _message(row: Row[Any], dot_age_s: float | None = None) -> MessageRow:
+def _message(row: Row[Any]) -> MessageRow:
     return MessageRow(
         id=row.id,
         tenant=row.tenant,
@@ -202,11 +227,16 @@ def _message(row: Row[Any], dot_age_s: float | None = None) -> MessageRow:
         enhanced_code=row.enhanced_code,
         reply=row.reply,
         reason=row.reason,
-        dot_age_s=dot_age_s,
+        dot_age_s=row.dot_age_s,
     )
 
 
-def _owned(rows: list[MessageRow], *, attempt: int) -> list[MessageRow] | None:
-    if any(row.attempt > attempt for row in rows):
+def _owned(rows: list[MessageRow], preparation: Preparation) -> list[MessageRow] | None:
+    """The rows, unless a later attempt holds one or the relay was closed to us meanwhile."""
+    if len(rows) < len(preparation.recipients):
         return None
-    return sorted(rows, key=lambda row: row.position)
+    return None if any(row.attempt > preparation.attempt for row in rows) else rows
+
+
+def _position(row: MessageRow) -> int:
+    return row.position

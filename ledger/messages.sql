@@ -2,23 +2,33 @@
 -- Fence: a mark names (message id, attempt); a row that another attempt took over is not touched.
 
 -- name: insert
--- One row per recipient; a suppressed address is never sent to. Rows that are there stay.
-INSERT INTO relais.messages (
-    id, tenant, job_id, position, recipient, role, message_id, relay, state, attempt, reason,
-    created_at, changed_at
+-- One row per recipient; a suppressed address is never sent to. Rows that are there stay, and
+-- where the relay is stopped or backing off nothing is written.
+WITH born AS (
+    INSERT INTO relais.messages (
+        id, tenant, job_id, position, recipient, role, message_id, relay, state, attempt, reason,
+        created_at, changed_at
+    )
+    SELECT
+        d.id, d.tenant, d.job_id, d.position, d.recipient, d.role, d.message_id, d.relay,
+        CASE WHEN s.address IS NULL THEN 'sending' ELSE 'suppressed' END::relais.message_state,
+        d.attempt, s.reason, now(), clock_timestamp()
+    FROM json_to_recordset(:rows) AS d (
+        id uuid, tenant text, job_id uuid, position int, recipient text, address text, role text,
+        message_id text, relay text, attempt int
+    )
+    LEFT JOIN relais.suppressions AS s ON s.tenant = d.tenant AND s.address = d.address
+    WHERE NOT EXISTS (SELECT FROM relais.relay_states AS r
+                      WHERE r.tenant = d.tenant AND r.name = d.relay
+                        AND (r.stopped_at IS NOT NULL OR r.backoff_until > clock_timestamp()))
+    ON CONFLICT (job_id, position) DO NOTHING
+    RETURNING *
 )
-SELECT
-    d.id, d.tenant, d.job_id, d.position, d.recipient, d.role, d.message_id, d.relay,
-    CASE WHEN s.address IS NULL THEN 'sending' ELSE 'suppressed' END::relais.message_state,
-    d.attempt, s.reason, now(), clock_timestamp()
-FROM json_to_recordset(:rows) AS d (
-    id uuid, tenant text, job_id uuid, position int, recipient text, address text, role text,
-    message_id text, relay text, attempt int
-)
-LEFT JOIN relais.suppressions AS s ON s.tenant = d.tenant AND s.address = d.address
-ON CONFLICT (job_id, position) DO NOTHING
-RETURNING id, tenant, job_id, position, recipient, role, message_id, relay, state, attempt,
-          created_at, reply_code, enhanced_code, reply, reason
+SELECT b.id, b.tenant, b.job_id, b.position, b.recipient, b.role, b.message_id, b.relay,
+       b.state, b.attempt, b.created_at, b.reply_code, b.enhanced_code, b.reply, b.reason,
+       NULL::float8 AS dot_age_s, coalesce(r.backoff_step, 0) AS backoff_step
+FROM born AS b
+LEFT JOIN relais.relay_states AS r ON r.tenant = b.tenant AND r.name = b.relay
 
 -- name: take_over
 -- Rows of an earlier attempt become ours. An unanswered dot stays `dot_sent`: whoever takes it

@@ -51,7 +51,7 @@ INSERT INTO relais.job_parents (child_id, parent_id)
 SELECT * FROM unnest(CAST(:children AS uuid[]), CAST(:parents AS uuid[]))
 
 -- name: claim
--- Take ready jobs of one queue: most urgent first, then longest waiting.
+-- ready -> running: of one queue, most urgent first, then longest waiting.
 UPDATE relais.jobs AS j
 SET state = 'running', attempt = j.attempt + 1, owner = :owner,
     lease_until = clock_timestamp() + :lease_s * interval '1 second',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 
@@ -29,6 +30,9 @@ def main(arguments: list[str]) -> int:
         from workers.app import build  # noqa: PLC0415 - after the settings are known to be good
 
         app = build(settings)
+        for noisy in ("celery.worker.strategy", "celery.app.trace"):
+            # They tell of doorbells, twice each; what becomes of jobs the engine tells.
+            logging.getLogger(noisy).setLevel(logging.WARNING)
     except RelaisError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import importlib
 import inspect
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -33,9 +34,17 @@ _CONTEXT_FIELDS = {field.name for field in dataclasses.fields(Context)}
 class KindRunner:
     """Every kind of this installation, and what their contexts are made of."""
 
-    def __init__(self, *, still_owned: Callable[[], bool]) -> None:
+    def __init__(self) -> None:
         self._settings = settings.load()
         self._kinds = kinds.load(self._settings.kinds)
+        self._still_owned: Callable[[], bool] = lambda: True
+        # Imports the driver, which each child would do otherwise; nothing is connected.
+        database.engine(self._settings)
+        if telemetry.is_exporting():
+            importlib.import_module("runtime.otlp")
+
+    def begin(self, *, still_owned: Callable[[], bool]) -> None:
+        """Start what does not survive a fork; `still_owned` answers `context.still_owned()`."""
         self._still_owned = still_owned
         logs.configure(
             service="isolated", colour=self._settings.colour, level=self._settings.log_level

@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import os
-import signal
 import socket
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import SecretStr
-
-from workers import frames
+from workers import child_kernel, frames
 
 if TYPE_CHECKING:
-    from asyncio import StreamReader, StreamWriter, TimerHandle
-    from asyncio.subprocess import Process
+    from asyncio import Future, StreamReader, StreamWriter, TimerHandle
     from collections.abc import Callable
 
-    from runtime.settings import Settings
+    from workers.child_environment import Role
 
-END_S = 2.0  # between closing a child's socket and killing it
-BUFFER_BYTES = 1 << 20
-_CHECKOUT = Path(__file__).resolve().parent.parent
-_HARMLESS = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
-
-Role = Literal["function", "kind"]
+END_S = 2.0  # between closing a child's socket and killing it, and then its fork server
 
 
 class EndOfChild(Exception):  # noqa: N818 - an event, told by another error
@@ -36,13 +22,18 @@ class EndOfChild(Exception):  # noqa: N818 - an event, told by another error
 
 
 class Child:
-    """One process and the socket to it."""
+    """One process and the socket to it.
+
+    `exited` is told by its fork server: the return code, or None when the server itself died.
+    """
 
     def __init__(
         self,
         role: Role,
-        process: Process,
+        pid: int,
         *,
+        exited: Future[int | None],
+        kill_server: Callable[[], None],
         reader: StreamReader,
         writer: StreamWriter,
         ours: socket.socket,
@@ -50,13 +41,21 @@ class Child:
         self.role = role
         self.reader = reader
         self.rest: TimerHandle = asyncio.get_running_loop().call_later(0, lambda: None)
+        self._pid = pid
+        self._exited = exited
+        self._kill_server = kill_server
         self._socket = ours
-        self._process = process
         self._writer = writer
-        self._waiter = asyncio.ensure_future(process.wait())
+
+    @property
+    def has_lost_its_server(self) -> bool:
+        """Whether it was taken down by the death of its fork server."""
+        return self._exited.done() and self._exited.result() is None
 
     def is_alive(self) -> bool:
         """Whether it waits quietly for a request: its socket is open and has nothing to say."""
+        if self._exited.done():
+            return False
         try:
             self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -79,76 +78,24 @@ class Child:
 
     def kill(self) -> None:
         """SIGKILL for it and whatever it started."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        if not self._exited.done():  # else the number may be somebody else's by now
+            child_kernel.kill_group(self._pid)
 
     async def wait_or_kill(self, patience_s: float) -> int | None:
-        """Its return code; None where it had to be killed for it."""
-        done, _ = await asyncio.wait([self._waiter], timeout=patience_s)
-        if done:
-            return self._process.returncode
+        """Its return code; None where it had to be killed for it, or its server is dead."""
+        if await self._is_gone(patience_s):
+            return self._exited.result()
         self.kill()
-        await asyncio.wait([self._waiter])
+        if not await self._is_gone(END_S):
+            self._kill_server()  # it does not even reap
+            await asyncio.wait([self._exited])
         return None
 
     async def end(self) -> None:
         """Let it go; kill it, and whatever it started, if it does not."""
         self._writer.close()
         await self.wait_or_kill(END_S)
-        self.kill()  # what it started and left behind
 
-
-async def spawn(role: Role, settings: Settings) -> Child:
-    """Start a child; it answers with one frame when its imports are done."""
-    ours, theirs = socket.socketpair()
-    with theirs:
-        try:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "workers.child",
-                str(theirs.fileno()),
-                role,
-                str(os.getpid()),
-                str(settings.isolated_memory_bytes),
-                pass_fds=(theirs.fileno(),),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=2,  # what handlers print belongs to the worker's log
-                env=_environment(role, settings),
-                start_new_session=True,
-            )
-        except BaseException:
-            ours.close()
-            raise
-    reader, writer = await asyncio.open_unix_connection(sock=ours, limit=BUFFER_BYTES)
-    return Child(role, process, reader=reader, writer=writer, ours=ours)
-
-
-def _environment(role: Role, settings: Settings) -> dict[str, str]:
-    # A function works on strangers' templates: no password is in its reach.
-    known = {name: os.environ[name] for name in _HARMLESS if name in os.environ}
-    if role == "kind":
-        known = {**os.environ, **_as_variables(settings)}
-    path = [str(_CHECKOUT), os.environ.get("PYTHONPATH", "")]
-    return {
-        **known,
-        "PYTHONPATH": os.pathsep.join(part for part in path if part),
-        "PYTHONUTF8": "1",
-    }
-
-
-def _as_variables(settings: Settings) -> dict[str, str]:
-    """What was set in `settings`, so that the child reads the same whatever they came from."""
-    variables: dict[str, str] = {}
-    for name in settings.model_fields_set:
-        value = getattr(settings, name)
-        if isinstance(value, SecretStr):
-            text = value.get_secret_value()
-        elif isinstance(value, tuple):
-            text = ",".join(value)
-        elif isinstance(value, dict):
-            text = json.dumps({key: secret.get_secret_value() for key, secret in value.items()})
-        else:
-            text = str(value)
-        variables[f"RELAIS_{name.upper()}"] = text
-    return variables
+    async def _is_gone(self, patience_s: float) -> bool:
+        done, _ = await asyncio.wait([self._exited], timeout=patience_s)
+        return bool(done)

@@ -22,7 +22,7 @@ from ledger.models.jobs import State
 from runtime import logs, metrics
 from tasks.outcomes import Cancelled, Failed
 from workers import execute, finishing, outbox, reconcile
-from workers.isolation import IsolationPool
+from workers.isolation import Interrupted, IsolationPool
 from workers.pace import Pace
 
 if TYPE_CHECKING:
@@ -240,6 +240,10 @@ class Engine:
             outcome = await execute.perform(job, self._around)
         except execute.ProcessDied as death:
             await self._settle_death(job, str(death))
+            return
+        except Interrupted as interruption:
+            await self._give_back([job], reason=str(interruption))
+            self._bell.set()
             return
         except asyncio.CancelledError:
             if job.id not in self._to_cancel:

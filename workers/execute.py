@@ -57,7 +57,7 @@ def backoff_of(job: ClaimedJob) -> Backoff:
 
 
 async def perform(job: ClaimedJob, around: Surroundings) -> Outcome:
-    """Run one claimed job; raises ProcessDied and CancelledError only."""
+    """Run one claimed job; raises ProcessDied, Interrupted and CancelledError only."""
     kind = kinds.get(job.kind)
     if kind is None:
         return Snooze(UNKNOWN_KIND_DELAY_S, f"this worker does not know the kind {job.kind}")
@@ -97,6 +97,8 @@ async def _attempt(job: ClaimedJob, kind: Kind, around: Surroundings, traceparen
         return _timed_out(job) if timer.expired() else _retry(error)
     except isolation.ChildDied as error:
         raise ProcessDied(str(error)) from error
+    except isolation.Interrupted:
+        raise
     except isolation.HandlerRaised as error:
         return RetryLater(f"{error.report.type}: {error.report.message}", error=error.report)
     except ValidationError as error:

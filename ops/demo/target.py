@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -30,13 +31,14 @@ def bring_up(place: Layout) -> Target:
     Raises StackError where it does not come up, or where mail goes to a relay of the
     user's instead of the local inbox: nothing could be counted there.
     """
+    if os.environ.get("RELAIS_SMTP_URL") and not control.is_running(place):
+        raise _elsewhere()
     control.up(place)
     variables = control.environment(place)
     urls = report.make(place)["urls"]
     api_key = vault.read(place.secrets).get("admin_key")
     if "inbox" not in urls:
-        sentence = "Mail goes to the relay in RELAIS_SMTP_URL, not to the local inbox."
-        raise StackError(sentence, remedy="Unset it, ./relais down, and try again.")
+        raise _elsewhere()
     if not api_key:
         sentence = f"{place.secrets} holds no admin key."
         raise StackError(sentence, remedy="Start the stack again: ./relais down, ./relais up.")
@@ -48,3 +50,8 @@ def bring_up(place: Layout) -> Target:
         api_key=api_key,
         callback_secret=variables["RELAIS_CALLBACK_SECRET"],
     )
+
+
+def _elsewhere() -> StackError:
+    sentence = "Mail goes to the relay in RELAIS_SMTP_URL, not to the local inbox."
+    return StackError(sentence, remedy="Unset it, ./relais down, and try again.")

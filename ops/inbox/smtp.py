@@ -1,8 +1,8 @@
 """The SMTP side: aiosmtpd's conversation with the inbox's answers.
 
-Two things are done differently from aiosmtpd for speed (about three times the mails per
-second): the text is read in blocks instead of line by line, and an ordinary address is
-recognised by one pattern before the full RFC 5322 parser is asked.
+Three things are done differently from aiosmtpd for speed: the text is read in blocks instead
+of line by line, an ordinary address is recognised by one pattern before the full RFC 5322 parser
+is asked, and the replies to a group of pipelined commands leave in one packet.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 SIZE_MAX_BYTES = 26_214_400
 LINE_MAX_BYTES = 1000  # RFC 5321 4.5.3.1.6, CRLF included
-_LONG_LINE = re.compile(rb"[^\n]{%d}" % LINE_MAX_BYTES)
-_BARE_CR_OR_LF = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 _PLAIN_PATH = re.compile(r"<([A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+@[A-Za-z0-9.-]+)>(.*)", re.DOTALL)
 
 
@@ -94,9 +92,9 @@ class Answers:
         """Keep the mail; 250 is answered only once it is on disk."""
         raw = transaction.content
         assert isinstance(raw, bytes)  # noqa: S101 - decode_data is off
-        if _LONG_LINE.search(raw):
+        if max(map(len, raw.split(b"\n"))) >= LINE_MAX_BYTES:
             return "500 5.6.0 A line is longer than 998 octets"
-        if _BARE_CR_OR_LF.search(raw):
+        if not raw.count(b"\r\n") == raw.count(b"\r") == raw.count(b"\n"):
             return "550 5.6.11 A bare CR or LF is in the text"
         header = read_header(raw)
         wanted = [(name, behaviour.of(name)) for name in transaction.rcpt_tos]
@@ -139,6 +137,18 @@ class Conversation(SMTP):
             ident="Relais inbox",
             loop=asyncio.get_running_loop(),
         )
+        self._replies = bytearray()
+
+    async def push(self, status: str | bytes) -> None:
+        """Answer one command; held back while the next one of its group is already here."""
+        self._replies += (status.encode() if isinstance(status, str) else status) + b"\r\n"
+        is_goodbye = self._replies.startswith(
+            (b"221", b"421"), self._replies.rfind(b"\n", 0, -1) + 1
+        )
+        if is_goodbye or b"\n" not in self._reader._buffer:  # type: ignore[attr-defined] # noqa: SLF001
+            replies, self._replies = self._replies, bytearray()
+            self._writer.write(replies)
+            await self._writer.drain()
 
     def _getaddr(self, arg: str) -> tuple[str | None, str | None]:
         found = _PLAIN_PATH.fullmatch(arg)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 QUEUES = ("critical", "template", "bulk", "vector", "callback")
 SHARED = ("postgres", "inbox")
+_INBOX_READS = ("RELAIS_LOG_LEVEL",)
 _SCHEMA = ("postgres", "migrate")
 # A worker gives what it runs this long to finish (RELAIS_GRACE_S) before it gives it back.
 _GRACE_DEFAULT_S = 25.0
@@ -113,6 +114,8 @@ class Catalogue:
         external = self._external("RELAIS_SMTP_URL")
         url = self.variables["RELAIS_SMTP_URL"]
         smtp, http = self._shared.inbox_smtp, self._shared.inbox_http
+        # The same whichever colour starts it: the other one must be able to adopt it.
+        common = {name: self.variables[name] for name in _INBOX_READS if name in self.variables}
         words = (
             *("ops.inbox", "--data-dir", str(self._layout.shared / "inbox")),
             *("--smtp-port", str(smtp), "--http-port", str(http)),
@@ -124,7 +127,7 @@ class Catalogue:
         return Service(
             place=self._place("inbox"),
             address=external or f"smtp {LOOPBACK}:{smtp}, http://{LOOPBACK}:{http}",
-            command=None if external else self._python(*words),
+            command=None if external else self._python(*words, env=common),
             healthy=healthy,
             ports=(smtp, http),
             order=_STORES,
@@ -196,8 +199,8 @@ class Catalogue:
     def _present(self, queue: str) -> Callable[[int | None, float], bool]:
         return lambda pid, age_s: self._presence.sees(queue, pid, age_max_s=age_s)
 
-    def _python(self, *words: str) -> Callable[[], Command]:
-        env = variables.for_process(self.variables)
+    def _python(self, *words: str, env: Mapping[str, str] | None = None) -> Callable[[], Command]:
+        env = variables.for_process(self.variables if env is None else env)
         return partial(Command, (sys.executable, "-m", *words), env, None, str(places.CHECKOUT))
 
     def _external(self, variable: str) -> str:

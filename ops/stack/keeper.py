@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from ops.errors import OpsError
 from ops.stack import child, ports, records, room
+from ops.stack.board import Board
 from ops.stack.processes import Identity
-from ops.stack.service import READY, Service, State, fingerprint
+from ops.stack.service import Service, State, fingerprint
 from runtime import logs
 
 if TYPE_CHECKING:
@@ -28,30 +29,6 @@ _HUNG_S = 60.0
 _PROVEN_S = 60.0
 _BACKOFF_FIRST_S = 0.5
 _BACKOFF_MAX_S = 30.0
-
-
-class Board:
-    """The states of all services, for those who wait for one another."""
-
-    def __init__(self) -> None:
-        """Empty; every keeper posts itself."""
-        self._states: dict[str, State] = {}
-        self._changed = threading.Condition()
-
-    def post(self, name: str, state: State) -> None:
-        """Set one service's state and wake who waits."""
-        with self._changed:
-            self._states[name] = state
-            self._changed.notify_all()
-
-    def ready(self, names: tuple[str, ...]) -> bool:
-        """Whether all of these are; a service that was left out does not count."""
-        return all(self._states.get(name, State.DONE) in READY for name in names)
-
-    def wait_ready(self, names: tuple[str, ...], timeout_s: float) -> bool:
-        """Wait at most this long; whether all are ready."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self.ready(names), timeout_s)
 
 
 class Keeper(threading.Thread):

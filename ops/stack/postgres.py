@@ -225,12 +225,16 @@ def _locale(bin_dir: Path) -> list[str]:
 
 
 def _env(bin_dir: Path) -> dict[str, str]:
-    """The caller's environment without what would steer Postgres, plus its own libraries.
+    """The caller's environment without what would steer Postgres or is not its business.
+
+    Its own libraries come on top.
 
     The wheel's `postgres` finds its direct libraries by itself, but not those
     that they need in turn.
     """
-    env = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    env = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PG", "RELAIS_"))
+    }
     variable = "DYLD_LIBRARY_PATH" if sys.platform == "darwin" else "LD_LIBRARY_PATH"
     own = str(bin_dir.parent / "lib")
     return {**env, "LC_ALL": "C", variable: ":".join(filter(None, (own, env.get(variable))))}

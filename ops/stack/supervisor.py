@@ -18,8 +18,9 @@ from typing import Any
 
 from ops.errors import OpsError, StackError, UsageError
 from ops.stack import documents, layout, logfiles, ports, records, room, vault
+from ops.stack.board import Board
 from ops.stack.catalogue import Catalogue
-from ops.stack.keeper import Board, Keeper
+from ops.stack.keeper import Keeper
 from ops.stack.layout import Layout
 from ops.stack.locks import FileLock
 from ops.stack.processes import Identity

@@ -82,7 +82,8 @@ class Valkey:
             file.write(lines)
         account.hand_over(path)
         words = (str(program), str(path), "--port", str(self.port))
-        return child.Command(words, os.environ, account.for_servers())
+        env = {name: value for name, value in os.environ.items() if not name.startswith("RELAIS_")}
+        return child.Command(words, env, account.for_servers())
 
     def start(self, *, timeout_s: float = 20.0) -> Self:
         """Start and wait until SET and GET work; returns self."""

@@ -18,6 +18,7 @@ from sqlalchemy.exc import TimeoutError as NoConnectionInTime
 from ledger import messages, relay_states
 from ledger.errors import LedgerUnavailable
 from ledger.group_commit import GroupCommit
+from ledger.relay_states import RelayNow
 from runtime import logs
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
     from ledger.messages import Dot, Mark, MessageRow, Preparation
-    from ledger.relay_states import RelayNow
     from tasks.email.relays import Relay
 
 log = logs.logger("email")
@@ -60,7 +60,7 @@ class Opened:
     @property
     def is_blocked(self) -> bool:
         """Whether the relay is stopped or backing off; nothing was written then."""
-        return self.relay.is_stopped or self.relay.backoff_s > 0
+        return _is_blocked(self.relay)
 
 
 _all_books: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[AsyncEngine, Books]] = (
@@ -80,7 +80,9 @@ class Books:
     """Group commits on one database: openings, dots, and what became of messages."""
 
     def __init__(self, database: AsyncEngine) -> None:
-        self._database = database
+        # Each statement is a transaction: one round trip instead of three. All of them are fenced
+        # and may be repeated, so none needs another to stand or fall with it.
+        self._database = database.execution_options(isolation_level="AUTOCOMMIT")
         self._openings: GroupCommit[Opening, Opened] = GroupCommit(self._write_openings)
         self._dots: GroupCommit[Dot, bool] = GroupCommit(self._write_dots)
         self._marks: GroupCommit[Mark, bool] = GroupCommit(self._write_marks)
@@ -136,13 +138,14 @@ class Books:
 
     async def _write_openings(self, openings: Sequence[Opening]) -> list[Opened]:
         async def write(connection: AsyncConnection) -> list[Opened]:
-            relays = await _relays_now(connection, openings)
-            usable = [o for o, now in zip(openings, relays, strict=True) if not _is_blocked(now)]
-            prepared = await messages.prepare(connection, [o.preparation for o in usable])
-            rows = {id(o): found for o, found in zip(usable, prepared, strict=True)}
+            begun = await messages.begin(connection, [o.preparation for o in openings])
+            rest = [o for o, new in zip(openings, begun, strict=True) if new is None]
+            others = iter(await _reopen(connection, rest) if rest else ())
             return [
-                Opened(now, rows.get(id(opening)))
-                for opening, now in zip(openings, relays, strict=True)
+                next(others)
+                if new is None
+                else Opened(RelayNow(backoff_step=new.backoff_step), new.rows)
+                for new in begun
             ]
 
         return await self._patiently(write, patience_s=PREPARE_PATIENCE_S)
@@ -160,12 +163,12 @@ class Books:
     async def _patiently(
         self, write: Callable[[AsyncConnection], Awaitable[Result]], *, patience_s: float
     ) -> Result:
-        """Run `write` in a transaction of its own; it may be repeated, so it must bear that."""
+        """Run `write`, again and again while Postgres is away; it must bear being repeated."""
         deadline = time.monotonic() + patience_s
         wait_s = RETRY_FIRST_S
         while True:
             try:
-                async with self._database.begin() as connection:
+                async with self._database.connect() as connection:
                     return await write(connection)
             except _AWAY as error:
                 if time.monotonic() + wait_s > deadline:
@@ -173,6 +176,14 @@ class Books:
                     raise LedgerUnavailable(sentence) from error
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, RETRY_MAX_S)
+
+
+async def _reopen(connection: AsyncConnection, openings: Sequence[Opening]) -> list[Opened]:
+    """Later attempts, and relays with a history."""
+    relays = await _relays_now(connection, openings)
+    usable = [o for o, now in zip(openings, relays, strict=True) if not _is_blocked(now)]
+    prepared = iter(await messages.prepare(connection, [o.preparation for o in usable]))
+    return [Opened(now, None if _is_blocked(now) else next(prepared)) for now in relays]
 
 
 async def _relays_now(connection: AsyncConnection, openings: Sequence[Opening]) -> list[RelayNow]:

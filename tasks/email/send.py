@@ -16,7 +16,7 @@ from tasks.email.payload import Email
 from tasks.email.settlement import Settlement, resume
 from tasks.errors import PayloadError, RenderError
 from tasks.kinds import Backoff, kind
-from tasks.outcomes import Cancelled, Failed
+from tasks.outcomes import Failed, Snooze
 from tasks.templates.render import render_fields
 
 if TYPE_CHECKING:
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 TIMEOUT_S = 900.0
 # Most trouble is over in a minute; a relay that is down overnight must not cost the mail.
 RETRIES_S = (5.0, 60.0, 300.0, 1_800.0, 7_200.0, 21_600.0, 43_200.0)
+
+# Where another worker has the job, this outcome meets its fence and changes nothing. Where the
+# lease only seemed over, the job is run again and no attempt is lost.
+LOST_CLAIM = Snooze(1.0, "lost the claim before the dot")
 
 
 @kind(
@@ -62,7 +66,7 @@ async def send(payload: Email, context: Context) -> Outcome:
             relay, backoff_s=opened.relay.backoff_s, reason=opened.relay.reason
         )
     if opened.rows is None:
-        return Cancelled("lost the claim")
+        return LOST_CLAIM
     delivery = Delivery(
         relay=relay,
         policy=policy,
@@ -73,7 +77,7 @@ async def send(payload: Email, context: Context) -> Outcome:
     letter = Letter(email, relay=relay, policy=policy, first=opened.rows[0])
     settlements = await _deliver_all(delivery, letter, opened.rows)
     if any(settlement.state is None for settlement in settlements):
-        return Cancelled("lost the claim")
+        return LOST_CLAIM
     backoff_s = await _tell_of(relay, settlements, ledger=ledger, context=context)
     if opened.relay.backoff_step and any(_is_accepted(s) for s in settlements):
         await ledger.recover(relay, tenant=context.tenant)

@@ -49,11 +49,21 @@ def local(expression: str, zone: str, *, day: str, days: int = 1) -> list[str]:
         ("0,30 2,3 * * *", PARIS, "2026-03-29", ["03:00+0200", "03:30+0200"]),
         # A wildcard follows the clock: nothing in the gap.
         ("*/30 2 * * *", PARIS, "2026-03-29", []),
-        ("0 */2 * * *", NEW_YORK, "2026-03-08", [f"{h:02}:00-0{5 if h < 2 else 4}00" for h in range(0, 24, 2) if h != 2]),
+        (
+            "0 */2 * * *",
+            NEW_YORK,
+            "2026-03-08",
+            [f"{h:02}:00-0{5 if h < 2 else 4}00" for h in range(0, 24, 2) if h != 2],
+        ),
         # Autumn: 02:00-03:00 comes twice. A fixed time takes the first, a wildcard both.
         ("30 2 * * *", PARIS, "2026-10-25", ["02:30+0200"]),
         ("30 1 * * *", NEW_YORK, "2026-11-01", ["01:30-0400"]),
-        ("*/30 2 * * *", PARIS, "2026-10-25", ["02:00+0200", "02:30+0200", "02:00+0100", "02:30+0100"]),
+        (
+            "*/30 2 * * *",
+            PARIS,
+            "2026-10-25",
+            ["02:00+0200", "02:30+0200", "02:00+0100", "02:30+0100"],
+        ),
         ("0 9 * * *", PARIS, "2026-10-25", ["09:00+0100"]),
         ("0 9 * * *", NEW_YORK, "2026-03-08", ["09:00-0400"]),
         # Midnight itself is skipped.
@@ -65,7 +75,13 @@ def test_days_when_clocks_change(expression: str, zone: str, day: str, expected:
 
 
 def test_every_hour_of_the_repeated_hour_is_an_hour_apart() -> None:
-    times = list(zip(cron.parse("@hourly", PARIS).after(datetime(2026, 10, 24, 12, tzinfo=UTC)), range(30), strict=False))
+    times = list(
+        zip(
+            cron.parse("@hourly", PARIS).after(datetime(2026, 10, 24, 12, tzinfo=UTC)),
+            range(30),
+            strict=False,
+        )
+    )
     gaps = {b[0] - a[0] for a, b in zip(times, times[1:], strict=False)}
     assert gaps == {timedelta(hours=1)}
 
@@ -78,10 +94,26 @@ fields = st.tuples(
     st.sampled_from(["*", "*", "MON", "SUN", "1-5", "SUN#1", "5L"]),
 ).map(" ".join)
 # Half of all moments lie around a change of clocks, where the trouble is.
-changes = [date(2026, 3, 8), date(2026, 3, 29), date(2026, 4, 5), date(2026, 4, 24), date(2026, 9, 6), date(2026, 10, 4), date(2026, 10, 25), date(2026, 10, 30), date(2026, 11, 1)]
+changes = [
+    date(2026, 3, 8),
+    date(2026, 3, 29),
+    date(2026, 4, 5),
+    date(2026, 4, 24),
+    date(2026, 9, 6),
+    date(2026, 10, 4),
+    date(2026, 10, 25),
+    date(2026, 10, 30),
+    date(2026, 11, 1),
+]
 moments = st.one_of(
     st.datetimes(datetime(2024, 1, 1), datetime(2030, 1, 1)),
-    st.builds(lambda day, minutes: datetime.combine(day, datetime.min.time()) + timedelta(minutes=minutes), st.sampled_from(changes), st.integers(-1440, 1440)),
+    st.builds(
+        lambda day, minutes: (
+            datetime.combine(day, datetime.min.time()) + timedelta(minutes=minutes)
+        ),
+        st.sampled_from(changes),
+        st.integers(-1440, 1440),
+    ),
 ).map(lambda moment: moment.replace(tzinfo=UTC))
 
 
@@ -105,7 +137,9 @@ def by_hand(parsed: cron.Cron, after: datetime, until: datetime) -> list[datetim
 
 
 @given(fields, st.sampled_from(ZONES), moments)
-def test_wildcards_fire_at_every_matching_minute_and_at_no_other(expression: str, zone: str, start: datetime) -> None:
+def test_wildcards_fire_at_every_matching_minute_and_at_no_other(
+    expression: str, zone: str, start: datetime
+) -> None:
     parsed = cron.parse(expression, zone)
     if parsed.is_fixed:
         return
@@ -119,7 +153,9 @@ def test_wildcards_fire_at_every_matching_minute_and_at_no_other(expression: str
 
 
 @given(fields, st.sampled_from(ZONES), moments)
-def test_fixed_times_fire_once_for_each_wall_time(expression: str, zone: str, start: datetime) -> None:
+def test_fixed_times_fire_once_for_each_wall_time(
+    expression: str, zone: str, start: datetime
+) -> None:
     parsed = cron.parse(expression, zone)
     if not parsed.is_fixed:
         return
@@ -133,7 +169,9 @@ def test_fixed_times_fire_once_for_each_wall_time(expression: str, zone: str, st
 
 
 @given(fields, st.sampled_from(ZONES), moments, st.integers(1, 60 * 24 * 40))
-def test_latest_is_the_last_of_after(expression: str, zone: str, start: datetime, minutes: int) -> None:
+def test_latest_is_the_last_of_after(
+    expression: str, zone: str, start: datetime, minutes: int
+) -> None:
     parsed = cron.parse(expression, zone)
     until = start + timedelta(minutes=minutes)
     last = None
@@ -145,11 +183,20 @@ def test_latest_is_the_last_of_after(expression: str, zone: str, start: datetime
 
 
 @given(fields, st.sampled_from(ZONES), moments, st.integers(0, 60 * 72))
-def test_where_the_search_begins_changes_nothing(expression: str, zone: str, start: datetime, minutes: int) -> None:
+def test_where_the_search_begins_changes_nothing(
+    expression: str, zone: str, start: datetime, minutes: int
+) -> None:
     parsed = cron.parse(expression, zone)
     later = start + timedelta(minutes=minutes)
-    from_start = [moment for moment, _ in zip(parsed.after(start), range(400), strict=False) if moment > later][:3]
-    assert from_start == [moment for moment, _ in zip(parsed.after(later), range(3), strict=False)][: len(from_start)]
+    from_start = [
+        moment for moment, _ in zip(parsed.after(start), range(400), strict=False) if moment > later
+    ][:3]
+    assert (
+        from_start
+        == [moment for moment, _ in zip(parsed.after(later), range(3), strict=False)][
+            : len(from_start)
+        ]
+    )
 
 
 @pytest.mark.parametrize(
@@ -192,7 +239,9 @@ def test_nonsense_is_refused_with_a_sentence(expression: str, zone: str) -> None
 def test_the_next_five_times() -> None:
     now = datetime(2026, 11, 21, 12, tzinfo=UTC)
     times = cron.validate("0 9 * * MON-FRI", PARIS, now=now)
-    assert [t.isoformat() for t in times] == [f"2026-11-{day}T08:00:00+00:00" for day in (23, 24, 25, 26, 27)]
+    assert [t.isoformat() for t in times] == [
+        f"2026-11-{day}T08:00:00+00:00" for day in (23, 24, 25, 26, 27)
+    ]
 
 
 def test_the_rarest_day_is_found() -> None:

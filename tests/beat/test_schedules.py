@@ -15,11 +15,23 @@ from ledger.errors import InvalidSchedule, NotFound
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-JOB: dict[str, Any] = {"kind": "test.nothing", "payload": {"é": 1}, "queue": "bulk", "max_attempts": 3, "timeout_s": 10}
+JOB: dict[str, Any] = {
+    "kind": "test.nothing",
+    "payload": {"é": 1},
+    "queue": "bulk",
+    "max_attempts": 3,
+    "timeout_s": 10,
+}
 
 
 async def make(database: AsyncEngine, **fields: Any) -> schedules.Schedule:
-    values = {"tenant": "default", "name": "mine", "cron": "* * * * *", "timezone": "Europe/Paris", "job": JOB}
+    values = {
+        "tenant": "default",
+        "name": "mine",
+        "cron": "* * * * *",
+        "timezone": "Europe/Paris",
+        "job": JOB,
+    }
     async with database.begin() as connection:
         return await schedules.create(connection, **(values | fields))
 
@@ -27,7 +39,11 @@ async def make(database: AsyncEngine, **fields: Any) -> schedules.Schedule:
 async def age(database: AsyncEngine, interval: str) -> None:
     """Pretend that nothing has been dealt with for `interval`."""
     async with database.begin() as connection:
-        await connection.execute(text(f"UPDATE relais.schedules SET fired_until = clock_timestamp() - interval '{interval}'"))
+        await connection.execute(
+            text(
+                f"UPDATE relais.schedules SET fired_until = clock_timestamp() - interval '{interval}'"
+            )
+        )
 
 
 async def test_create_list_change_and_remove(database: AsyncEngine) -> None:
@@ -37,10 +53,22 @@ async def test_create_list_change_and_remove(database: AsyncEngine) -> None:
     async with database.begin() as connection:
         assert [s.id for s in await schedules.list_all(connection, tenant="default")] == [one.id]
         assert await schedules.find(connection, tenant="default", name="mine") == one
-        changed = await schedules.update(connection, tenant="default", schedule_id=one.id, cron="@daily", job={**JOB, "priority": 9})
-        assert (changed.cron, changed.job["priority"], changed.timezone) == ("@daily", 9, "Europe/Paris")
+        changed = await schedules.update(
+            connection,
+            tenant="default",
+            schedule_id=one.id,
+            cron="@daily",
+            job={**JOB, "priority": 9},
+        )
+        assert (changed.cron, changed.job["priority"], changed.timezone) == (
+            "@daily",
+            9,
+            "Europe/Paris",
+        )
         assert changed.fired_until > one.fired_until
-        assert not (await schedules.enable(connection, tenant="default", schedule_id=one.id, enabled=False)).enabled
+        assert not (
+            await schedules.enable(connection, tenant="default", schedule_id=one.id, enabled=False)
+        ).enabled
         assert await schedules.enabled(connection) == []
         await schedules.delete(connection, tenant="default", schedule_id=one.id)
         with pytest.raises(NotFound):
@@ -59,7 +87,9 @@ async def test_another_tenant_sees_nothing(database: AsyncEngine) -> None:
         ):
             with pytest.raises(NotFound):
                 await call
-        assert (await schedules.get(connection, tenant="default", schedule_id=one.id)).cron == "* * * * *"
+        assert (
+            await schedules.get(connection, tenant="default", schedule_id=one.id)
+        ).cron == "* * * * *"
 
 
 @pytest.mark.parametrize(
@@ -74,7 +104,9 @@ async def test_another_tenant_sees_nothing(database: AsyncEngine) -> None:
         ({"job": {**JOB, "payload": []}}, "job"),
     ],
 )
-async def test_the_wrong_field_is_named(database: AsyncEngine, fields: dict[str, Any], field: str) -> None:
+async def test_the_wrong_field_is_named(
+    database: AsyncEngine, fields: dict[str, Any], field: str
+) -> None:
     with pytest.raises(InvalidSchedule) as refused:
         await make(database, **fields)
     assert refused.value.field == field
@@ -106,7 +138,9 @@ async def test_due_is_the_newest_missed_time_and_fires_once(database: AsyncEngin
     async with database.connect() as connection:
         # A minute may have gone by meanwhile; the fired one is never due again.
         assert all(again.nominal_at > tick.nominal_at for again in await schedules.due(connection))
-        assert (await connection.execute(text("SELECT count(*) FROM relais.jobs"))).scalar_one() == 1
+        assert (
+            await connection.execute(text("SELECT count(*) FROM relais.jobs"))
+        ).scalar_one() == 1
 
 
 async def test_what_changed_between_look_and_fire_is_not_fired(database: AsyncEngine) -> None:
@@ -126,7 +160,9 @@ async def test_switching_on_again_does_not_catch_up(database: AsyncEngine) -> No
     async with database.begin() as connection:
         await schedules.enable(connection, tenant="default", schedule_id=one.id, enabled=True)
         now = await ticks.now(connection)
-        assert all(tick.nominal_at > now - timedelta(minutes=1) for tick in await schedules.due(connection))
+        assert all(
+            tick.nominal_at > now - timedelta(minutes=1) for tick in await schedules.due(connection)
+        )
 
 
 async def test_a_tick_and_its_job_are_one(database: AsyncEngine) -> None:
@@ -139,7 +175,9 @@ async def test_a_tick_and_its_job_are_one(database: AsyncEngine) -> None:
         async with database.begin() as connection:
             await schedules.fire(connection, tick)
     async with database.connect() as connection:
-        assert (await connection.execute(text("SELECT count(*) FROM relais.schedule_ticks"))).scalar_one() == 0
+        assert (
+            await connection.execute(text("SELECT count(*) FROM relais.schedule_ticks"))
+        ).scalar_one() == 0
 
 
 async def test_the_fingerprint_tells_every_change(database: AsyncEngine) -> None:

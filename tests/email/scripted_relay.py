@@ -86,7 +86,9 @@ class ScriptedRelay:
         if self.tls:
             scheme = "smtps" if self.implicit_tls else "smtp+starttls"
         query = "&".join(f"{name}={value}" for name, value in options.items())
-        return f"{scheme}://{login and login + '@'}{self.host}:{self.port}" + (query and f"?{query}")
+        return f"{scheme}://{login and login + '@'}{self.host}:{self.port}" + (
+            query and f"?{query}"
+        )
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(
@@ -128,7 +130,7 @@ class ScriptedRelay:
         return self._always.get(step, usual)
 
 
-class _Closed(ConnectionError):
+class _Closed(ConnectionError):  # noqa: N818 - control flow of a test server
     pass
 
 

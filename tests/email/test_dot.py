@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import text
 
 from ledger import ids, messages
-from tasks.outcomes import Cancelled, Failed, RetryLater, Succeeded, Unknown
+from tasks.email.send import LOST_CLAIM
+from tasks.outcomes import Failed, RetryLater, Succeeded, Unknown
 from tests.email.scripted_relay import DROP, TAKE_AND_DROP, Act
 
 if TYPE_CHECKING:
@@ -142,9 +143,7 @@ async def test_a_doubt_is_only_removed_by_a_250(jobs: Jobs, relay: ScriptedRelay
     assert "550 5.7.1 Enough" in outcome.reason
 
 
-async def test_the_last_try_without_an_answer_is_unknown(
-    jobs: Jobs, relay: ScriptedRelay
-) -> None:
+async def test_the_last_try_without_an_answer_is_unknown(jobs: Jobs, relay: ScriptedRelay) -> None:
     relay.next("DOT", DROP)
     assert isinstance(await jobs.run(context={"tries_left": 0}), Unknown)
 
@@ -245,7 +244,7 @@ async def test_a_stale_attempt_stops_before_the_dot(jobs: Jobs, relay: ScriptedR
     await relay.reached("DATA")
     assert isinstance(await jobs.run(job_id, attempt=2), Succeeded)
     gate.set()
-    assert await stale == Cancelled("lost the claim")
+    assert await stale == LOST_CLAIM
     assert len(relay.mails) == 1
     [row] = await jobs.rows(job_id)
     assert (row.state, row.attempt, row.tries) == ("sent", 2, 1)
@@ -262,7 +261,7 @@ async def test_a_claim_taken_over_is_noticed_before_its_messages_are(
     await relay.reached("DATA")
     await jobs.context(job_id, attempt=2)
     gate.set()
-    assert await stale == Cancelled("lost the claim")
+    assert await stale == LOST_CLAIM
     assert relay.mails == []
     assert await jobs.states(job_id) == ["sending"]
 
@@ -272,7 +271,7 @@ async def test_a_lease_that_ran_out_by_our_own_clock_stops_the_dot(
 ) -> None:
     job_id = ids.new()
     outcome = await jobs.run(job_id, context={"still_owned": lambda: False})
-    assert outcome == Cancelled("lost the claim")
+    assert outcome == LOST_CLAIM
     assert relay.mails == []
     [row] = await jobs.rows(job_id)
     assert (row.state, row.dot_sent_at) == ("pending", None)
@@ -287,7 +286,7 @@ async def test_a_stale_outcome_changes_nothing(jobs: Jobs, relay: ScriptedRelay)
     outcome = await jobs.run(job_id, attempt=2, policy="at_most_once")
     assert isinstance(outcome, Unknown)
     gate.set()
-    assert await stale == Cancelled("lost the claim")
+    assert await stale == LOST_CLAIM
     [row] = await jobs.rows(job_id)
     assert (row.state, row.attempt) == ("unknown", 2)
 
@@ -298,7 +297,7 @@ async def test_an_older_attempt_that_comes_late_sends_nothing(
     job_id = ids.new()
     relay.next("RCPT", "450 4.2.0 Later")
     await jobs.run(job_id, attempt=2)
-    assert await jobs.run(job_id, attempt=1) == Cancelled("lost the claim")
+    assert await jobs.run(job_id, attempt=1) == LOST_CLAIM
     assert relay.mails == []
 
 

@@ -123,9 +123,7 @@ def test_nothing_a_caller_writes_becomes_a_header(value: str, field: str) -> Non
 @example(filename="é" * 255, content=b"")
 @example(filename='semi;colon "quoted".pdf', content=b"x")
 def test_attachments_come_back(filename: str, content: bytes) -> None:
-    message = compose(
-        attachments=[{"filename": filename, "content": b64encode(content).decode()}]
-    )
+    message = compose(attachments=[{"filename": filename, "content": b64encode(content).decode()}])
     assert_sound(message)
     _, file = parse(message).iter_parts()
     assert file.get_filename() == filename

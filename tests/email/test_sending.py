@@ -95,9 +95,7 @@ async def test_a_mixture_fails_with_the_count_and_lists_each(
     assert [m["state"] for m in outcome.result["messages"]] == ["sent", "failed", "sent"]
 
 
-async def test_only_the_deferred_recipient_is_tried_again(
-    jobs: Jobs, relay: ScriptedRelay
-) -> None:
+async def test_only_the_deferred_recipient_is_tried_again(jobs: Jobs, relay: ScriptedRelay) -> None:
     job_id = ids.new()
     jobs.smtp_url = relay.url(connections=1)
     relay.next("DOT", "250 OK", "451 4.3.0 Later")

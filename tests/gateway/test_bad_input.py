@@ -166,7 +166,11 @@ async def test_paths(
         ({"content-type": "application/x-www-form-urlencoded"}, 415, None),
         ({"content-type": "application/json", "content-encoding": "gzip"}, 415, None),
         ({"content-type": "application/json", "idempotency-key": ""}, 422, "Idempotency-Key"),
-        ({"content-type": "application/json", "idempotency-key": "x" * 256}, 422, "Idempotency-Key"),
+        (
+            {"content-type": "application/json", "idempotency-key": "x" * 256},
+            422,
+            "Idempotency-Key",
+        ),
         ({"content-type": "application/json", "x-trace-id": "a b"}, 422, "X-Trace-ID"),
         ({"content-type": "application/json", "x-trace-id": "x" * 129}, 422, "X-Trace-ID"),
     ],
@@ -188,7 +192,12 @@ async def test_header_and_field_must_agree(api: httpx.AsyncClient) -> None:
 
 
 async def test_wrong_mail_is_named_by_its_field(api: httpx.AsyncClient) -> None:
-    payload = {"from": "a@example.org", "to": ["b@example.org\r\nBcc: c@example.org"], "subject": "x", "text": "y"}
+    payload = {
+        "from": "a@example.org",
+        "to": ["b@example.org\r\nBcc: c@example.org"],
+        "subject": "x",
+        "text": "y",
+    }
     answer = await api.post("/api/v1/jobs", json={"kind": "email.send", "payload": payload})
     assert answer.status_code == 422
     assert answer.json()["field"].startswith("payload.to")

@@ -83,7 +83,9 @@ async def test_the_callers_trace_goes_on(api: httpx.AsyncClient, ledger: AsyncEn
     headers = {"traceparent": TRACEPARENT, "x-trace-id": "order-17"}
     answer = await api.post("/api/v1/jobs", json=JOB, headers=headers)
     kept = await row(ledger, answer.json()["id"])
-    assert kept["trace_id"] == answer.json()["trace_id"] == answer.headers["x-trace-id"] == "order-17"
+    assert (
+        kept["trace_id"] == answer.json()["trace_id"] == answer.headers["x-trace-id"] == "order-17"
+    )
     assert kept["traceparent"][3:35] == TRACEPARENT[3:35]
     assert kept["traceparent"][36:52] != TRACEPARENT[36:52]
     assert answer.headers["traceparent"] == kept["traceparent"]
@@ -140,7 +142,9 @@ async def test_the_same_body_written_differently_is_the_same(api: httpx.AsyncCli
     assert two.headers["idempotency-replayed"] == "true"
 
 
-async def test_tenants_do_not_share_keys_or_parents(gateway: Gateway, api: httpx.AsyncClient) -> None:
+async def test_tenants_do_not_share_keys_or_parents(
+    gateway: Gateway, api: httpx.AsyncClient
+) -> None:
     key = await asyncio.to_thread(gateway.make_key, "admin", tenant="other")
     mine = await api.post("/api/v1/jobs", json=JOB, headers={"idempotency-key": "shared"})
     async with httpx.AsyncClient(base_url=gateway.url, headers={"x-api-key": key}) as other:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,14 +16,31 @@ def is_running(pid: int) -> bool:
         return False
 
 
+def servers_of(pid: int) -> list[int]:
+    """The fork servers that `pid` started."""
+    return [child for child in started_by(pid) if is_running(child) and _is_ours(child)]
+
+
 def children_of(pid: int) -> list[int]:
-    """The isolated processes that `pid` started."""
-    found = [
-        int(child)
-        for listing in Path(f"/proc/{pid}/task").glob("*/children")
-        for child in listing.read_text().split()
-    ]
-    return [child for child in found if is_running(child) and _is_ours(child)]
+    """The isolated processes that the fork servers of `pid` forked."""
+    return [child for server in servers_of(pid) for child in servers_of(server)]
+
+
+def started_by(pid: int) -> list[int]:
+    """All children of `pid`, zombies too."""
+    found: list[int] = []
+    for listing in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found += map(int, listing.read_text().split())
+    return found
+
+
+def is_zombie(pid: int) -> bool:
+    """Whether `pid` has ended and was not reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def wait_for(condition: Callable[[], bool], *, within_s: float = 10.0) -> None:
@@ -34,4 +52,4 @@ def wait_for(condition: Callable[[], bool], *, within_s: float = 10.0) -> None:
 
 
 def _is_ours(pid: int) -> bool:
-    return b"workers.child" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    return b"workers.child_forking" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")

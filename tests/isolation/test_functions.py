@@ -84,7 +84,7 @@ async def test_a_function_child_sees_no_secrets(
 
 def test_a_function_child_imports_little() -> None:
     program = (
-        "import sys, workers.child, workers.functions as f; f.load('render'); print(*sys.modules)"
+        "import sys, workers.child_forking as f; f.child.prepare('function'); print(*sys.modules)"
     )
     loaded = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True

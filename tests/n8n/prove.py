@@ -7,11 +7,10 @@ workflows of n8n/examples/ as they are, runs each of them, and checks what came 
   resumes the Wait node, after n8n was stopped and started again meanwhile
 - send-one-mail: one mail
 - on-failure: the refused mail takes the other branch
+- verified-callback: a genuine callback passes its Code node, a forged one does not
 
 Needs Node.js 20.19 or later with npm, and port 5678: the local stack lets callbacks go there.
 """
-
-# ruff: noqa: T201 - what it does is printed
 
 from __future__ import annotations
 
@@ -27,9 +26,14 @@ from ops import stack
 from ops.demo import target as targets
 from ops.stack import ports
 from runtime.errors import RelaisError
-from tests.n8n import examples, install
+from tests.n8n import examples, install, witness
 from tests.n8n.recorder import Recorder
-from tests.n8n.scenarios import bulk_with_wait, on_failure, send_one_mail
+from tests.n8n.scenarios import (
+    bulk_with_wait,
+    on_failure,
+    send_one_mail,
+    verified_callback,
+)
 from tests.n8n.server import N8n
 from tests.n8n.stage import Stage, Verdict
 
@@ -52,11 +56,12 @@ def prove(given: argparse.Namespace) -> list[str]:
             database_url=target.database_url,
             port=n8n_port,
             public_url=recorder.url,
+            callback_secret=target.callback_secret,
         )
         print("n8n: importing the examples and starting ...", flush=True)
         n8n.create_database()
         n8n.fill(
-            credentials=[examples.credential(target.api_key)],
+            credentials=[examples.credential(witness.producer_key(target))],
             workflows=examples.load(relais_url=target.gateway_url),
         )
         running.callback(n8n.stop)
@@ -64,6 +69,7 @@ def prove(given: argparse.Namespace) -> list[str]:
         stage = Stage(target, n8n, recorder, Verdict())
         send_one_mail(stage)
         on_failure(stage)
+        verified_callback(stage)
         bulk_with_wait(stage, recipients=given.recipients)
     return stage.verdict.failed
 

@@ -1,7 +1,5 @@
 """Each example workflow, run and judged."""
 
-# ruff: noqa: T201 - what was checked is printed
-
 from __future__ import annotations
 
 import secrets
@@ -94,6 +92,33 @@ def on_failure(stage: Stage) -> None:
         ran = set(stage.n8n.node_outputs(execution))
         took = branch in ran and other not in ran
         stage.verdict.check(f"it goes on to {branch!r}", holds=took, seen=ran)
+        _mails(stage, domain=domain, expected=1)
+
+
+def verified_callback(stage: Stage) -> None:
+    """The Code node lets the genuine callback through and stops at a forged one."""
+    for forged in (False, True):
+        print(f"verified-callback: {'forged' if forged else 'genuine'}")
+        domain = f"n8n-{secrets.token_hex(4)}.example.org"
+        stage.pause("critical", paused=True)
+        try:
+            execution = stage.trigger(
+                "relais-verified-callback", trace_id=secrets.token_hex(16), domain=domain
+            )
+            stage.wait(execution, "waiting")
+            if forged:
+                stage.forge(execution, {"type": "job.succeeded", "data": {"state": "succeeded"}})
+                stage.wait(execution, "error", "success")
+        finally:
+            stage.pause("critical", paused=False)
+        status = stage.wait(execution, "error", "success")
+        ran = set(stage.n8n.node_outputs(execution))
+        if forged:
+            stopped = status == "error" and "Done" not in ran
+            stage.verdict.check("the workflow stops there", holds=stopped, seen=(status, ran))
+        else:
+            done = status == "success" and "Done" in ran
+            stage.verdict.check("the workflow goes on to its end", holds=done, seen=(status, ran))
         _mails(stage, domain=domain, expected=1)
 
 

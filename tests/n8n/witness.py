@@ -16,6 +16,18 @@ PAGE = 200
 _SECRET_PREFIX = "whsec_"
 
 
+def producer_key(target: Target) -> str:
+    """A key as docs/n8n.md has users make one; good for a day."""
+    answer = httpx.post(
+        f"{target.gateway_url}/api/v1/keys",
+        json={"name": "n8n proof", "role": "producer", "expires_in_s": 86_400},
+        headers={"Authorization": f"Bearer {target.api_key}"},
+        trust_env=False,
+    )
+    key: str = answer.raise_for_status().json()["key"]
+    return key
+
+
 def jobs(target: Target, *, tag: str) -> list[dict[str, Any]]:
     """Every job that carries `tag`, page by page."""
     found: list[dict[str, Any]] = []

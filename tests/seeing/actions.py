@@ -25,16 +25,31 @@ class Line:
 
 def lines() -> list[Line]:
     """Every `log.<level>("action", field=...)` in the packages."""
-    return [line for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py")) for line in _of(file)]
+    return [
+        line
+        for package in PACKAGES
+        for file in sorted((ROOT / package).rglob("*.py"))
+        for line in _of(file)
+    ]
 
 
 def _of(file: Path) -> list[Line]:
     found = []
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in LEVELS):
+        if not (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in LEVELS
+        ):
             continue
         owner = node.func.value
-        name = owner.id if isinstance(owner, ast.Name) else owner.attr if isinstance(owner, ast.Attribute) else ""
+        name = (
+            owner.id
+            if isinstance(owner, ast.Name)
+            else owner.attr
+            if isinstance(owner, ast.Attribute)
+            else ""
+        )
         if name not in {"log", "_log"}:
             continue
         where = f"{file.relative_to(ROOT)}:{node.lineno}"
@@ -42,7 +57,11 @@ def _of(file: Path) -> list[Line]:
         assert isinstance(first, ast.Constant), f"{where}: the action of a log line is a literal"
         assert isinstance(first.value, str), where
         assert len(node.args) == 1, f"{where}: fields are keyword arguments"
-        fields = {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg and keyword.arg != "exc_info"}
+        fields = {
+            keyword.arg: keyword.value
+            for keyword in node.keywords
+            if keyword.arg and keyword.arg != "exc_info"
+        }
         unhashed = frozenset(name for name, value in fields.items() if not _is_hashed(value))
         is_open = any(keyword.arg is None for keyword in node.keywords)
         found.append(Line(first.value, node.func.attr, frozenset(fields), unhashed, is_open, where))

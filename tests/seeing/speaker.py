@@ -17,11 +17,17 @@ def main(service: str, parent: str | None) -> None:
     telemetry.configure(service, settings)
     metrics.configure(settings, service=service)
     log = logs.logger("speaker")
-    with telemetry.span(f"{service} outer", kind="server", parent=parent, attributes={"queue": "bulk"}) as outer:
-        with telemetry.span("smtp.transaction", kind="client", attributes={"relay": "default"}) as inner:
+    with telemetry.span(
+        f"{service} outer", kind="server", parent=parent, attributes={"queue": "bulk"}
+    ) as outer:
+        with telemetry.span(
+            "smtp.transaction", kind="client", attributes={"relay": "default"}
+        ) as inner:
             # None of these may arrive: not on the list, or an address in a reason.
             inner.set(recipient="canary@example.org", subject="canary-subject", reply_code=550)
-            inner.fail("550 5.1.1 <canary@example.org> unknown; see http://example.org/x?token=canary-token")
+            inner.fail(
+                "550 5.1.1 <canary@example.org> unknown; see http://example.org/x?token=canary-token"
+            )
         try:
             with telemetry.span("broken"):
                 message = "canary@example.org"

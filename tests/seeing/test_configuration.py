@@ -13,7 +13,9 @@ from runtime.settings import Settings
 
 
 def test_the_reference_is_current() -> None:
-    assert configuration_reference.main(["--check"]) == 0, "run: python -m ops.configuration_reference"
+    assert configuration_reference.main(["--check"]) == 0, (
+        "run: python -m ops.configuration_reference"
+    )
 
 
 def test_every_setting_is_in_it_and_described() -> None:

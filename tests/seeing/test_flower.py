@@ -30,7 +30,14 @@ AUTH = ("relais", PASSWORD)
 def start(redis_url: str, port: int, **more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "workers.flower"],
-        env={**os.environ, "PYTHONPATH": ".", "RELAIS_REDIS_URL": redis_url, "RELAIS_FLOWER_PORT": str(port), "RELAIS_FLOWER_PASSWORD": PASSWORD, **more},
+        env={
+            **os.environ,
+            "PYTHONPATH": ".",
+            "RELAIS_REDIS_URL": redis_url,
+            "RELAIS_FLOWER_PORT": str(port),
+            "RELAIS_FLOWER_PASSWORD": PASSWORD,
+            **more,
+        },
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -73,11 +80,28 @@ def flower() -> Iterator[tuple[str, subprocess.Popen[str], str]]:
         assert PASSWORD not in errors
 
 
-def test_nothing_but_health_without_the_password(flower: tuple[str, subprocess.Popen[str], str]) -> None:
+def test_nothing_but_health_without_the_password(
+    flower: tuple[str, subprocess.Popen[str], str],
+) -> None:
     url = flower[0]
-    for path in ("/", "/workers", "/tasks", "/broker", "/api/workers", "/api/tasks", "/api/queues/length", "/metrics", "/tasks/datatable", "/worker/x", "/task/x", "/api/task/info/x"):
+    for path in (
+        "/",
+        "/workers",
+        "/tasks",
+        "/broker",
+        "/api/workers",
+        "/api/tasks",
+        "/api/queues/length",
+        "/metrics",
+        "/tasks/datatable",
+        "/worker/x",
+        "/task/x",
+        "/api/task/info/x",
+    ):
         assert httpx.get(url + path, trust_env=False).status_code == 401, path
-        assert httpx.get(url + path, auth=("relais", "wrong"), trust_env=False).status_code == 401, path
+        assert (
+            httpx.get(url + path, auth=("relais", "wrong"), trust_env=False).status_code == 401
+        ), path
     assert httpx.get(url + "/", auth=AUTH, trust_env=False).status_code == 200
 
 
@@ -86,22 +110,37 @@ def test_the_password_is_on_no_command_line(flower: tuple[str, subprocess.Popen[
 
 
 def test_it_only_looks(flower: tuple[str, subprocess.Popen[str], str]) -> None:
-    for path in ("/api/worker/shutdown/x", "/api/task/revoke/x", "/api/task/send-task/email.send", "/api/task/async-apply/x"):
-        assert httpx.post(flower[0] + path, auth=AUTH, json={"args": []}, trust_env=False).status_code in {403, 405}, path
+    for path in (
+        "/api/worker/shutdown/x",
+        "/api/task/revoke/x",
+        "/api/task/send-task/email.send",
+        "/api/task/async-apply/x",
+    ):
+        assert httpx.post(
+            flower[0] + path, auth=AUTH, json={"args": []}, trust_env=False
+        ).status_code in {403, 405}, path
 
 
 def tell(redis_url: str, job_id: str) -> None:
     """What a worker says of a job that it found in the ledger by itself."""
     app = celery_app(Settings.model_validate({"redis_url": redis_url}))
-    with app.connection_for_write() as connection, app.events.Dispatcher(connection, hostname="bulk@test") as events:
-        events.send("task-received", uuid=job_id, name="email.send", args="", kwargs="", retries=2, eta=None)
+    with (
+        app.connection_for_write() as connection,
+        app.events.Dispatcher(connection, hostname="bulk@test") as events,
+    ):
+        events.send(
+            "task-received", uuid=job_id, name="email.send", args="", kwargs="", retries=2, eta=None
+        )
         events.send("task-started", uuid=job_id)
         events.send("task-succeeded", uuid=job_id, result="", runtime=0.1)
 
 
 def shows(url: str, job_id: str) -> bool:
     found = httpx.get(f"{url}/api/tasks", auth=AUTH, trust_env=False).json()
-    return job_id in found and (found[job_id]["state"], found[job_id]["name"]) == ("SUCCESS", "email.send")
+    return job_id in found and (found[job_id]["state"], found[job_id]["name"]) == (
+        "SUCCESS",
+        "email.send",
+    )
 
 
 def told_and_shown(url: str, redis_url: str, job_id: str) -> bool:
@@ -109,7 +148,9 @@ def told_and_shown(url: str, redis_url: str, job_id: str) -> bool:
     return shows(url, job_id)
 
 
-def test_a_job_that_no_doorbell_brought_is_seen(flower: tuple[str, subprocess.Popen[str], str]) -> None:
+def test_a_job_that_no_doorbell_brought_is_seen(
+    flower: tuple[str, subprocess.Popen[str], str],
+) -> None:
     url, _, redis_url = flower
     wait_for(lambda: told_and_shown(url, redis_url, "0199-job"))
 

@@ -74,7 +74,11 @@ def wait_for_total(expected: float) -> None:
 
 def test_the_living_the_ended_and_the_killed_are_added_up(gateway: Path) -> None:
     metrics.finished(queue="bulk", kind="test.nothing", outcome="succeeded", count=1)
-    alive, killed, clean = start(gateway, 10, "stay"), start(gateway, 100, "stay"), start(gateway, 1000, "clean")
+    alive, killed, clean = (
+        start(gateway, 10, "stay"),
+        start(gateway, 100, "stay"),
+        start(gateway, 1000, "clean"),
+    )
     try:
         wait_for_total(1111)
         clean.wait()
@@ -82,8 +86,18 @@ def test_the_living_the_ended_and_the_killed_are_added_up(gateway: Path) -> None
         killed.wait()
         assert succeeded() == 1111
         assert sample("relais_run_seconds_count", {"queue": "bulk", "kind": "test.nothing"}) == 1110
-        assert sample("relais_run_seconds_bucket", {"queue": "bulk", "kind": "test.nothing", "le": "0.25"}) == 1110
-        assert sample("relais_run_seconds_bucket", {"queue": "bulk", "kind": "test.nothing", "le": "0.1"}) == 0
+        assert (
+            sample(
+                "relais_run_seconds_bucket", {"queue": "bulk", "kind": "test.nothing", "le": "0.25"}
+            )
+            == 1110
+        )
+        assert (
+            sample(
+                "relais_run_seconds_bucket", {"queue": "bulk", "kind": "test.nothing", "le": "0.1"}
+            )
+            == 0
+        )
         assert len(list(gateway.glob("worker-bulk-*.json"))) == 1  # the dead are folded into one
     finally:
         for process in (alive, killed, clean):
@@ -103,7 +117,9 @@ def test_the_folder_does_not_grow_with_restarts(gateway: Path) -> None:
 
 
 @pytest.mark.parametrize("after", ["written", "first removed", "replaced"])
-def test_a_crash_while_folding_neither_loses_nor_doubles(gateway: Path, after: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_while_folding_neither_loses_nor_doubles(
+    gateway: Path, after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for count in (1, 10):
         process = start(gateway, count, "clean")
         process.communicate()
@@ -115,7 +131,11 @@ def test_a_crash_while_folding_neither_loses_nor_doubles(gateway: Path, after: s
 
     def unlink(self: Path, missing_ok: bool = False) -> None:
         nonlocal removed
-        if after == "written" or (after == "first removed" and removed) or (after == "replaced" and self.suffix == ".lock"):
+        if (
+            after == "written"
+            or (after == "first removed" and removed)
+            or (after == "replaced" and self.suffix == ".lock")
+        ):
             raise Crash
         removed += 1
         real_unlink(self, missing_ok=missing_ok)
@@ -146,9 +166,18 @@ def test_kinds_that_nobody_registered_are_other(gateway: Path, tmp_path: Path) -
 
 
 def test_gauges_are_read_at_the_scrape(gateway: Path) -> None:
-    depth = [metrics.Gauge("relais_queue_depth", "Ready jobs.", {"queue": queue}, value) for queue, value in (("bulk", 3), ('odd"\n\\', 1.5))]
-    families = {family.name: family for family in text_string_to_metric_families(metrics.render(depth).decode())}
-    assert {one.labels["queue"]: one.value for one in families["relais_queue_depth"].samples} == {"bulk": 3, 'odd"\n\\': 1.5}
+    depth = [
+        metrics.Gauge("relais_queue_depth", "Ready jobs.", {"queue": queue}, value)
+        for queue, value in (("bulk", 3), ('odd"\n\\', 1.5))
+    ]
+    families = {
+        family.name: family
+        for family in text_string_to_metric_families(metrics.render(depth).decode())
+    }
+    assert {one.labels["queue"]: one.value for one in families["relais_queue_depth"].samples} == {
+        "bulk": 3,
+        'odd"\n\\': 1.5,
+    }
 
 
 def test_a_folder_that_cannot_be_written_costs_only_the_numbers(tmp_path: Path) -> None:

@@ -20,8 +20,15 @@ CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 UNSAMPLED = CALLER[:-2] + "00"
 
 
-def speak(tmp_path: Path, url: str, service: str, *parent: str, **more: str) -> subprocess.CompletedProcess[str]:
-    environment = {"PYTHONPATH": ".", "PATH": os.environ["PATH"], "RELAIS_DATA_DIR": str(tmp_path), "OTEL_EXPORTER_OTLP_ENDPOINT": url}
+def speak(
+    tmp_path: Path, url: str, service: str, *parent: str, **more: str
+) -> subprocess.CompletedProcess[str]:
+    environment = {
+        "PYTHONPATH": ".",
+        "PATH": os.environ["PATH"],
+        "RELAIS_DATA_DIR": str(tmp_path),
+        "OTEL_EXPORTER_OTLP_ENDPOINT": url,
+    }
     return subprocess.run(
         [sys.executable, "-m", "tests.seeing.speaker", service, *parent],
         env=environment | more,
@@ -48,7 +55,11 @@ def test_one_trace_over_two_processes(heard: tuple[Receiver, str]) -> None:
     by_name = {span.name: span for _, span in spans if span.name.endswith("outer")}
     assert by_name["gateway outer"].parent_span_id.hex() == CALLER[36:52]
     assert by_name["worker-bulk outer"].parent_span_id == by_name["gateway outer"].span_id
-    inner = [span for service, span in spans if span.name == "smtp.transaction" and service == "relais-worker-bulk"]
+    inner = [
+        span
+        for service, span in spans
+        if span.name == "smtp.transaction" and service == "relais-worker-bulk"
+    ]
     assert [span.parent_span_id for span in inner] == [by_name["worker-bulk outer"].span_id]
     assert {service for service, _ in spans} == {"relais-gateway", "relais-worker-bulk"}
     assert all(span.start_time_unix_nano <= span.end_time_unix_nano for _, span in spans)
@@ -69,7 +80,9 @@ def test_metrics_arrive(heard: tuple[Receiver, str]) -> None:
     found = {(service, metric.name): metric for service, metric in heard[0].metrics()}
     accepted = found["relais-gateway", "relais_jobs_accepted"].sum
     assert accepted.is_monotonic
-    assert [(point.as_int, plain(point.attributes)) for point in accepted.data_points] == [(3, {"queue": "bulk", "kind": "test.nothing"})]
+    assert [(point.as_int, plain(point.attributes)) for point in accepted.data_points] == [
+        (3, {"queue": "bulk", "kind": "test.nothing"})
+    ]
     (ran,) = found["relais-worker-bulk", "relais_run_seconds"].histogram.data_points
     assert (ran.count, ran.sum) == (1, 0.2)
     assert ran.bucket_counts[list(ran.explicit_bounds).index(0.25)] == 1
@@ -77,7 +90,11 @@ def test_metrics_arrive(heard: tuple[Receiver, str]) -> None:
 
 def test_logs_arrive_with_the_trace(heard: tuple[Receiver, str]) -> None:
     records: list[tuple[str, Any]] = heard[0].logs()
-    failed = [record for service, record in records if record.event_name == "speaker.failed" and service == "relais-gateway"]
+    failed = [
+        record
+        for service, record in records
+        if record.event_name == "speaker.failed" and service == "relais-gateway"
+    ]
     assert len(failed) == 1
     assert failed[0].trace_id.hex() == CALLER[3:35]
     outer = next(span for _, span in heard[0].spans() if span.name == "gateway outer")
@@ -89,7 +106,9 @@ def test_logs_arrive_with_the_trace(heard: tuple[Receiver, str]) -> None:
 
 def test_the_same_lines_on_stderr_are_as_clean(heard: tuple[Receiver, str]) -> None:
     assert "speaker.failed" in heard[1]
-    assert "canary" not in re.sub(r"canary@example.org\"\\n", "", heard[1])  # the line of source in the traceback
+    assert "canary" not in re.sub(
+        r"canary@example.org\"\\n", "", heard[1]
+    )  # the line of source in the traceback
 
 
 def test_a_caller_that_does_not_sample_is_obeyed(tmp_path: Path) -> None:
@@ -102,7 +121,13 @@ def test_a_caller_that_does_not_sample_is_obeyed(tmp_path: Path) -> None:
 
 def test_a_share_of_new_traces(tmp_path: Path) -> None:
     with Receiver() as receiver:
-        said = speak(tmp_path, receiver.url, "gateway", OTEL_TRACES_SAMPLER="parentbased_traceidratio", OTEL_TRACES_SAMPLER_ARG="0")
+        said = speak(
+            tmp_path,
+            receiver.url,
+            "gateway",
+            OTEL_TRACES_SAMPLER="parentbased_traceidratio",
+            OTEL_TRACES_SAMPLER_ARG="0",
+        )
     assert said.stdout.strip().endswith("-00")
     assert receiver.spans() == []
 

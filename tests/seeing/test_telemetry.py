@@ -104,7 +104,9 @@ def test_without_an_exporter_a_span_costs_next_to_nothing() -> None:
     def once() -> float:
         began = time.perf_counter()
         for _ in range(2000):
-            with telemetry.span("run x", kind="consumer", parent=CALLER, attributes={"queue": "bulk"}):
+            with telemetry.span(
+                "run x", kind="consumer", parent=CALLER, attributes={"queue": "bulk"}
+            ):
                 pass
         return (time.perf_counter() - began) / 2000
 

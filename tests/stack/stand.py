@@ -89,6 +89,16 @@ class Stand:
         services = self.status(colour=colour)["services"]
         return next((one for one in services if one["name"] == name), {})
 
+    def kept_here(self, name: str, *, colour: str) -> dict[str, Any]:
+        """What `status` says of a service once this colour keeps it and it is healthy."""
+
+        def seen() -> dict[str, Any] | None:
+            one = self.service(name, colour=colour)
+            return one if one["kept"] == "here" and one["state"] == "healthy" else None
+
+        found: dict[str, Any] = wait_for(seen)
+        return found
+
 
 @contextmanager
 def stand() -> Iterator[Stand]:

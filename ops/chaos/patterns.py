@@ -1,0 +1,31 @@
+"""What the moments look like on the wire at which a fault strikes.
+
+Postgres: a message is one letter, four bytes of length, and its content. The COMMIT of a claim is
+told from others by what the server said before it: rows of eighteen columns.
+"""
+
+from __future__ import annotations
+
+import re
+
+# Postgres, up: COMMIT as a simple query or as the text of a Parse.
+COMMIT = re.compile(rb"COMMIT\x00")
+# Postgres, down: its answer; a transaction that is over is forgotten.
+COMMITTED = re.compile(rb"C\x00\x00\x00\x0bCOMMIT\x00")
+OVER = re.compile(rb"C\x00\x00\x00.(?:COMMIT|ROLLBACK|BEGIN)\x00", re.DOTALL)
+# Postgres, down: what kind of transaction it was.
+ACCEPTED = re.compile(rb"INSERT 0 [1-9]")
+CLAIMED = re.compile(rb"D\x00\x00..\x00\x12\x00\x00\x00", re.DOTALL)
+FINISHED = re.compile(rb"D\x00\x00\x00[\x1a\x2e]\x00\x01.{20,4000}UPDATE [1-9]", re.DOTALL)
+
+# Redis, up: a doorbell on its way. Down: one that BRPOP hands over.
+RING = re.compile(rb"LLEN\r\n|LPUSH\r\n")
+POPPED = re.compile(rb"\*2\r\n\$\d+\r\n(?:critical|template|bulk|callback)[^\r]*\r\n\$\d+\r\n\{")
+
+# SMTP, up: the final dot. Down: the recorder's answer to it.
+DOT = re.compile(rb"(?:^|\r\n)\.\r\n$")
+QUEUED = re.compile(rb"250 2\.0\.0 queued")
+
+# HTTP, up: a callback. Down: its answer.
+POST = re.compile(rb"POST /cb/")
+ANSWERED = re.compile(rb"HTTP/1\.1 200 ")

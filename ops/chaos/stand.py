@@ -1,0 +1,297 @@
+"""A private stack with a proxy before every service, and recorders that nothing can hurt."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import psycopg
+
+from ledger import api_keys, migrate
+from ledger import database as ledger_database
+from ops.chaos import patterns
+from ops.chaos.keeper import Charge, Keeper
+from ops.chaos.proxy import Proxy
+from ops.errors import OpsError
+from ops.stack import Postgres, Valkey, ports, records
+from runtime.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+QUEUES = ("critical", "template", "bulk", "callback")
+READY_WITHIN_S = 120.0
+DISK_BYTES = 512 * 1024 * 1024
+LEASE_S = 10.0
+DOT_TIMEOUT_S = 5.0
+POSTGRES = {
+    "max_connections": "300",
+    "max_wal_size": "'96MB'",
+    "min_wal_size": "'32MB'",
+    "restart_after_crash": "on",
+}
+# Everything that happens to a message, kept beside the ledger for the checker alone.
+WITNESS = """
+CREATE SCHEMA chaos;
+CREATE TABLE chaos.marks (
+    seq bigint GENERATED ALWAYS AS IDENTITY, message uuid NOT NULL, job uuid NOT NULL,
+    recipient text NOT NULL, attempt int NOT NULL, state text NOT NULL,
+    at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE FUNCTION chaos.witness() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO chaos.marks (message, job, recipient, attempt, state)
+    VALUES (NEW.id, NEW.job_id, NEW.recipient, NEW.attempt, NEW.state);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER witness AFTER INSERT OR UPDATE ON relais.messages
+    FOR EACH ROW EXECUTE FUNCTION chaos.witness();
+"""
+
+
+class Stand:
+    """Services, proxies, recorders and processes of one run."""
+
+    def __init__(self, folder: Path, history: Path) -> None:
+        self.folder = folder
+        self.history = history
+        self.disk = folder / "disk"
+        self.has_small_disk = False
+        self.keeper = Keeper()
+        self.gateways: list[str] = []
+        self.key = ""
+        self.smtp_control = self.callback_control = 0
+        self.callback_secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+        self._recorders: list[subprocess.Popen[bytes]] = []
+        self._mark = records.mark(folder)
+
+    @property
+    def callback_base(self) -> str:
+        """Where callbacks go: the recorder behind its proxy."""
+        return f"http://127.0.0.1:{self.callback_proxy.port}/cb"
+
+    async def start(self, *, gateways: int, workers: int, beats: int) -> None:
+        """Bring everything up and wait until it is ready."""
+        self._mount()
+        await asyncio.gather(asyncio.to_thread(self._start_services), self._start_recorders())
+        await self._start_proxies()
+        for number in range(gateways):
+            port = ports.free()
+            self.gateways.append(f"http://127.0.0.1:{port}")
+            self._add(f"gateway-{number}", "gateway", gateway_port=port)
+        for queue in QUEUES:
+            for number in range(workers):
+                self._add(f"worker-{queue}-{number}", "workers", queue)
+        for number in range(beats):
+            self._add(f"beat-{number}", "workers.beat")
+        wanted = workers * len(QUEUES) + beats
+        await until(lambda: self._are_there(wanted), what="the processes under test")
+        for url in self.gateways:
+            await until(lambda url=url: _answers(url), what=url)
+        self.keeper.watch()
+
+    async def stop(self) -> None:
+        """End every process and remove what they wrote; the history stays."""
+        await self.keeper.stop()
+        for proxy in self.proxies:
+            await proxy.stop()
+        for recorder in self._recorders:
+            recorder.kill()
+            recorder.wait()
+        await asyncio.to_thread(self._stop_services)
+
+    def _mount(self) -> None:
+        """A small disk of its own for Postgres, where this account may make one."""
+        self.disk.mkdir(mode=0o711)
+        if os.geteuid() != 0 or shutil.which("mount") is None:
+            return
+        size = f"size={DISK_BYTES},mode=0711"
+        command = ["mount", "-t", "tmpfs", "-o", size, "relais-chaos", str(self.disk)]
+        self.has_small_disk = subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+    def _start_services(self) -> None:
+        programs = self.folder / "programs"
+        programs.mkdir(mode=0o711)
+        self.postgres = Postgres(
+            self.disk / "postgres", programs_dir=programs, config=POSTGRES
+        ).start()
+        config = {"enable-debug-command": "local"}
+        self.valkey = Valkey(self.folder / "valkey", config=config).start()
+        for phase in ("pre", "post"):
+            migrate.migrate(self.postgres.url, phase)
+        with psycopg.connect(self.postgres.url, autocommit=True) as connection:
+            connection.execute(WITNESS)
+        self.key = asyncio.run(self._make_key())
+
+    def _stop_services(self) -> None:
+        for service in ("postgres", "valkey"):
+            if hasattr(self, service):
+                getattr(self, service).stop("immediate")
+        records.clear_strays(self._mark)
+        if self.has_small_disk:
+            subprocess.run(["umount", "-l", str(self.disk)], check=False, capture_output=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    async def _make_key(self) -> str:
+        url = {"database_url": self.postgres.url}
+        engine = ledger_database.engine(Settings.model_validate(url))
+        async with engine.begin() as connection:
+            made = await api_keys.create(
+                connection, tenant="default", name="chaos", role="admin", rate_per_s=1e6
+            )
+        await engine.dispose()
+        return made.key
+
+    async def _start_recorders(self) -> None:
+        told: list[dict[str, int]] = []
+        for name in ("smtp", "callbacks"):
+            ports_file = self.folder / f"{name}.ports"
+            journal = self.history / f"{name}.jsonl"
+            words = [sys.executable, "-m", f"ops.chaos.recorders.{name}", journal, ports_file]
+            with (self.history / f"recorder-{name}.log").open("wb") as log:
+                recorder = subprocess.Popen(
+                    words, cwd=ROOT, env=self._environment(), stdout=log, stderr=log,
+                    start_new_session=True,
+                )
+            self._recorders.append(recorder)
+            await until(ports_file.exists, what=f"the {name} recorder")
+            told.append(json.loads(ports_file.read_text()))
+        self._smtp_port, self.smtp_control = told[0]["port"], told[0]["control"]
+        self._callback_port, self.callback_control = told[1]["port"], told[1]["control"]
+
+    async def _start_proxies(self) -> None:
+        self.postgres_proxy = Proxy(self.postgres.port, forgets=patterns.OVER)
+        self.redis_proxy = Proxy(self.valkey.port)
+        self.smtp_proxy = Proxy(self._smtp_port)
+        self.callback_proxy = Proxy(self._callback_port)
+        for proxy in self.proxies:
+            await proxy.start()
+
+    @property
+    def proxies(self) -> list[Proxy]:
+        """All of them, as far as they were started."""
+        names = ("postgres_proxy", "redis_proxy", "smtp_proxy", "callback_proxy")
+        return [getattr(self, name) for name in names if hasattr(self, name)]
+
+    def _environment(self) -> dict[str, str]:
+        others = {k: v for k, v in os.environ.items() if not k.startswith(("RELAIS_", "OTEL_"))}
+        return {**others, "PYTHONPATH": str(ROOT), records.MARK: self._mark}
+
+    def _add(self, name: str, *words: str, **settings: object) -> None:
+        relais = self._settings() | {k.upper(): str(v) for k, v in settings.items()}
+        env = self._environment() | {f"RELAIS_{key}": value for key, value in relais.items()}
+        command = (sys.executable, "-m", *words)
+        self.keeper.add(Charge(name, command, env, self.history / f"{name}.log"))
+
+    def _settings(self) -> dict[str, str]:
+        database = self.postgres.url.replace(
+            f":{self.postgres.port}/", f":{self.postgres_proxy.port}/"
+        )
+        redis = self.valkey.url.replace(f":{self.valkey.port}/", f":{self.redis_proxy.port}/")
+        relay = (
+            f"127.0.0.1:{self.smtp_proxy.port}?dot_timeout_s={DOT_TIMEOUT_S:g}"
+            "&connect_timeout_s=3&greeting_timeout_s=5&command_timeout_s=5&data_timeout_s=5"
+            "&block_timeout_s=5&greylist_s=2&backoff_s=0.5&backoff_cap_s=2&policy="
+        )
+        header = "idempotency_header&idempotency_header=X-Idempotency&idempotency_window_s=3600"
+        return {
+            # Not encrypted: the proxy must be able to read what it waits for.
+            "DATABASE_URL": f"{database}?sslmode=disable&gssencmode=disable",
+            "REDIS_URL": redis,
+            "SMTP_URL": f"smtp://{relay}at_least_once",
+            "RELAYS": json.dumps(
+                {
+                    "once": f"smtp://{relay}at_most_once",
+                    "header": f"smtp://{relay}{header}",
+                    "members": f"smtp://member:secret@{relay}at_least_once",
+                }
+            ),
+            "CALLBACK_SECRET": self.callback_secret,
+            "OUTBOUND_ALLOW": f"127.0.0.1:{self.callback_proxy.port}",
+            "DATA_DIR": str(self.folder),
+            "KINDS": "ops.chaos.kinds",
+            "LEASE_S": f"{LEASE_S:g}",
+            "GRACE_S": "8",
+            "CONCURRENCY_CRITICAL": "8",
+            "CONCURRENCY_TEMPLATE": "8",
+            "CONCURRENCY_BULK": "8",
+            "CONCURRENCY_CALLBACK": "16",
+        }
+
+    async def _are_there(self, wanted: int) -> bool:
+        for charge in self.keeper.charges.values():
+            if not charge.pid:
+                message = f"{charge.name} did not start."
+                raise OpsError(message, remedy=f"See {charge.log}.")
+        rows = await self.query("SELECT count(*) AS n FROM relais.workers")
+        return bool(rows[0]["n"] >= wanted)
+
+    async def query(self, statement: str, *parameters: object) -> list[dict[str, Any]]:
+        """Rows of the ledger, past the proxy."""
+
+        def ask() -> list[dict[str, Any]]:
+            with psycopg.connect(
+                self.postgres.url, autocommit=True, connect_timeout=3,
+                row_factory=psycopg.rows.dict_row,
+            ) as connection:
+                cursor = connection.execute(statement.encode(), parameters or None)
+                return cursor.fetchall() if cursor.description else []
+
+        return await asyncio.to_thread(ask)
+
+
+@asynccontextmanager
+async def stand(
+    history: Path, *, gateways: int = 2, workers: int = 2, beats: int = 2
+) -> AsyncIterator[Stand]:
+    """A stand that is ready; taken away at the end, whatever happened."""
+    folder = Path(tempfile.mkdtemp(prefix="relais-chaos-"))
+    folder.chmod(0o711)
+    made = Stand(folder, history)
+    try:
+        await made.start(gateways=gateways, workers=workers, beats=beats)
+        yield made
+    finally:
+        await asyncio.shield(asyncio.ensure_future(made.stop()))
+
+
+async def until(
+    condition: Callable[[], Awaitable[object] | object],
+    *,
+    what: str,
+    within_s: float = READY_WITHIN_S,
+    every_s: float = 0.1,
+) -> None:
+    """Wait until `condition` holds; OpsError where it does not in time."""
+    deadline = time.monotonic() + within_s
+    while True:
+        value = condition()
+        if asyncio.iscoroutine(value):
+            value = await value
+        if value:
+            return
+        if time.monotonic() > deadline:
+            message = f"{what} was not ready within {within_s:g} s."
+            raise OpsError(message)
+        await asyncio.sleep(every_s)
+
+
+async def _answers(url: str) -> bool:
+    with contextlib.suppress(httpx.HTTPError):
+        async with httpx.AsyncClient(timeout=2) as client:
+            return (await client.get(f"{url}/health/ready")).status_code == 200
+    return False

@@ -1,0 +1,87 @@
+"""The kind of docs/kinds.md, from the page into a running worker and gateway."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from runtime.settings import Settings
+from tasks import kinds
+from tests.docs.pages import ROOT, blocks
+from tests.gateway.process import Gateway, settings_for
+
+PAGE = "docs/kinds.md"
+
+
+@pytest.fixture
+def gateway(settings: Settings, tmp_path: Path) -> Iterator[Gateway]:
+    """A gateway that knows the kind of the page."""
+    (tmp_path / "invoices.py").write_text(blocks(PAGE, "python")[0])
+    made = Gateway(
+        settings_for(
+            database_url=settings.database_url.get_secret_value(),
+            redis_url=settings.redis_url.get_secret_value(),
+            data_dir=tmp_path,
+        ),
+        extra={"RELAIS_KINDS": "invoices", "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
+    )
+    made.keys["producer"] = made.make_key("producer")
+    made.start()
+    yield made
+    made.stop()
+
+
+@contextmanager
+def worker_of(gateway: Gateway) -> Iterator[Path]:
+    """A worker with the same settings; gives its log."""
+    environment = {
+        **os.environ,
+        **gateway.extra,
+        "RELAIS_DATABASE_URL": gateway.settings.database_url.get_secret_value(),
+        "RELAIS_REDIS_URL": gateway.settings.redis_url.get_secret_value(),
+        "RELAIS_DATA_DIR": str(gateway.settings.data_dir),
+    }
+    log = gateway.settings.data_dir / "worker.log"
+    with log.open("wb") as file:
+        command = [sys.executable, "-m", "workers", "template"]
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
+    try:
+        yield log
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_ten_lines_become_a_kind(gateway: Gateway) -> None:
+    curl = blocks(PAGE, "sh")[1]
+    environment = {
+        **os.environ,
+        "RELAIS_URL": gateway.url,
+        "RELAIS_API_KEY": gateway.keys["producer"],
+    }
+    answer = subprocess.run(
+        ["sh", "-c", curl], env=environment, capture_output=True, check=True, text=True
+    ).stdout
+    job = json.loads(answer)
+    assert job["queue"] == "template"
+    with worker_of(gateway) as log, gateway.client("producer", timeout=40) as client:
+        done = client.get(f"/api/v1/jobs/{job['id']}", params={"wait": 30}).json()
+        assert done["state"] == "succeeded", log.read_text()
+        assert done["result"] == {"line": "A-17: 12.50 EUR"}
+
+
+def test_the_page_lists_the_kinds_that_callers_may_use() -> None:
+    text = (ROOT / PAGE).read_text(encoding="utf-8")
+    for kind in kinds.load().values():
+        if not kind.internal and not kind.name.startswith("test."):
+            assert f"| `{kind.name}` |" in text
+            assert f"`{kind.queue}` |" in text

@@ -1,0 +1,308 @@
+"""One mail through the real processes: one trace, and nothing personal in anything they show."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+import redis
+
+from ledger import api_keys, database
+from runtime.settings import Settings
+from tests import services
+from tests.seeing.receiver import Receiver, plain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+pytestmark = pytest.mark.timeout(180)
+CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+PERSONAL = ("canary-address-7f3a", "canary-subject-7f3a", "canary-body-7f3a", "canary-query-7f3a")
+REDIS_DATABASE = 42
+
+
+@dataclass
+class House:
+    """Everything that runs, and where it says what."""
+
+    folder: Path
+    environment: dict[str, str]
+    receiver: Receiver
+    inbox_port: int
+    gateway_port: int
+    key: str = ""
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def start(self, name: str, *words: str) -> None:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-m", *words], env=self.environment, stderr=log, stdout=log
+            )
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for name, process in self.processes.items():
+            assert process.wait(timeout=40) == 0, f"{name}: {self.said(name)[-2000:]}"
+
+    def said(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text(encoding="utf-8")
+
+    def span(self, name: str, **attributes: Any) -> Any:
+        for _, span in self.receiver.spans():
+            if span.name == name and attributes.items() <= plain(span.attributes).items():
+                return span
+        return None
+
+
+def free_ports(count: int) -> list[int]:
+    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [listener.getsockname()[1] for listener in listeners]
+    for listener in listeners:
+        listener.close()
+    return ports
+
+
+def wait_for(condition: Callable[[], Any], what: str, within_s: float = 30.0) -> Any:
+    deadline = time.monotonic() + within_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
+        time.sleep(0.05)
+    return value
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def house() -> Iterator[House]:
+    """Gateway, workers, beat and inbox, all exporting to one receiver; one mail went through."""
+    folder = Path(tempfile.mkdtemp(prefix="relais-seeing-"))
+    gateway_port, inbox_http, inbox_smtp = free_ports(3)
+    redis_url = f"{os.environ[services.REDIS_VARIABLE].rsplit('/', 1)[0]}/{REDIS_DATABASE}"
+    with services.fresh_database() as database_url, Receiver() as receiver:
+        environment = {
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if not name.startswith(("RELAIS_", "OTEL_"))
+            },
+            "PYTHONPATH": os.getcwd(),  # noqa: PTH109 - as a shell would write it
+            "RELAIS_DATABASE_URL": database_url,
+            "RELAIS_REDIS_URL": redis_url,
+            "RELAIS_DATA_DIR": str(folder / "data"),
+            "RELAIS_SMTP_URL": f"smtp://127.0.0.1:{inbox_smtp}",
+            "RELAIS_GATEWAY_PORT": str(gateway_port),
+            "RELAIS_CANARY_S": "1",
+            "RELAIS_LOG_LEVEL": "DEBUG",
+            "RELAIS_CALLBACK_SECRET": "whsec_" + base64.b64encode(b"x" * 32).decode(),
+            "RELAIS_OUTBOUND_ALLOW": f"127.0.0.1:{inbox_http}",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
+            "OTEL_METRIC_EXPORT_INTERVAL": "500",
+        }
+        house = House(folder, environment, receiver, inbox_http, gateway_port)
+        try:
+            house.key = make_key(database_url)
+            house.start(
+                "inbox",
+                "ops.inbox",
+                f"--data-dir={folder / 'inbox'}",
+                f"--smtp-port={inbox_smtp}",
+                f"--http-port={inbox_http}",
+            )
+            house.start("gateway", "gateway")
+            for queue in ("critical", "callback"):
+                house.start(queue, "workers", queue)
+            house.start("beat", "workers.beat")
+            wait_for(lambda: answers(f"http://127.0.0.1:{gateway_port}/health/live"), "the gateway")
+            wait_for(lambda: answers(f"http://127.0.0.1:{inbox_http}/health"), "the inbox")
+            for name in house.processes:
+                assert house.processes[name].poll() is None, house.said(name)[-2000:]
+            send_one(house)
+            yield house
+        except AssertionError as error:
+            for name in house.processes:
+                error.add_note(f"{name}: {house.said(name)[-1500:]}")
+            raise
+        finally:
+            for process in house.processes.values():
+                if process.poll() is None:
+                    process.kill()
+                process.wait()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def make_key(database_url: str) -> str:
+    async def make() -> str:
+        engine = database.engine(Settings.model_validate({"database_url": database_url}))
+        async with engine.begin() as connection:
+            made = await api_keys.create(connection, tenant="default", name="seeing", role="admin")
+        await engine.dispose()
+        return made.key
+
+    return asyncio.run(make())
+
+
+def send_one(house: House) -> None:
+    """Two mails with a callback each: one arrives, one is refused by the relay."""
+    jobs = []
+    with httpx.Client(
+        base_url=f"http://127.0.0.1:{house.gateway_port}",
+        headers={"authorization": f"Bearer {house.key}"},
+        timeout=60,
+        trust_env=False,
+    ) as client:
+        for recipient in (f"{PERSONAL[0]}@example.org", f"refuse+{PERSONAL[0]}@example.org"):
+            answer = client.post(
+                "/api/v1/jobs",
+                headers={"traceparent": CALLER},
+                json={
+                    "kind": "email.send",
+                    "queue": "critical",
+                    "payload": {
+                        "from": "Relais <hello@example.org>",
+                        "to": [recipient],
+                        "subject": PERSONAL[1],
+                        "text": PERSONAL[2],
+                    },
+                    "callback_url": f"http://127.0.0.1:{house.inbox_port}/callbacks/done?token={PERSONAL[3]}",
+                },
+            )
+            assert answer.status_code == 202, answer.text
+            assert answer.json()["trace_id"] == CALLER[3:35]
+            jobs.append(answer.json()["id"])
+        states = [client.get(f"/api/v1/jobs/{job}?wait=30").json()["state"] for job in jobs]
+        assert states == ["succeeded", "failed"]
+    wait_for(lambda: len(callbacks(house)) == 2, "both callbacks")
+    wait_for(lambda: house.span("smtp.transaction"), "the conversation with the relay")
+    wait_for(lambda: house.span("callback POST"), "the callback's span")
+    wait_for(lambda: house.span("run relais.canary"), "a canary's span")
+
+
+def callbacks(house: House) -> list[dict[str, Any]]:
+    found = httpx.get(f"http://127.0.0.1:{house.inbox_port}/callbacks/done", trust_env=False).json()
+    listed: list[dict[str, Any]] = (
+        found
+        if isinstance(found, list)
+        else next(value for value in found.values() if isinstance(value, list))
+    )
+    return listed
+
+
+def test_the_trace_goes_from_the_caller_to_the_callback(house: House) -> None:
+    mine = [
+        (service, span)
+        for service, span in house.receiver.spans()
+        if span.trace_id.hex() == CALLER[3:35]
+    ]
+    by_id = {span.span_id: span for _, span in mine}
+    services_seen = {service for service, _ in mine}
+    assert {"relais-gateway", "relais-worker-critical", "relais-worker-callback"} <= services_seen
+
+    def ancestry(span: Any) -> list[str]:
+        names = [span.name]
+        while span.parent_span_id in by_id:
+            span = by_id[span.parent_span_id]
+            names.append(span.name)
+        assert span.parent_span_id.hex() == CALLER[36:52], names
+        return names
+
+    smtp = [ancestry(span) for _, span in mine if span.name == "smtp.transaction"]
+    assert smtp
+    assert all(names[1] == "run email.send" and len(names) == 3 for names in smtp)
+    posts = [ancestry(span) for _, span in mine if span.name == "callback POST"]
+    assert posts
+    assert all("run http.callback" in names and len(names) >= 3 for names in posts)
+
+
+def test_the_callback_carries_the_trace_on(house: House) -> None:
+    posts = {
+        span.span_id.hex() for _, span in house.receiver.spans() if span.name == "callback POST"
+    }
+    for stored in callbacks(house):
+        headers = {name.lower(): value for name, value in dict(stored["headers"]).items()}
+        assert headers["traceparent"][3:35] == CALLER[3:35]
+        assert headers["traceparent"][36:52] in posts
+
+
+def test_a_canary_has_a_trace_from_its_tick_on(house: House) -> None:
+    run = house.span("run relais.canary")
+    tick = wait_for(
+        lambda: next(
+            (s for _, s in house.receiver.spans() if s.span_id == run.parent_span_id), None
+        ),
+        "the tick's span",
+    )
+    assert tick.name == "schedule.tick"
+
+
+def test_metrics_show_every_process_in_one_scrape(house: House) -> None:
+    def scrape() -> str:
+        return httpx.get(
+            f"http://127.0.0.1:{house.gateway_port}/metrics",
+            headers={"authorization": f"Bearer {house.key}"},
+            trust_env=False,
+        ).text
+
+    for sample in (
+        'relais_jobs_accepted_total{kind="email.send",queue="critical"} 2.0',
+        'relais_jobs_finished_total{colour="blue",kind="email.send",outcome="succeeded",queue="critical"} 1.0',
+        'relais_emails_total{outcome="sent",relay="default"} 1.0',
+        'relais_run_seconds_count{kind="email.send",queue="critical"} 2.0',
+        'relais_schedule_ticks_total{result="fired",scope="system"}',
+        "relais_claim_seconds_count",
+        'relais_queue_wait_seconds_count{queue="critical"}',
+        "relais_http_requests_total{",
+        "relais_doorbells_total{",
+    ):
+        wait_for(lambda sample=sample: sample in scrape(), sample, within_s=10)
+    wait_for(
+        lambda: any(
+            metric.name == "relais_jobs_finished" and service == "relais-worker-critical"
+            for service, metric in house.receiver.metrics()
+        ),
+        "metrics over OTLP",
+    )
+
+
+def test_z_nothing_personal_anywhere(house: House) -> None:
+    """Last: everything is ended, so that everything has been said."""
+    client = redis.Redis.from_url(house.environment["RELAIS_REDIS_URL"])
+    kept = [client.dump(key) or b"" for key in client.scan_iter(count=1000)]
+    client.close()
+    scrape = httpx.get(
+        f"http://127.0.0.1:{house.gateway_port}/metrics",
+        headers={"authorization": f"Bearer {house.key}"},
+        trust_env=False,
+    ).content
+    house.stop()
+    shown: dict[str, bytes] = {
+        f"log of {name}": house.said(name).encode() for name in house.processes
+    }
+    shown |= {"OTLP": house.receiver.raw, "metrics": scrape, "Redis": b"".join(kept)}
+    for where, content in shown.items():
+        assert content, where
+        for word in (*PERSONAL, house.key, house.environment["RELAIS_CALLBACK_SECRET"]):
+            assert word.encode() not in content, f"{word} in {where}"
+    for name in house.processes:
+        for line in house.said(name).splitlines():
+            json.loads(line)

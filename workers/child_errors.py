@@ -1,0 +1,68 @@
+"""How a run in a child process may end without a result.
+
+RelaisError
+└── IsolationError
+    ├── TimedOut         the time was over; the child was killed
+    ├── ChildDied        the child died by itself: a signal, an exit, out of memory
+    ├── Interrupted      the child died with the process that had forked it: not its own doing
+    └── HandlerRaised    the code raised; `report` has class, message and traceback
+"""
+
+from __future__ import annotations
+
+import signal
+from typing import Any, NoReturn
+
+from runtime.errors import RelaisError
+from tasks import errors as task_errors
+from tasks.outcomes import ErrorReport
+
+
+class IsolationError(RelaisError):
+    """A child process did not bring a result."""
+
+
+class TimedOut(IsolationError):  # noqa: N818 - reads as the event it is
+    """The time was over; the child was killed."""
+
+
+class ChildDied(IsolationError):  # noqa: N818 - reads as the event it is
+    """The child died by itself."""
+
+    def __init__(self, what: str, *, returncode: int | None) -> None:
+        self.signal = -returncode if returncode is not None and returncode < 0 else None
+        self.exit_code = returncode if self.signal is None else None
+        super().__init__(f"The process that ran {what} died: {self._cause()}.")
+
+    def _cause(self) -> str:
+        if self.signal is not None:
+            return f"killed by {signal.Signals(self.signal).name}"
+        if self.exit_code is not None:
+            return f"it ended itself with exit code {self.exit_code}"
+        return "it closed its connection or sent what is not an answer"
+
+
+class Interrupted(IsolationError):  # noqa: N818 - reads as the event it is
+    """The fork server died, and the child with it; `had_begun` says whether the code ran."""
+
+    def __init__(self, what: str, *, had_begun: bool) -> None:
+        super().__init__(f"The process that ran {what} ended because its fork server had died.")
+        self.had_begun = had_begun
+
+
+class HandlerRaised(IsolationError):  # noqa: N818 - reads as the event it is
+    """The code that ran in the child raised."""
+
+    def __init__(self, report: ErrorReport) -> None:
+        super().__init__(f"{report.type}: {report.message}")
+        self.report = report
+
+
+def raise_told(raised: dict[str, Any]) -> NoReturn:
+    """Raise what was raised in the child, an error of `tasks.errors` as itself."""
+    told = HandlerRaised(ErrorReport(**raised["report"]))
+    name = told.report.type.removeprefix("tasks.errors.")
+    known = getattr(task_errors, name, None) if name.isidentifier() else None
+    if "sentence" in raised and isinstance(known, type) and issubclass(known, RelaisError):
+        raise known(raised["sentence"], remedy=raised["remedy"]) from told
+    raise told
