@@ -9,6 +9,7 @@ from pydantic.json_schema import models_json_schema
 
 from gateway.job_request import JobRequest
 from gateway.job_view import ProblemDocument
+from tasks import kinds
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -67,16 +68,37 @@ def _make(app: FastAPI) -> dict[str, Any]:
     )
     schemas = components.setdefault("schemas", {})
     schemas.update(definitions["$defs"])
+    schemas["JobRequest"]["properties"]["kind"]["enum"] = kind_names()
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     components["securitySchemes"] = {
         "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
         "bearer": {"type": "http", "scheme": "bearer", "description": "An API key or a JWT."},
     }
+    _link_jobs(made["paths"])
     for path, operations in made["paths"].items():
         for method, operation in operations.items():
             _add_problems(operation, path=path, method=method)
     return made
+
+
+def _link_jobs(paths: dict[str, Any]) -> None:
+    """Say where the id of an accepted job leads."""
+    accepted = paths["/api/v1/jobs"]["post"]["responses"]["202"]
+    accepted["links"] = {
+        operation["summary"]: {
+            "operationId": operation["operationId"],
+            "parameters": {"job_id": "$response.body#/id"},
+        }
+        for path, operations in paths.items()
+        if path.startswith("/api/v1/jobs/{job_id}")
+        for operation in operations.values()
+    }
+
+
+def kind_names() -> list[str]:
+    """What callers may ask for."""
+    return sorted(kind.name for kind in kinds.load().values() if not kind.internal)
 
 
 def _add_problems(operation: dict[str, Any], *, path: str, method: str) -> None:

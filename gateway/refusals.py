@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from sqlalchemy.exc import DataError, SQLAlchemyError
 from starlette.exceptions import HTTPException
@@ -156,6 +157,15 @@ def _from_starlette(request: Request, error: HTTPException) -> Problem:
             Code.METHOD_NOT_ALLOWED,
             f"{request.url.path[:200]} does not answer {request.method}.",
             remedy="The Allow header names what it answers.",
-            headers=error.headers,
+            headers={"Allow": ", ".join(sorted(_methods(request)))},
         )
     return Problem(Code.MALFORMED_JSON, str(error.detail), headers=error.headers)
+
+
+def _methods(request: Request) -> set[str]:
+    """Every method of the path: those of its own routes, or else of the patterns it fits."""
+    path = request.scope["path"]
+    routes = [route for route in request.app.router.routes if isinstance(route, APIRoute)]
+    own = [route for route in routes if route.path == path]
+    found = own or [route for route in routes if route.path_regex.match(path)]
+    return {method for route in found for method in route.methods or ()}

@@ -104,6 +104,11 @@ class ClaimedJob:
     started_at: datetime
 
     @property
+    def fence(self) -> tuple[UUID, int]:
+        """What every outcome of this attempt names."""
+        return (self.id, self.attempt)
+
+    @property
     def counted(self) -> int:
         """Attempts that count, this one included."""
         return self.attempt - self.uncounted

@@ -118,4 +118,4 @@ def configure(*, service: str, colour: str, level: str = "INFO") -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("relais").setLevel(level)
-    logging.captureWarnings(True)  # a warning of Python is a line like any other
+    logging.captureWarnings(capture=True)  # a warning of Python is a line like any other

@@ -1,1 +1,1 @@
-"""What jobs do: one module or package per kind; a handler takes a payload and returns an outcome."""
+"""What jobs do: one module or package per kind; a payload goes in, an outcome comes out."""

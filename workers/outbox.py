@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnectionInTime
 
 from ledger import transitions
 from ledger.group_commit import GroupCommit
@@ -77,7 +78,7 @@ class Outbox:
         while True:
             try:
                 return await write()
-            except (OperationalError, InterfaceError, OSError) as error:
+            except (OperationalError, InterfaceError, NoConnectionInTime, OSError) as error:
                 failures += 1
                 if failures in {1, 10, 100}:
                     log.warning("finish.waiting", failures=failures, error=type(error).__name__)

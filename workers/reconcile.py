@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as NoConnectionInTime
 
 from ledger import liveness, transitions
 from runtime import logs
@@ -70,7 +71,7 @@ async def run(
                 async with database.begin() as connection:
                     await liveness.forget_workers(connection)
                 forgotten_at = now
-        except (DBAPIError, OSError) as error:
+        except (DBAPIError, NoConnectionInTime, OSError) as error:
             suspects.forget()
             log.warning("reconcile.failed", error=type(error).__name__)
 

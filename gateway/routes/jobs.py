@@ -101,7 +101,7 @@ async def show_job(
     "/{job_id}/events",
     summary="Read a job's history",
     responses={200: {"model": Events}},
-    openapi_extra=only(READ),
+    openapi_extra=only(READ_ONE),
 )
 async def list_events(
     job_id: UUID,

@@ -50,12 +50,14 @@ CREATE SCHEMA chaos;
 CREATE TABLE chaos.marks (
     seq bigint GENERATED ALWAYS AS IDENTITY, message uuid NOT NULL, job uuid NOT NULL,
     recipient text NOT NULL, attempt int NOT NULL, state text NOT NULL,
+    tries int NOT NULL,
     at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE FUNCTION chaos.witness() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO chaos.marks (message, job, recipient, attempt, state)
-    VALUES (NEW.id, NEW.job_id, NEW.recipient, NEW.attempt, NEW.state);
+    INSERT INTO chaos.marks (message, job, recipient, attempt, state, tries)
+    VALUES (NEW.id, NEW.job_id, NEW.recipient, NEW.attempt, NEW.state,
+            NEW.tries);
     RETURN NULL;
 END $$;
 CREATE TRIGGER witness AFTER INSERT OR UPDATE ON relais.messages

@@ -59,9 +59,13 @@ def show(
 
     from ops.cli import listing
 
-    fields = [{"field": name, "value": _plain(value)} for name, value in job.items()]
+    fields = [{"field": name, "value": _plain(value)} for name, value in job.items() if value]
     listing.show(fields, empty="")
-    rows = [{name: _plain(value) for name, value in one.items()} for one in events["events"]]
+    told = {name for one in events["events"] for name, value in one.items() if value is not None}
+    rows = [
+        {name: _plain(value) for name, value in one.items() if name in told}
+        for one in events["events"]
+    ]
     listing.show(rows, empty="It has no history yet.")
     return 0
 
@@ -145,4 +149,6 @@ def _quoted(job_id: str) -> str:
 
 
 def _plain(value: object) -> str:
+    if value is None:
+        return ""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -33,7 +33,8 @@ def status(*, colour: Colour = None, data_dir: DataDir = None, as_json: AsJson =
     console.print(
         f"{place.colour} is {'up' if seen['ready'] else 'not ready'}; supervisor: "
         f"pid {keeper.get('pid')}, {table.uptime(keeper.get('uptime_s'))}, "
-        f"{table.memory(keeper.get('memory_bytes'))}; data: {place.data_dir}",
+        f"{table.memory(keeper.get('memory_bytes'))}; "
+        f"together {table.memory(seen['memory_bytes'])}; data: {place.data_dir}",
         soft_wrap=True,
     )
     return 0

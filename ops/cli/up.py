@@ -46,7 +46,8 @@ def up(
     place = find(data_dir, colour, port_base)
     began = time.monotonic()
     was_running = control.is_running(place)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for how in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(how, _interrupt)
     try:
         control.start(place, only=tuple(only or ()))
         _watch_until_ready(console, place)
@@ -97,5 +98,6 @@ def _show(console: Console, place: Layout, *, took_s: float | None) -> None:
 
 def _interrupt(_number: int, _frame: object) -> None:
     # A second signal must not cut the orderly stop short.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for how in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(how, signal.SIG_IGN)
     os.kill(os.getpid(), signal.SIGINT)

@@ -16,7 +16,7 @@ FINISHED = ("succeeded", "failed", "cancelled", "unknown")
 # The gateway tells messages job by job; the books want all messages of a run at once.
 _SENT = """
 SELECT count(*) FROM relais.messages AS m JOIN relais.jobs AS j ON j.id = m.job_id
-WHERE j.tags @> ARRAY[%s] AND m.state = 'sent'
+WHERE j.tags <> '{}' AND j.tags @> ARRAY[%s] AND m.state = 'sent'
 """
 
 

@@ -32,7 +32,8 @@ def give(
     if not 0 <= recipients <= RECIPIENTS_MAX:
         sentence = f"{recipients} recipients are not possible."
         raise UsageError(sentence, remedy=f"Use a number from 0 to {RECIPIENTS_MAX:,}.")
-    aim = target.bring_up(stack.find(data_dir, colour, port_base))
+    place = stack.find(data_dir, colour, port_base)
+    aim = target.bring_up(place)
     run = f"demo-{secrets.token_hex(4)}"
     trace_id = secrets.token_hex(16)
     story = requests.tell(
@@ -57,7 +58,14 @@ def give(
     if as_json:
         print(json.dumps(_as_json(found, seconds=seconds, urls=urls)))
     else:
-        show.results(found, faults=faults, seconds=seconds, urls=urls, trace_id=trace_id)
+        show.results(
+            found,
+            faults=faults,
+            seconds=seconds,
+            urls=urls,
+            login=f"Flower's user is {aim.flower_user}; the keys are in {place.secrets}.",
+            trace_id=trace_id,
+        )
     return 1 if faults else 0
 
 

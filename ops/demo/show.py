@@ -52,9 +52,18 @@ class Bar:
 
 
 def results(
-    books: Books, *, faults: list[str], seconds: float, urls: dict[str, str], trace_id: str
+    books: Books,
+    *,
+    faults: list[str],
+    seconds: float,
+    urls: dict[str, str],
+    login: str,
+    trace_id: str,
 ) -> None:
-    """Print what happened, by queue, and whether the books balance."""
+    """Print what happened, by queue, and whether the books balance.
+
+    `login` says how to get in where a password is asked for.
+    """
     console = Console()
     table = Table("queue", *FINISHED, "open", title="What happened")
     for column in table.columns[1:]:
@@ -83,4 +92,4 @@ def results(
     addresses = Table.grid(padding=(0, 2))
     for name, url in urls.items():
         addresses.add_row(name, url)
-    console.print("\nThe stack stays up:", addresses, "Stop it: ./relais down", sep="\n")
+    console.print("\nThe stack stays up:", addresses, f"{login}\nStop it: ./relais down", sep="\n")

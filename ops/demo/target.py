@@ -20,6 +20,7 @@ class Target:
     gateway_url: str
     inbox_url: str
     flower_url: str
+    flower_user: str
     database_url: str = field(repr=False)
     api_key: str = field(repr=False)
     callback_secret: str = field(repr=False)
@@ -46,6 +47,7 @@ def bring_up(place: Layout) -> Target:
         gateway_url=urls["gateway"],
         inbox_url=urls["inbox"],
         flower_url=urls["flower"],
+        flower_user=variables["RELAIS_FLOWER_USER"],
         database_url=variables["RELAIS_DATABASE_URL"],
         api_key=api_key,
         callback_secret=variables["RELAIS_CALLBACK_SECRET"],

@@ -6,6 +6,7 @@ bytes at most, and a data folder may lie deep), and asks for a SCRAM password.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
@@ -16,9 +17,11 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import quote
 
 from ops.errors import StackError
 from ops.stack import account, child, ports, programs
+from ops.stack.postgres_config import CONFIG
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,42 +34,6 @@ BUILTIN_LOCALE_SINCE = 17
 
 StopMode = Literal["fast", "immediate"]
 _SIGNALS: dict[StopMode, signal.Signals] = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
-
-CONFIG: dict[str, str] = {
-    "listen_addresses": f"'{ports.LOOPBACK}'",
-    "unix_socket_directories": "''",
-    "password_encryption": "'scram-sha-256'",
-    "max_connections": "200",
-    "shared_buffers": "'128MB'",
-    # An acknowledged job must survive the power going: neither is negotiable.
-    "fsync": "on",
-    "synchronous_commit": "on",
-    "full_page_writes": "on",
-    "wal_compression": "on",
-    "max_wal_size": "'1GB'",
-    "min_wal_size": "'80MB'",
-    "checkpoint_timeout": "'10min'",
-    # Every job's row is updated several times; without these the claim's index
-    # collects dead entries faster than the defaults clear them away.
-    "autovacuum_naptime": "'5s'",
-    "autovacuum_vacuum_scale_factor": "0.02",
-    "autovacuum_vacuum_insert_scale_factor": "0.1",
-    "autovacuum_analyze_scale_factor": "0.05",
-    "autovacuum_vacuum_cost_delay": "'1ms'",
-    "autovacuum_vacuum_cost_limit": "1000",
-    # One forgotten transaction would hold back vacuum, and with it every claim.
-    "idle_in_transaction_session_timeout": "'10min'",
-    "jit": "off",
-    "log_min_duration_statement": "'1s'",
-    "log_line_prefix": "'%m [%p] '",
-    "log_statement": "'none'",
-    # Statements carry payloads; the log must not.
-    "log_min_error_statement": "'panic'",
-    "log_parameter_max_length": "0",
-    "log_parameter_max_length_on_error": "0",
-    "timezone": "'UTC'",
-    "log_timezone": "'UTC'",
-}
 
 
 class Postgres:
@@ -99,7 +66,8 @@ class Postgres:
     @property
     def url(self) -> str:
         """`postgresql://user:password@127.0.0.1:port/database`, libpq's form."""
-        return f"postgresql://{USER}:{self.password}@{ports.LOOPBACK}:{self.port}/{DATABASE}"
+        password = quote(self.password, safe="")
+        return f"postgresql://{USER}:{password}@{ports.LOOPBACK}:{self.port}/{DATABASE}"
 
     @property
     def sqlalchemy_url(self) -> str:
@@ -126,6 +94,7 @@ class Postgres:
             self._initialise(bin_dir)
         self._configure()
         self._clear_stale_lock()
+        self._agree_on_password(bin_dir)
         words = (str(bin_dir / "postgres"), "-D", str(self.cluster), "-p", str(self.port))
         return child.Command(words, _env(bin_dir), account.for_servers())
 
@@ -188,6 +157,19 @@ class Postgres:
             cluster.rename(self.cluster)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
+
+    def _agree_on_password(self, bin_dir: Path) -> None:
+        """Give the cluster the present password where another one made it (new secrets)."""
+        known = self.folder / "password.sha256"
+        digest = hashlib.sha256(self.password.encode()).hexdigest()
+        if known.exists() and known.read_text() == digest:
+            return
+        if known.exists() and self.running_pid() is None:
+            quoted = self.password.replace("'", "''")
+            change = f"ALTER ROLE {USER} PASSWORD '{quoted}';\n"
+            _run([bin_dir / "postgres", "--single", "-D", self.cluster, "postgres"], stdin=change)
+        known.touch(mode=0o600)
+        known.write_text(digest)
 
     def _configure(self) -> None:
         lines = [f"{name} = {value}" for name, value in self._config.items()]

@@ -20,6 +20,7 @@ def make(place: Layout) -> dict[str, Any]:
         "colour": place.colour,
         "data_dir": str(place.data_dir),
         "supervisor": None,
+        "memory_bytes": None,
         "urls": {},
         "services": [],
     }
@@ -46,6 +47,8 @@ def make(place: Layout) -> dict[str, Any]:
             )
             for record in left
         ]
+    parts = [*content["services"], *filter(None, [content["supervisor"]])]
+    content["memory_bytes"] = sum(part["memory_bytes"] or 0 for part in parts)
     return content
 
 

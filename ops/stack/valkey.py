@@ -7,6 +7,7 @@ import secrets
 import signal
 import socket
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from ops.stack import account, child, ports, programs
 
@@ -58,7 +59,7 @@ class Valkey:
     @property
     def url(self) -> str:
         """`redis://:password@127.0.0.1:port/0`."""
-        return f"redis://:{self.password}@{ports.LOOPBACK}:{self.port}/0"
+        return f"redis://:{quote(self.password, safe='')}@{ports.LOOPBACK}:{self.port}/0"
 
     @property
     def pid(self) -> int | None:

@@ -40,9 +40,10 @@ def finish_all(ledger: psycopg.Connection) -> None:
 
 
 def ticks(ledger: psycopg.Connection, schedule: str = "system:canary-bulk") -> int:
-    return scalar(
+    count: int = scalar(
         ledger, "SELECT count(*) FROM relais.schedule_ticks WHERE schedule = %s", schedule
     )
+    return count
 
 
 def new_schedule(

@@ -70,6 +70,20 @@ def context(database: AsyncEngine, settings: Settings, **fields: Any) -> Context
     return Context(**(values | fields))
 
 
+async def run(handler: Any, payload: Any, given: Context) -> dict[str, Any]:
+    """The result of a handler that succeeds."""
+    outcome = await handler(payload, given)
+    assert isinstance(outcome, Succeeded)
+    return outcome.result or {}
+
+
+async def prune(database: AsyncEngine, settings: Settings) -> dict[str, int]:
+    removed: dict[str, int] = (
+        await run(housekeeping.prune, housekeeping.Nothing(), context(database, settings))
+    )["removed"]
+    return removed
+
+
 async def test_succeeded_go_after_a_week_failed_stay_with_their_history(
     database: AsyncEngine, settings: Settings
 ) -> None:
@@ -80,8 +94,7 @@ async def test_succeeded_go_after_a_week_failed_stay_with_their_history(
     forgotten = await finished(database, days_ago=91, state=State.FAILED)
     open_job = jobs.new_job()
     await jobs.accept(database, open_job)
-    outcome = await housekeeping.prune(housekeeping.Nothing(), context(database, settings))
-    assert isinstance(outcome, Succeeded)
+    await prune(database, settings)
     left = set(await everything(database, "SELECT id FROM relais.jobs"))
     assert left == {fresh, shelf, undecided, open_job.id}
     history = set(await everything(database, "SELECT job_id FROM relais.job_events"))
@@ -105,11 +118,11 @@ async def test_a_parent_stays_while_a_child_is_open(
             ),
             {"id": parent.id},
         )
-    await housekeeping.prune(housekeeping.Nothing(), context(database, settings))
+    await prune(database, settings)
     assert set(await everything(database, "SELECT id FROM relais.jobs")) == {parent.id, child.id}
     (claimed,) = await jobs.claim(database, limit=1)
     await jobs.finish(database, claimed, State.SUCCEEDED)
-    await housekeeping.prune(housekeeping.Nothing(), context(database, settings))
+    await prune(database, settings)
     assert await everything(database, "SELECT id FROM relais.jobs") == [child.id]
 
 
@@ -127,8 +140,8 @@ async def test_it_goes_on_while_slices_come_back_full(
             await retention.prune_jobs(connection, finished_s=DAY_S, shelf_s=DAY_S, limit=1000)
             == 1000
         )
-    outcome = await housekeeping.prune(housekeeping.Nothing(), context(database, settings))
-    assert outcome.result["removed"]["jobs"] == 1500  # type: ignore[union-attr,index]
+    removed = await prune(database, settings)
+    assert removed["jobs"] == 1500
     assert await everything(database, "SELECT id FROM relais.jobs") == []
 
 
@@ -140,7 +153,7 @@ async def test_relais_own_jobs_go_soon_with_their_history(
         database, days_ago=0.1, tenant="system", id=type(ids.new())(int=old)
     )
     young = await finished(database, days_ago=0, tenant="system")
-    await housekeeping.prune(housekeeping.Nothing(), context(database, settings))
+    await prune(database, settings)
     assert await everything(database, "SELECT id FROM relais.jobs") == [young]
     assert canary_job not in await everything(database, "SELECT job_id FROM relais.job_events")
 
@@ -163,7 +176,7 @@ async def test_messages_go_with_the_history_never_before_their_job(
                     ),
                     {"id": new_id, "job": job_id, "position": position * 1000 + days, "days": days},
                 )
-    await housekeeping.prune(housekeeping.Nothing(), context(database, settings))
+    await prune(database, settings)
     assert sorted(await everything(database, "SELECT position FROM relais.messages")) == [
         1,
         100,
@@ -190,7 +203,7 @@ async def test_the_newest_tick_of_a_schedule_stays(
                 "INSERT INTO relais.schedule_ticks (schedule, nominal_at, tenant, job_id) VALUES ('user', now(), 'default', gen_random_uuid())"
             )
         )
-    await housekeeping.prune(housekeeping.Nothing(), context(database, settings))
+    await prune(database, settings)
     assert sorted(await everything(database, "SELECT schedule FROM relais.schedule_ticks")) == [
         "system:x",
         "user",
@@ -200,7 +213,8 @@ async def test_the_newest_tick_of_a_schedule_stays(
 async def test_a_canary_leaves_its_mark_on_the_queue_it_ran_in(
     database: AsyncEngine, settings: Settings
 ) -> None:
-    await come_through(Canary(queue="critical"), context(database, settings, queue="vector"))  # type: ignore[misc]
+    ran_in = context(database, settings, queue="vector")
+    await run(come_through, Canary(queue="critical"), ran_in)
     async with database.begin() as connection:
         ages = await canary.ages_s(connection)
         await connection.execute(
@@ -231,5 +245,6 @@ async def test_health_of_queues(database: AsyncEngine, settings: Settings) -> No
     assert (bulk.ready, bulk.scheduled, bulk.running, bulk.is_paused) == (2, 1, 1, False)
     assert 300 <= (bulk.oldest_ready_s or 0) < 310
     assert (empty.ready, empty.oldest_ready_s, empty.canary_age_s) == (0, None, None)
-    outcome = await housekeeping.look_at_queues(housekeeping.Nothing(), context(database, settings))  # type: ignore[misc]
-    assert isinstance(outcome, Succeeded)
+    given = context(database, settings)
+    told = await run(housekeeping.look_at_queues, housekeeping.Nothing(), given)
+    assert {queue["name"]: queue["ready"] for queue in told["queues"]}["bulk"] == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -13,30 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from runtime.settings import Settings
 from tasks import kinds
-from tests.docs.pages import ROOT, blocks
-from tests.gateway.process import Gateway, settings_for
+from tests.docs.pages import ROOT, blocks, run_curl
+from tests.gateway.process import Gateway
 
 PAGE = "docs/kinds.md"
-
-
-@pytest.fixture
-def gateway(settings: Settings, tmp_path: Path) -> Iterator[Gateway]:
-    """A gateway that knows the kind of the page."""
-    (tmp_path / "invoices.py").write_text(blocks(PAGE, "python")[0])
-    made = Gateway(
-        settings_for(
-            database_url=settings.database_url.get_secret_value(),
-            redis_url=settings.redis_url.get_secret_value(),
-            data_dir=tmp_path,
-        ),
-        extra={"RELAIS_KINDS": "invoices", "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
-    )
-    made.keys["producer"] = made.make_key("producer")
-    made.start()
-    yield made
-    made.stop()
 
 
 @contextmanager
@@ -62,16 +42,7 @@ def worker_of(gateway: Gateway) -> Iterator[Path]:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_the_ten_lines_become_a_kind(gateway: Gateway) -> None:
-    curl = blocks(PAGE, "sh")[1]
-    environment = {
-        **os.environ,
-        "RELAIS_URL": gateway.url,
-        "RELAIS_API_KEY": gateway.keys["producer"],
-    }
-    answer = subprocess.run(
-        ["sh", "-c", curl], env=environment, capture_output=True, check=True, text=True
-    ).stdout
-    job = json.loads(answer)
+    job = run_curl(blocks(PAGE, "sh")[1], gateway)
     assert job["queue"] == "template"
     with worker_of(gateway) as log, gateway.client("producer", timeout=40) as client:
         done = client.get(f"/api/v1/jobs/{job['id']}", params={"wait": 30}).json()

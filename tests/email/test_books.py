@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 from ledger import ids, relay_states, suppressions
 from tasks.outcomes import Failed, Snooze, Succeeded
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from tests.email.conftest import Jobs
@@ -67,6 +69,9 @@ async def test_backing_off_doubles_once_however_many_hear_of_it(jobs: Jobs) -> N
                 connection, tenant="default", name="x", base_s=0.05, cap_s=0.15, reason="421"
             )
 
+    async def is_over() -> bool:
+        return not (await now()).backoff_s
+
     async def now() -> relay_states.RelayNow:
         async with jobs.database.begin() as connection:
             found = await relay_states.look(connection, [("default", "x")])
@@ -77,8 +82,7 @@ async def test_backing_off_doubles_once_however_many_hear_of_it(jobs: Jobs) -> N
     assert (await now()).backoff_step == 1
     waits = []
     for step in (2, 3, 4):
-        while (await now()).backoff_s:
-            pass
+        await wait_for(is_over)
         waits.append(await back_off())
         assert (await now()).backoff_step == step
     assert 0.05 < waits[0] <= 0.1 < waits[1] <= 0.15 >= waits[2]
@@ -91,9 +95,12 @@ async def test_a_relay_that_takes_mail_again_has_recovered(
     relay.next("CONNECT", "421 4.3.2 Busy")
     job_id = ids.new()
     assert isinstance(await jobs.run(job_id), Snooze)
-    attempt = 2
-    while not isinstance(await jobs.run(job_id, attempt=attempt), Succeeded):
-        attempt += 1
+    attempts = itertools.count(2)
+
+    async def is_sent() -> bool:
+        return isinstance(await jobs.run(job_id, attempt=next(attempts)), Succeeded)
+
+    await wait_for(is_sent)
     async with jobs.database.begin() as connection:
         assert (await relay_states.look(connection, [("default", "default")]))[
             "default", "default"

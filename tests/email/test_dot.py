@@ -12,6 +12,7 @@ from ledger import ids, messages
 from tasks.email.send import LOST_CLAIM
 from tasks.outcomes import Failed, RetryLater, Succeeded, Unknown
 from tests.email.scripted_relay import DROP, TAKE_AND_DROP, Act
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from tests.email.conftest import Jobs
@@ -333,8 +334,9 @@ async def _until_someone_waits_for_a_lock(jobs: Jobs) -> None:
         "SELECT count(*) FROM pg_stat_activity"
         " WHERE wait_event_type = 'Lock' AND datname = current_database()"
     )
-    async with asyncio.timeout(20):
-        while True:
-            async with jobs.database.connect() as connection:
-                if (await connection.execute(waiting)).scalar_one():
-                    return
+
+    async def is_waiting() -> bool:
+        async with jobs.database.connect() as connection:
+            return bool((await connection.execute(waiting)).scalar_one())
+
+    await wait_for(is_waiting)

@@ -15,6 +15,7 @@ from aiosmtpd.controller import Controller
 from ledger import ids
 from tasks.email import pool
 from tasks.outcomes import Failed, Succeeded
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from aiosmtpd.smtp import SMTP, Envelope, Session
@@ -70,7 +71,7 @@ async def test_smtp_sink(jobs: Jobs) -> None:
     user = ["-u", "nobody"] if os.geteuid() == 0 else []
     process = await asyncio.create_subprocess_exec("smtp-sink", *user, f"127.0.0.1:{port}", "100")
     try:
-        await _listening(port)
+        await wait_for(lambda: _is_listening(port))
         jobs.smtp_url = f"smtp://127.0.0.1:{port}"
         for _ in range(5):
             assert isinstance(await jobs.run(to="a@x.org, b@x.org"), Succeeded)
@@ -86,14 +87,6 @@ def _free_port() -> int:
         return port
 
 
-async def _listening(port: int) -> None:
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except OSError:
-                await asyncio.sleep(0.02)
-            else:
-                writer.close()
-                await writer.wait_closed()
-                return
+def _is_listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

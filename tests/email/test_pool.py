@@ -84,7 +84,7 @@ async def test_idle_connections_are_closed_with_a_quit(relay: ScriptedRelay) -> 
 
 
 async def test_a_worn_connection_is_not_used_again(relay: ScriptedRelay) -> None:
-    target = pool.of(at(relay, connection_max_age_s=0.001))
+    target = pool.of(at(relay, connection_max_age_s=0.000001))
     target.release(await target.acquire())
     target.release(await target.acquire())
     assert relay.connections == 2

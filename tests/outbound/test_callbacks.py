@@ -113,6 +113,7 @@ async def test_the_guard_ends_a_callback_and_names_the_setting(make_context: Mak
         (format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True), 3_500, 3_961),
         (format_datetime(datetime.now(UTC) - timedelta(hours=1), usegmt=True), 1, 1.1),
     ],
+    ids=["seconds", "none", "too many", "a date ahead", "a date behind"],
 )
 def test_retry_after_is_honoured_within_a_day(value: str, low_s: float, high_s: float) -> None:
     asked = Answer(503, {"retry-after": value}, b"", is_cut=False)

@@ -30,8 +30,7 @@ def main(service: str, parent: str | None) -> None:
             )
         try:
             with telemetry.span("broken"):
-                message = "canary@example.org"
-                raise ValueError(message)
+                int("canary@example.org")
         except ValueError as error:
             log.error("speaker.failed", exc_info=error, queue="bulk")
         metrics.accepted(queue="bulk", kind="test.nothing", count=3)

@@ -15,13 +15,19 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from ops.stack import Valkey
 from runtime.settings import Settings
+from tests import waiting
+from tests.ledger import jobs
+from tests.workers.process import WorkerProcess
 from workers.broker import celery_app
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 PASSWORD = "pass:word"
 AUTH = ("relais", PASSWORD)
@@ -173,6 +179,36 @@ def test_it_sees_again_soon_after_redis_was_away() -> None:
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=15)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+async def test_jobs_of_a_real_worker_show_their_true_states(
+    flower: tuple[str, subprocess.Popen[str], str],
+    database: AsyncEngine,
+    settings: Settings,
+    tmp_path: Path,
+) -> None:
+    """No doorbell is rung: the worker finds the jobs in the ledger, and Flower learns of them."""
+    url, _, redis_url = flower
+    wanted = {"ok": "SUCCESS", "fail": "FAILURE", "error": "RETRY"}
+    ids = {}
+    for mode in wanted:
+        payload = {"mode": mode, "effects": str(tmp_path / "effects")}
+        new = jobs.new_job(kind="test.scripted_async", queue="template", payload=payload)
+        await jobs.accept(database, new)
+        ids[mode] = str(new.id)
+    mine = settings.model_copy(update={"redis_url": SecretStr(redis_url)})
+
+    def all_are_shown() -> bool:
+        found = httpx.get(f"{url}/api/tasks", auth=AUTH, trust_env=False).json()
+        shown = {
+            mode: (found[job]["name"], found[job]["state"])
+            for mode, job in ids.items()
+            if job in found
+        }
+        return shown == {mode: ("test.scripted_async", state) for mode, state in wanted.items()}
+
+    with WorkerProcess(mine):
+        await waiting.wait_for(all_are_shown, within_s=30)
 
 
 def test_it_is_small(flower: tuple[str, subprocess.Popen[str], str]) -> None:

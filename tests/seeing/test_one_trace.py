@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,9 +49,13 @@ class House:
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start(self, name: str, *words: str) -> None:
-        with (self.folder / f"{name}.log").open("ab") as log:
+        out, log = self.folder / f"{name}.out", self.folder / f"{name}.log"
+        with out.open("ab") as stdout, log.open("ab") as stderr:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", *words], env=self.environment, stderr=log, stdout=log
+                [sys.executable, "-m", *words],
+                env=self.environment,
+                stdout=stdout,
+                stderr=stderr,
             )
 
     def stop(self) -> None:
@@ -263,6 +268,9 @@ def test_metrics_show_every_process_in_one_scrape(house: House) -> None:
             trust_env=False,
         ).text
 
+    def shows(sample: str) -> bool:
+        return sample in scrape()
+
     for sample in (
         'relais_jobs_accepted_total{kind="email.send",queue="critical"} 2.0',
         'relais_jobs_finished_total{colour="blue",kind="email.send",outcome="succeeded",queue="critical"} 1.0',
@@ -274,7 +282,7 @@ def test_metrics_show_every_process_in_one_scrape(house: House) -> None:
         "relais_http_requests_total{",
         "relais_doorbells_total{",
     ):
-        wait_for(lambda sample=sample: sample in scrape(), sample, within_s=10)
+        wait_for(partial(shows, sample), sample, within_s=10)
     wait_for(
         lambda: any(
             metric.name == "relais_jobs_finished" and service == "relais-worker-critical"
@@ -298,7 +306,13 @@ def test_z_nothing_personal_anywhere(house: House) -> None:
     shown: dict[str, bytes] = {
         f"log of {name}": house.said(name).encode() for name in house.processes
     }
-    shown |= {"OTLP": house.receiver.raw, "metrics": scrape, "Redis": b"".join(kept)}
+    printed = b"".join(file.read_bytes() for file in house.folder.glob("*.out"))
+    shown |= {
+        "stdout": printed + b".",
+        "OTLP": house.receiver.raw,
+        "metrics": scrape,
+        "Redis": b"".join(kept),
+    }
     for where, content in shown.items():
         assert content, where
         for word in (*PERSONAL, house.key, house.environment["RELAIS_CALLBACK_SECRET"]):

@@ -104,3 +104,14 @@ def test_valkey_comes_back_empty_after_a_kill(folder: Path) -> None:
         server.start()
         with redis.Redis.from_url(server.url) as client:
             assert client.get("doorbell") is None
+
+
+def test_a_cluster_takes_a_new_password_at_its_next_start(folder: Path) -> None:
+    with Postgres(folder / "postgres", password="old"):
+        pass
+    with Postgres(folder / "postgres", password="it's new") as server:
+        port = server.port
+        assert server.ping()
+        old = f"postgresql://relais:old@127.0.0.1:{port}/relais"
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            psycopg.connect(old)

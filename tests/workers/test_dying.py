@@ -29,7 +29,9 @@ async def test_killed_workers_jobs_run_elsewhere_within_5_s(
         doomed.kill()
         died_at = time.monotonic()
         for job_id in mine:
-            await wait_for(partial(ledger.has_run_twice, job_id), within_s=10)
+            await wait_for(
+                partial(ledger.has_run_twice, job_id), within_s=10, what=f"{job_id} ran twice"
+            )
         assert time.monotonic() - died_at < 5.0
 
 

@@ -1,0 +1,52 @@
+"""Whether a job's events are a path through the state machine, with fences that only grow."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ops.chaos.history import Job
+
+LEGAL: dict[str | None, frozenset[str]] = {
+    None: frozenset({"blocked", "scheduled", "ready"}),
+    "blocked": frozenset({"scheduled", "ready", "failed", "cancelled"}),
+    "scheduled": frozenset({"ready", "cancelled"}),
+    "ready": frozenset({"running", "cancelled"}),
+    "running": frozenset({"succeeded", "failed", "cancelled", "unknown", "scheduled", "ready"}),
+    "succeeded": frozenset(),
+    "failed": frozenset({"ready"}),
+    "cancelled": frozenset({"ready"}),
+    "unknown": frozenset({"ready", "succeeded", "failed"}),
+}
+GIVEN_BACK = ("its worker was shutting down", "claimed, but no slot", "its claim was never")
+
+
+def fault_in(job: Job) -> str | None:
+    """The first thing that is wrong with the history of `job`; None: it is legal."""
+    if not job.events:
+        return "has no events"
+    state: str | None = None
+    attempt = 0
+    for event in job.events:
+        if event.from_state != state:
+            return f"event {event.seq} starts at {event.from_state}, the one before ended at {state}"
+        if event.to_state not in LEGAL[state]:
+            return f"went from {state} to {event.to_state}"
+        is_claim = event.to_state == "running"
+        if event.attempt != attempt + (1 if is_claim else 0):
+            return f"event {event.seq} ({event.to_state}) has attempt {event.attempt} after {attempt}"
+        state, attempt = event.to_state, event.attempt
+    if (job.state, job.attempt) != (state, attempt):
+        return f"is {job.state}, attempt {job.attempt}; its events end at {state}, {attempt}"
+    return None
+
+
+def was_taken_back(job: Job, attempt: int) -> bool:
+    """Whether that attempt ended because its process died or fell silent."""
+    for claim, end in zip(job.events, job.events[1:], strict=False):
+        if claim.to_state == "running" and claim.attempt == attempt:
+            reason = end.reason or ""
+            if end.to_state == "failed":
+                return reason.startswith("poison")
+            return end.to_state == "ready" and not reason.startswith(GIVEN_BACK)
+    return False

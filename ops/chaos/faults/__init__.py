@@ -1,0 +1,1 @@
+"""Faults: one small class each; `registry` knows them all."""

@@ -1,0 +1,192 @@
+"""Faults that strike between two bytes: a trap in a proxy waits for the moment."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+from typing import TYPE_CHECKING, ClassVar
+
+from ops.chaos import patterns
+from ops.chaos.faults.fault import HOOK_WITHIN_S, Fault
+from ops.chaos.proxy import Trap
+
+if TYPE_CHECKING:
+    from ops.chaos.proxy import Direction, Link, Proxy, Verdict
+
+
+class Hook(Fault):
+    """At `pattern` on a connection of one of `whose`: kill that process (or not), and `verdict`."""
+
+    proxy: ClassVar[str] = "postgres"
+    whose: ClassVar[str] = "worker-"
+    way: ClassVar[Direction] = "up"
+    pattern: ClassVar[re.Pattern[bytes]]
+    after: ClassVar[re.Pattern[bytes] | None] = None
+    kills: ClassVar[bool] = True
+    verdict: ClassVar[Verdict] = "cut"
+    service: ClassVar[str] = "hook"
+    times: ClassVar[int] = 1
+    trap: Trap | None = None
+
+    async def inject(self) -> None:
+        """Set the trap."""
+        self.trap = Trap(
+            direction=self.way,
+            pattern=self.pattern,
+            verdict=self.verdict,
+            after=self.after,
+            times=self.times,
+            concerns=self._concerns,
+            callback=self._strike if self.kills else None,
+        )
+        self._proxy.traps.append(self.trap)
+
+    async def last(self) -> None:
+        """Until the trap has sprung, or the moment does not come."""
+        trap = self.trap
+        if trap is None:
+            return
+        try:
+            async with asyncio.timeout(HOOK_WITHIN_S):
+                await trap.sprung.wait()
+        except TimeoutError:
+            self.is_met = False
+
+    async def heal(self) -> None:
+        """Take the trap away."""
+        if self.trap is not None and self.trap in self._proxy.traps:
+            self._proxy.traps.remove(self.trap)
+
+    @property
+    def _proxy(self) -> Proxy:
+        proxy: Proxy = getattr(self.stand, f"{self.proxy}_proxy")
+        return proxy
+
+    def _concerns(self, link: Link) -> bool:
+        owner = self.stand.keeper.owner_of(link.client_port)
+        return owner is not None and owner.name.startswith(self.whose)
+
+    async def _strike(self, link: Link) -> None:
+        owner = self.stand.keeper.owner_of(link.client_port)
+        if owner is not None:
+            self.stand.keeper.kill(owner, signal.SIGKILL)
+
+
+class GatewayKilledBeforeCommit(Hook):
+    """COMMIT was sent, and never reaches Postgres."""
+
+    kind = "gateway_killed_before_commit"
+    whose, after, pattern = "gateway-", patterns.ACCEPTED, patterns.COMMIT
+
+
+class GatewayKilledAfterCommit(Hook):
+    """The job is durable, and nobody is told."""
+
+    kind = "gateway_killed_after_commit"
+    whose, way, after, pattern = "gateway-", "down", patterns.ACCEPTED, patterns.COMMITTED
+
+
+class GatewayKilledBeforeRing(Hook):
+    """The 202 may be out; the doorbell is not."""
+
+    kind = "gateway_killed_before_ring"
+    proxy, whose, pattern = "redis", "gateway-", patterns.RING
+
+
+class AcceptReplyLost(Hook):
+    """The gateway never learns that its COMMIT went through."""
+
+    kind = "accept_commit_reply_lost"
+    whose, way, after, pattern = "gateway-", "down", patterns.ACCEPTED, patterns.COMMITTED
+    kills, times = False, 3
+
+
+class ClaimReplyLost(Hook):
+    """A worker holds jobs that it does not know of."""
+
+    kind = "claim_commit_reply_lost"
+    way, after, pattern = "down", patterns.CLAIMED, patterns.COMMITTED
+    kills, times = False, 3
+
+
+class FinishReplyLost(Hook):
+    """A worker does not know whether its outcome was written."""
+
+    kind = "finish_commit_reply_lost"
+    way, after, pattern = "down", patterns.FINISHED, patterns.COMMITTED
+    kills, times = False, 3
+
+
+class WorkerKilledAtClaim(Hook):
+    """Claimed and committed, and dead before it knows."""
+
+    kind = "worker_killed_at_claim"
+    way, after, pattern = "down", patterns.CLAIMED, patterns.COMMITTED
+
+
+class WorkerKilledBeforeFinish(Hook):
+    """The work is done, its outcome is not committed."""
+
+    kind = "worker_killed_before_finish"
+    after, pattern = patterns.FINISHED, patterns.COMMIT
+
+
+class WorkerKilledBeforeDot(Hook):
+    """The final dot was sent, and never reaches the relay."""
+
+    kind = "worker_killed_before_dot"
+    proxy, pattern = "smtp", patterns.DOT
+
+
+class WorkerKilledInWindow(Hook):
+    """The relay has the message; its 250 is held back for ever."""
+
+    kind = "worker_killed_in_window"
+    proxy, way, pattern = "smtp", "down", patterns.QUEUED
+
+
+class WorkerKilledAtCallback(Hook):
+    """The callback never leaves."""
+
+    kind = "worker_killed_at_callback"
+    proxy, pattern = "callback", patterns.POST
+
+
+class WorkerKilledAfterCallback(Hook):
+    """The receiver has it; its answer is held back for ever."""
+
+    kind = "worker_killed_after_callback"
+    proxy, way, pattern = "callback", "down", patterns.ANSWERED
+
+
+class SmtpReplyLost(Hook):
+    """The relay's 250 is lost with the connection; the worker lives."""
+
+    kind = "smtp_reply_lost"
+    proxy, way, pattern, kills, times = "smtp", "down", patterns.QUEUED, False, 2
+
+
+class BrpopReplySwallowed(Hook):
+    """A doorbell was popped, and no worker hears it."""
+
+    kind = "brpop_reply_swallowed"
+    proxy, way, pattern, kills, times = "redis", "down", patterns.POPPED, False, 5
+
+
+ALL: tuple[type[Fault], ...] = (
+    GatewayKilledBeforeCommit,
+    GatewayKilledAfterCommit,
+    GatewayKilledBeforeRing,
+    AcceptReplyLost,
+    ClaimReplyLost,
+    FinishReplyLost,
+    WorkerKilledAtClaim,
+    WorkerKilledBeforeFinish,
+    WorkerKilledBeforeDot,
+    WorkerKilledInWindow,
+    WorkerKilledAtCallback,
+    WorkerKilledAfterCallback,
+    SmtpReplyLost,
+    BrpopReplySwallowed,
+)

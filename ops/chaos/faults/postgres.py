@@ -1,0 +1,223 @@
+"""Faults of Postgres and of the way to it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+from typing import TYPE_CHECKING, ClassVar
+
+import psycopg
+
+from ops.chaos.faults.fault import Fault
+from ops.stack import processes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+VICTIMS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND application_name LIKE 'relais%'
+ORDER BY random() LIMIT 12
+"""
+LEFT_BYTES = 256 * 1024
+
+
+class OnPostgres(Fault):
+    """Any of them."""
+
+    service: ClassVar[str] = "postgres"
+    stops: ClassVar[bool] = True  # while it lasts, nothing can be written
+
+
+class Crashed(OnPostgres):
+    """Immediate stop: no checkpoint, every connection dropped; started again after a while."""
+
+    kind, lasts_s = "postgres_crashed", (1.0, 4.0)
+
+    async def inject(self) -> None:
+        """Stop."""
+        await asyncio.to_thread(self.stand.postgres.stop, "immediate")
+
+    async def heal(self) -> None:
+        """Start."""
+        await asyncio.to_thread(self.stand.postgres.start)
+
+
+class BackendsKilled(OnPostgres):
+    """A dozen connections are ended by the server, whatever they are doing."""
+
+    kind, lasts_s, stops = "postgres_backends_killed", (1.0, 2.0), False
+
+    async def inject(self) -> None:
+        """End them, twice."""
+        for _ in range(2):
+            await self.stand.query(VICTIMS)
+            await asyncio.sleep(0.3)
+
+
+class Frozen(OnPostgres):
+    """The server and all its processes stand still; connections stay open."""
+
+    kind, lasts_s = "postgres_frozen", (5.0, 9.0)
+    pids: tuple[int, ...] = ()
+
+    async def inject(self) -> None:
+        """Stop every process."""
+        self.pids = tuple(processes.family(self.stand.postgres.pid or 0))
+        self._send(signal.SIGSTOP)
+
+    async def heal(self) -> None:
+        """Let them go on."""
+        self._send(signal.SIGCONT)
+
+    def _send(self, how: signal.Signals) -> None:
+        for pid in self.pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, how)
+
+
+class DiskFull(OnPostgres):
+    """Not a byte is left where Postgres writes."""
+
+    kind, lasts_s = "postgres_disk_full", (4.0, 7.0)
+
+    def missing(self) -> str:
+        """A disk that may be filled."""
+        return "" if self.stand.has_small_disk else "a small disk of its own (only root may mount)"
+
+    async def inject(self) -> None:
+        """Fill it."""
+        await asyncio.to_thread(_fill, self._ballast)
+
+    async def last(self) -> None:
+        """Keep it full: what the server gives back on the way is taken again."""
+        for _ in range(round(self.rng.uniform(*self.lasts_s) * 2)):
+            await asyncio.sleep(0.5)
+            await asyncio.to_thread(_fill, self._ballast)
+
+    async def heal(self) -> None:
+        """Make room, and start the server again where it gave up."""
+        self._ballast.unlink(missing_ok=True)
+        await asyncio.sleep(1.0)
+        if self.stand.postgres.pid is None:
+            await asyncio.to_thread(self.stand.postgres.start)
+
+    @property
+    def _ballast(self) -> Path:
+        return self.stand.disk / "ballast"
+
+
+class TransactionOpen(OnPostgres):
+    """Somebody forgot a transaction: nothing can be cleaned up behind it."""
+
+    kind, lasts_s, stops = "postgres_transaction_open", (15.0, 20.0), False
+    connection: psycopg.AsyncConnection | None = None
+
+    async def inject(self) -> None:
+        """Take a snapshot and keep it."""
+        connection = await psycopg.AsyncConnection.connect(self.stand.postgres.url)
+        self.connection = connection
+        await connection.execute("SET idle_in_transaction_session_timeout = 0")
+        await connection.set_isolation_level(None)
+        await connection.execute("SELECT count(*) FROM relais.jobs")
+
+    async def heal(self) -> None:
+        """Let go."""
+        if self.connection is not None:
+            with contextlib.suppress(psycopg.Error):
+                await self.connection.close()
+
+
+class Gone(OnPostgres):
+    """Connections are cut and refused."""
+
+    kind, lasts_s = "postgres_unreachable", (3.0, 6.0)
+
+    async def inject(self) -> None:
+        """Cut and refuse."""
+        self.stand.postgres_proxy.refuse()
+
+    async def heal(self) -> None:
+        """Let through again."""
+        self.stand.postgres_proxy.is_refusing = False
+
+
+class HalfOpen(OnPostgres):
+    """Connections stay open and nothing comes through."""
+
+    kind, lasts_s = "postgres_half_open", (5.0, 8.0)
+
+    async def inject(self) -> None:
+        """Swallow."""
+        self.stand.postgres_proxy.is_swallowing = True
+
+    async def heal(self) -> None:
+        """Cut what swallowed."""
+        self.stand.postgres_proxy.is_swallowing = False
+        self.stand.postgres_proxy.cut_all()
+
+
+class Slow(OnPostgres):
+    """Every message takes a while, both ways."""
+
+    kind, lasts_s, stops = "postgres_slow", (4.0, 8.0), False
+
+    async def inject(self) -> None:
+        """Delay."""
+        self.stand.postgres_proxy.delay_s = self.rng.uniform(0.02, 0.1)
+
+    async def heal(self) -> None:
+        """No more."""
+        self.stand.postgres_proxy.delay_s = 0.0
+
+
+class CutAfterBytes(OnPostgres):
+    """The wire gives way under some byte or other, several times."""
+
+    kind, lasts_s, stops = "postgres_cut_after_bytes", (4.0, 6.0), False
+
+    async def inject(self) -> None:
+        """The first."""
+        self.stand.postgres_proxy.cut_after_bytes = self.rng.randint(1, 60_000)
+
+    async def last(self) -> None:
+        """And the others."""
+        for _ in range(10):
+            await asyncio.sleep(0.4)
+            if self.stand.postgres_proxy.cut_after_bytes is None:
+                self.stand.postgres_proxy.cut_after_bytes = self.rng.randint(1, 60_000)
+
+    async def heal(self) -> None:
+        """No more."""
+        self.stand.postgres_proxy.cut_after_bytes = None
+
+
+def _fill(ballast: Path) -> None:
+    """Take all the room there is, to the last block."""
+    size = 1 << 20
+    with ballast.open("ab", buffering=0) as file:
+        while size >= 4096:
+            if shutil.disk_usage(ballast.parent).free < size:
+                size //= 2
+                continue
+            try:
+                if file.write(bytes(size)) < size:
+                    size //= 2
+            except OSError:
+                size //= 2
+
+
+ALL: tuple[type[Fault], ...] = (
+    Crashed,
+    BackendsKilled,
+    Frozen,
+    DiskFull,
+    TransactionOpen,
+    Gone,
+    HalfOpen,
+    Slow,
+    CutAfterBytes,
+)

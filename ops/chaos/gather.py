@@ -1,0 +1,110 @@
+"""Reads the histories of a run into one `History`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ops.chaos import journal
+from ops.chaos.history import Attempted, Call, Death, Delivery, Event, History, Job, Mark, Message
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from ops.chaos.history import Struck
+    from ops.chaos.stand import Stand
+
+JOBS = """
+SELECT id::text, idempotency_key AS key, kind, state::text, attempt, reason, accepted_by,
+       callback_url IS NOT NULL AS has_callback, result ->> 'text' AS rendered,
+       extract(epoch FROM created_at)::float8 AS created_at,
+       extract(epoch FROM finished_at)::float8 AS finished_at
+FROM relais.jobs WHERE tenant = 'default'
+"""
+EVENTS = """
+SELECT seq, job_id::text, from_state::text, to_state::text, attempt, worker, reason,
+       extract(epoch FROM at)::float8 AS at
+FROM relais.job_events WHERE tenant = 'default' ORDER BY seq
+"""
+MESSAGES = """
+SELECT id::text, job_id::text, recipient, state::text, attempt FROM relais.messages
+"""
+MARKS = """
+SELECT message::text, recipient, attempt, state, tries, extract(epoch FROM at)::float8 AS at
+FROM chaos.marks ORDER BY seq
+"""
+DOUBLE_TICKS = """
+SELECT count(*) AS n FROM (
+    SELECT accepted_by, date_trunc('second', created_at) FROM relais.jobs
+    WHERE tenant <> 'default' GROUP BY 1, 2 HAVING count(*) > 1) AS twice
+"""
+OPEN = """
+SELECT count(*) AS n FROM relais.jobs
+WHERE tenant = 'default' AND state IN ('blocked', 'scheduled', 'ready', 'running')
+"""
+
+
+async def gather(stand: Stand, faults: Iterable[Struck]) -> History:
+    """Everything, from the files of the run and from the ledger itself."""
+    history = clients_and_recorders(stand.history)
+    history.faults = list(faults)
+    history.deaths = [Death(d.name, d.pid, d.at) for d in stand.keeper.deaths]
+    history.double_ticks = (await stand.query(DOUBLE_TICKS))[0]["n"]
+    events: dict[str, list[Event]] = {}
+    for row in await stand.query(EVENTS):
+        events.setdefault(row.pop("job_id"), []).append(Event(**row))
+    for row in await stand.query(JOBS):
+        history.jobs[row["id"]] = Job(**row, events=tuple(events.get(row["id"], ())))
+    marks: dict[str, list[Mark]] = {}
+    for row in await stand.query(MARKS):
+        marks.setdefault(row.pop("message"), []).append(Mark(**row))
+    for row in await stand.query(MESSAGES):
+        message_id = row.pop("id")
+        history.messages.append(Message(**row, marks=tuple(marks.get(message_id, ()))))
+    return history
+
+
+def clients_and_recorders(folder: Path) -> History:
+    """What the clients and the recorders wrote down."""
+    history = History()
+    for entry in journal.read(folder / "clients.jsonl"):
+        _client(history, entry)
+    for entry in journal.read(folder / "smtp.jsonl"):
+        if entry["what"] == "delivered":
+            history.deliveries.append(Delivery(entry["rcpt"], entry["at"]))
+        elif entry["what"] == "refused":
+            history.refused_addresses.add(entry["rcpt"])
+    for entry in journal.read(folder / "callbacks.jsonl"):
+        if entry["what"] == "called":
+            fields = ("name", "webhook_id", "status", "at", "is_signed")
+            history.calls.append(Call(**{name: entry[name] for name in fields}))
+        elif entry["what"] == "inward":
+            history.inward += 1
+    return history
+
+
+def _client(history: History, entry: dict[str, Any]) -> None:
+    match entry["what"]:
+        case "attempted":
+            history.attempted[entry["key"]] = Attempted(
+                key=entry["key"],
+                kind=entry["kind"],
+                at=entry["at"],
+                recipients=tuple(entry["recipients"]),
+                relay=entry["relay"],
+                has_callback=entry["has_callback"],
+                delay_s=entry["delay_s"],
+                has_parent=entry["has_parent"],
+            )
+            if entry["kind"] == "chaos.poison":
+                history.poison.add(entry["key"])
+        case "acknowledged":
+            first = history.acknowledged.setdefault(entry["key"], entry["id"])
+            if first != entry["id"]:
+                history.acknowledged_twice.append(entry["key"])
+        case "cancelling":
+            history.cancel_asked.add(entry["key"])
+        case "cancelled" if entry["state"] == "cancelled":
+            history.cancelled.add(entry["key"])
+        case "refused":
+            history.refused_requests.append(f"{entry['path']} {entry['status']} {entry['text']}")

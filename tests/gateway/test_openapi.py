@@ -1,0 +1,58 @@
+"""The OpenAPI document is kept: schemathesis throws at every operation what it can think of."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from gateway.openapi import kind_names
+
+if TYPE_CHECKING:
+    from tests.gateway.process import Gateway
+
+BUDGET_S = 60
+
+
+@pytest.mark.timeout(300)
+def test_every_operation_keeps_its_word(gateway: Gateway, tmp_path: Path) -> None:
+    """No 5xx; statuses, types, headers and bodies as documented; wrong data and keys refused."""
+    run = subprocess.run(
+        [
+            str(Path(sys.executable).with_name("schemathesis")),
+            "run",
+            f"{gateway.url}/openapi.json",
+            "--header",
+            f"X-API-Key: {gateway.keys['admin']}",
+            "--max-time",
+            str(BUDGET_S),
+            "--request-timeout",
+            "20",
+            "--continue-on-failure",
+            "--no-color",
+            "--warnings",
+            "off",
+            # What a kind, a cron expression or an address may be is more than a schema can say.
+            "--exclude-checks",
+            "positive_data_acceptance",
+            # Its 503 is an answer, not a failure; it has tests of its own.
+            "--exclude-path",
+            "/health/ready",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
+
+
+def test_it_names_the_kinds(gateway: Gateway) -> None:
+    document = httpx.get(f"{gateway.url}/openapi.json").json()
+    named = document["components"]["schemas"]["JobRequest"]["properties"]["kind"]["enum"]
+    assert set(named) >= set(kind_names()) - {"test.scripted", "test.scripted_async"}
+    assert "relais.canary" not in named
