@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from workers.doorbell import Ringer
 
 COMMIT_TOGETHER_MAX = 200
-WRITERS = 2
+WRITERS = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, cast
 
-import jwt
-
 from gateway.callers import Caller
 from gateway.errors import Code, Problem
 from ledger.api_keys import ROLES, Role
@@ -40,6 +38,8 @@ class Tokens:
             raise Problem(Code.CREDENTIALS_INVALID, message, headers=CHALLENGE)
         if len(token) > TOKEN_MAX_BYTES:
             raise _refused()
+        import jwt  # noqa: PLC0415 - 9 MB that only gateways with a key need
+
         try:
             claims = jwt.decode(
                 token,
@@ -66,6 +66,8 @@ class Tokens:
             if len(secret.encode()) < SECRET_MIN_BYTES:
                 message = f"RELAIS_JWT_KEY is shorter than {SECRET_MIN_BYTES} bytes."
                 raise SettingsError(message, remedy="Use a longer secret: openssl rand -base64 48.")
+        import jwt  # noqa: PLC0415 - see above
+
         try:
             return jwt.get_algorithm_by_name(self._algorithm).prepare_key(secret)
         except (jwt.PyJWTError, ValueError, TypeError) as error:

@@ -55,13 +55,13 @@ class Firing:
     async def look(self) -> float:
         """Fire what is due; seconds until the next look is worth it."""
         began = time.monotonic()
+        has_tenant, self._has_tenant = self._has_tenant, False  # made again if this look fails
         async with self._database.begin() as connection:
-            if not self._has_tenant:
+            if not has_tenant:
                 await ticks.make_system_tenant(connection)
             latest = await schedules.fingerprint(connection)
             if not latest.is_like(self._fingerprint):
                 self._plan(await schedules.enabled(connection))
-        self._has_tenant = True
         self._fingerprint = latest
         now = latest.now
         for line in self._table:
@@ -71,6 +71,7 @@ class Firing:
         for at, schedule in list(self._upcoming.values()):
             if at <= now:
                 await self._fire_user(schedule, now)
+        self._has_tenant = True
         return max(0.0, self._next_after(now) - (time.monotonic() - began))
 
     def _plan(self, enabled: list[Schedule]) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+
+from pydantic_core import to_json
 
 from ops.chaos import journal
 from ops.chaos.history import Attempted, Call, Death, Delivery, Event, History, Job, Mark, Message
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
 
 JOBS = """
 SELECT id::text, idempotency_key AS key, kind, state::text, attempt, reason, accepted_by,
-       callback_url IS NOT NULL AS has_callback, result ->> 'text' AS rendered,
+       callback_url IS NOT NULL AS has_callback, result ->> 'output' AS rendered,
        extract(epoch FROM created_at)::float8 AS created_at,
        extract(epoch FROM finished_at)::float8 AS finished_at
 FROM relais.jobs WHERE tenant = 'default'
@@ -61,6 +64,7 @@ async def gather(stand: Stand, faults: Iterable[Struck]) -> History:
     for row in await stand.query(MESSAGES):
         message_id = row.pop("id")
         history.messages.append(Message(**row, marks=tuple(marks.get(message_id, ()))))
+    _keep(history, stand.history / "ledger.jsonl")
     return history
 
 
@@ -81,6 +85,13 @@ def clients_and_recorders(folder: Path) -> History:
         elif entry["what"] == "inward":
             history.inward += 1
     return history
+
+
+def _keep(history: History, path: Path) -> None:
+    """Write down what the ledger said, for whoever wants to look at a run again."""
+    with path.open("wb") as file:
+        for found in (*history.jobs.values(), *history.messages, *history.deaths, *history.faults):
+            file.write(to_json({"type": type(found).__name__, **asdict(found)}) + b"\n")
 
 
 def _client(history: History, entry: dict[str, Any]) -> None:

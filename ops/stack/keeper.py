@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 log = logs.logger("stack")
 
-_LOOK_STARTING_S = 0.05
-_LOOK_S = 0.2
-_ASK_STARTING_S = 0.1
+_LOOK_STARTING_S = 0.1
+_LOOK_S = 0.25
+_ASK_STARTING_S = 0.2
 _ASK_S = 2.0
 _TAKE_OVER_S = 0.5
 _HUNG_S = 60.0

@@ -18,6 +18,7 @@ from importlib import util
 from pathlib import Path
 
 from ops.errors import MissingProgramError, StackError
+from ops.stack import account
 
 _UNPACK_S = 120
 
@@ -58,6 +59,21 @@ def valkey() -> Path:
         sentence,
         remedy="Install valkey-server or redis-server, or set RELAIS_REDIS_URL.",
     )
+
+
+def reachable(program: Path, folder: Path) -> Path:
+    """`program`, or a copy in `folder` where the servers' account cannot enter its own folder.
+
+    A checkout below /root, say: its wheels are root's alone.
+    """
+    if account.closed_ancestor(program.parent) is None:
+        return program
+    copy = folder / program.name
+    if not copy.exists() or copy.stat().st_size != program.stat().st_size:
+        made = shutil.copyfile(program, folder / f".{program.name}-{os.getpid()}")
+        made.chmod(0o755)
+        made.rename(copy)
+    return copy
 
 
 def _platform() -> str:

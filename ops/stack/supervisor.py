@@ -30,7 +30,7 @@ from runtime import logs
 
 log = logs.logger("stack")
 
-_WRITE_S = 0.1
+_WRITE_S = 0.2
 _TRIM_S = 5.0
 
 

@@ -69,7 +69,7 @@ class Valkey:
     def prepare(self) -> child.Command:
         """Write the configuration (a file, because arguments can be read in `ps`)."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        program = programs.valkey()
+        program = programs.reachable(programs.valkey(), self.folder)
         room = account.make_folder(self.folder / "room")
         settings = {
             "dir": f'"{room}"',

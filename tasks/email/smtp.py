@@ -13,10 +13,10 @@ import ssl
 import time
 from base64 import b64encode
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from tasks.email import replies
+from tasks.email import extensions, replies, tls
+from tasks.email.extensions import Offers
 from tasks.email.replies import Phase, Reply
 from tasks.email.wire import Broken, Wire
 from tasks.errors import SmtpError
@@ -45,18 +45,6 @@ class Envelope:
     sender: str
     recipient: str
     needs_smtputf8: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Offers:
-    """The extensions that the relay announced."""
-
-    pipelining: bool = False
-    starttls: bool = False
-    smtputf8: bool = False
-    eightbitmime: bool = False
-    size_max_bytes: int = 0  # 0: it did not say
-    auth: frozenset[str] = frozenset()
 
 
 class Session:
@@ -166,7 +154,7 @@ class Session:
 
     async def _connect(self) -> None:
         relay = self.relay
-        context = tls_context(relay.verify, relay.ca) if relay.security == "tls" else None
+        context = tls.client_context(relay.verify, relay.ca) if relay.security == "tls" else None
         async with asyncio.timeout(relay.timeouts.connect_s):
             await asyncio.get_running_loop().create_connection(
                 lambda: self._wire,
@@ -183,7 +171,7 @@ class Session:
         name = self.relay.helo or self._own_name()
         reply = await self._command(f"EHLO {name}")
         if reply.code == 250:
-            self.offers = offers(reply)
+            self.offers = extensions.offers(reply)
             return
         if reply.code in {500, 501, 502, 504}:
             reply = await self._command(f"HELO {name}")
@@ -199,7 +187,7 @@ class Session:
             raise NoConversation(_trouble(reply, "STARTTLS"))
         relay = self.relay
         await self._wire.start_tls(
-            tls_context(relay.verify, relay.ca),
+            tls.client_context(relay.verify, relay.ca),
             host=relay.host,
             timeout_s=relay.timeouts.connect_s,
         )
@@ -282,35 +270,6 @@ def stuff(message: bytes) -> bytes:
     """`message` (CRLF lines) as DATA wants it: dots at line starts doubled, ending in CRLF."""
     stuffed = _DOTS.sub(b"..", message) if b"\n." in message or message[:1] == b"." else message
     return stuffed if stuffed.endswith(b"\r\n") else stuffed + b"\r\n"
-
-
-def offers(reply: Reply) -> Offers:
-    """The extensions in a reply to EHLO."""
-    words: dict[str, list[str]] = {}
-    for line in reply.lines[1:]:
-        keyword, *arguments = line.upper().replace("AUTH=", "AUTH ").split() or [""]
-        words.setdefault(keyword, []).extend(arguments)
-    size = words.get("SIZE", [""])[:1]
-    return Offers(
-        pipelining="PIPELINING" in words,
-        starttls="STARTTLS" in words,
-        smtputf8="SMTPUTF8" in words,
-        eightbitmime="8BITMIME" in words,
-        size_max_bytes=int(size[0]) if size and size[0].isdigit() else 0,
-        auth=frozenset(words.get("AUTH", ())),
-    )
-
-
-@lru_cache(maxsize=32)
-def tls_context(verify: bool, ca: str) -> ssl.SSLContext:  # noqa: FBT001 - a cache key
-    """TLS as a client; `ca` is a file with certificates to trust beside the system's."""
-    context = ssl.create_default_context()
-    if ca:
-        context.load_verify_locations(ca)
-    if not verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 def _is_hoped_for(reply: Reply, phase: Phase) -> bool:

@@ -193,7 +193,9 @@ async def test_jobs_of_a_real_worker_show_their_true_states(
     ids = {}
     for mode in wanted:
         payload = {"mode": mode, "effects": str(tmp_path / "effects")}
-        new = jobs.new_job(kind="test.scripted_async", queue="template", payload=payload)
+        new = jobs.new_job(
+            kind="test.scripted_async", queue="template", payload=payload, max_attempts=20
+        )
         await jobs.accept(database, new)
         ids[mode] = str(new.id)
     mine = settings.model_copy(update={"redis_url": SecretStr(redis_url)})

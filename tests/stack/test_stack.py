@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -20,7 +21,7 @@ from tests.stack.stand import CHECKOUT, Stand, wait_for
 def test_up_status_down(stand: Stand) -> None:
     done = stand.up("redis", "inbox")
     assert done.returncode == 0, done.stderr
-    seen = stand.status()
+    seen = json.loads(stand.run("status", "--json").stdout)
     assert seen["stack"] == "running"
     assert seen["ready"]
     assert {one["name"]: one["state"] for one in seen["services"]} == {

@@ -118,11 +118,11 @@ class TransactionOpen(OnPostgres):
 
     async def inject(self) -> None:
         """Take a snapshot and keep it."""
-        connection = await psycopg.AsyncConnection.connect(self.stand.postgres.url)
-        self.connection = connection
-        await connection.execute("SET idle_in_transaction_session_timeout = 0")
-        await connection.set_isolation_level(None)
-        await connection.execute("SELECT count(*) FROM relais.jobs")
+        self.connection = await psycopg.AsyncConnection.connect(
+            self.stand.postgres.url, options="-c idle_in_transaction_session_timeout=0"
+        )
+        await self.connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        await self.connection.execute("SELECT count(*) FROM relais.jobs")
 
     async def heal(self) -> None:
         """Let go."""

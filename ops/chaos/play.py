@@ -1,0 +1,137 @@
+"""One run from start to verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ops.chaos import checker, gather, report
+from ops.chaos.conductor import Conductor
+from ops.chaos.faults.fault import Scene
+from ops.chaos.journal import Journal
+from ops.chaos.load import Load
+from ops.chaos.stand import stand
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from ops.chaos.faults.fault import Fault
+    from ops.chaos.stand import Stand
+
+WARM_UP_S = 3.0
+ACKNOWLEDGED_WITHIN_S = 90.0
+DRAINED_WITHIN_S = 240.0
+
+
+@dataclass(slots=True)
+class Plan:
+    """What to do."""
+
+    seed: int
+    minutes: float
+    faults: Sequence[type[Fault]]
+    history: Path
+    rate: float = 12.0  # orders a second
+    gateways: int = 2
+    workers: int = 2
+    beats: int = 2
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run is, for whoever watches."""
+
+    phase: str = "starting"
+    ends_at: float = 0.0  # monotonic
+    attempted: int = 0
+    acknowledged: int = 0
+    repeats: int = 0
+    open_jobs: int | None = None
+    under_way: tuple[str, ...] = ()
+    struck: int = 0
+    kinds: int = 0
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+async def play(plan: Plan, *, tell: Callable[[Progress], None]) -> dict[str, Any]:
+    """Run `plan`; the report."""
+    progress = Progress()
+    tell(progress)
+    async with stand(
+        plan.history, gateways=plan.gateways, workers=plan.workers, beats=plan.beats
+    ) as made:
+        clients = Journal(plan.history / "clients.jsonl")
+        load = Load(
+            made.gateways,
+            key=made.key,
+            journal=clients,
+            seed=plan.seed,
+            rate=plan.rate,
+            callback_base=made.callback_base,
+        )
+        scene = Scene(made, load, random.Random(f"{plan.seed} faults"))
+        conductor = Conductor(
+            scene,
+            plan.faults,
+            journal=Journal(plan.history / "faults.jsonl"),
+            rng=random.Random(f"{plan.seed} moments"),
+        )
+        watching = asyncio.create_task(_watch(progress, tell, load=load, conductor=conductor))
+        try:
+            await _strain(plan, load, conductor, progress)
+            progress.phase = "draining"
+            await _drain(made, load, progress)
+            progress.phase = "judging"
+            history = await gather.gather(made, conductor.struck)
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+    verdict = checker.judge(history)
+    return report.document(
+        verdict, history, seed=plan.seed, minutes=plan.minutes, skipped=conductor.skipped
+    )
+
+
+async def _strain(plan: Plan, load: Load, conductor: Conductor, progress: Progress) -> None:
+    progress.ends_at = time.monotonic() + WARM_UP_S + 60 * plan.minutes
+    progress.phase = "under load"
+    async with asyncio.TaskGroup() as group:
+        group.create_task(load.run())
+        await asyncio.sleep(WARM_UP_S)
+        await conductor.run(until=progress.ends_at)
+        await asyncio.sleep(max(0.0, progress.ends_at - time.monotonic()))
+        load.stop()
+
+
+async def _drain(made: Stand, load: Load, progress: Progress) -> None:
+    """Heal everything and wait until no job is open any more; what is then open is lost."""
+    for proxy in made.proxies:
+        proxy.heal()
+    await load.finish(within_s=ACKNOWLEDGED_WITHIN_S)
+
+    async def is_drained() -> bool:
+        progress.open_jobs = (await made.query(gather.OPEN))[0]["n"]
+        return progress.open_jobs == 0
+
+    deadline = time.monotonic() + DRAINED_WITHIN_S
+    while not await is_drained() and time.monotonic() < deadline:
+        await asyncio.sleep(0.5)
+    # Housekeeping that closes the books of jobs that ended without their handler is not waited for.
+
+
+async def _watch(
+    progress: Progress, tell: Callable[[Progress], None], *, load: Load, conductor: Conductor
+) -> None:
+    while True:
+        progress.attempted, progress.acknowledged = load.attempted, load.acknowledged
+        progress.repeats = load.repeats
+        progress.under_way = tuple(fault.kind for fault in conductor.under_way.values())
+        met = [fault for fault in conductor.struck if fault.is_met]
+        progress.struck, progress.kinds = len(met), len({fault.kind for fault in met})
+        progress.skipped = conductor.skipped
+        tell(progress)
+        await asyncio.sleep(0.5)
