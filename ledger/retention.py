@@ -6,6 +6,8 @@ that a caller goes on while slices come back full.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -18,10 +20,12 @@ SYSTEM_TENANT = "system"  # owns the jobs that Relais gives itself
 
 # Finished jobs past their time. Failed and unknown ones are on the shelf where a person may
 # still put them right, so they stay as long as history does. A parent stays while a child is open.
+# `after` is where the slice before ended: what stays is not looked at again by every slice.
 PRUNE_JOBS = text("""
 DELETE FROM relais.jobs WHERE id = ANY(ARRAY(
     SELECT j.id FROM relais.jobs AS j
     WHERE j.finished_at < clock_timestamp() - :finished_s * interval '1 second'
+      AND j.finished_at >= coalesce(CAST(:after AS timestamptz), '-infinity')
       AND (j.state IN ('succeeded', 'cancelled')
            OR j.finished_at < clock_timestamp() - :shelf_s * interval '1 second')
       AND NOT (j.has_children AND EXISTS (
@@ -31,6 +35,7 @@ DELETE FROM relais.jobs WHERE id = ANY(ARRAY(
       ))
     ORDER BY j.finished_at LIMIT :limit FOR UPDATE OF j SKIP LOCKED
 ))
+RETURNING finished_at
 """)
 
 # Relais' own jobs (a canary each few seconds) go soon, and take their history along.
@@ -89,12 +94,25 @@ WHERE (t.schedule, t.nominal_at) IN (
 NOW_MS = text("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint")
 
 
-async def prune_jobs(
-    connection: AsyncConnection, *, finished_s: float, shelf_s: float, limit: int
-) -> int:
+@dataclass(slots=True)
+class FinishedJobs:
     """Succeeded and cancelled jobs older than `finished_s`, failed and unknown than `shelf_s`."""
-    parameters = {"finished_s": finished_s, "shelf_s": shelf_s, "limit": limit}
-    return (await connection.execute(PRUNE_JOBS, parameters)).rowcount
+
+    finished_s: float
+    shelf_s: float
+    after: datetime | None = None
+
+    async def prune(self, connection: AsyncConnection, *, limit: int) -> int:
+        """Remove the next slice; begin anew with a new object."""
+        parameters = {
+            "finished_s": self.finished_s,
+            "shelf_s": self.shelf_s,
+            "after": self.after,
+            "limit": limit,
+        }
+        removed = (await connection.execute(PRUNE_JOBS, parameters)).scalars().all()
+        self.after = max(removed, default=self.after)
+        return len(removed)
 
 
 async def prune_system_jobs(

@@ -83,7 +83,7 @@ def _slices(settings: Settings) -> dict[str, Callable[[AsyncConnection], Awaitab
     finished_s, events_s = settings.retention_finished_s, settings.retention_events_s
     return {
         "jobs": partial(
-            retention.prune_jobs, finished_s=finished_s, shelf_s=events_s, limit=SLICE_ROWS
+            retention.FinishedJobs(finished_s=finished_s, shelf_s=events_s).prune, limit=SLICE_ROWS
         ),
         "system_jobs": partial(
             retention.prune_system_jobs,

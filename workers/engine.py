@@ -19,6 +19,7 @@ from sqlalchemy.exc import TimeoutError as NoConnectionInTime
 from ledger import database as ledger_database
 from ledger import transitions
 from runtime import logs, metrics
+from tasks.email import pool
 from workers import execute, reconcile
 from workers.isolation import IsolationPool
 from workers.outbox import Outbox
@@ -128,6 +129,7 @@ class Engine:
             await asyncio.gather(reconciler, return_exceptions=True)
             await slots.close()
             await isolation.close()
+            await pool.close_all()
             await database.dispose()
 
     async def _claim_until_stopped(self, database: AsyncEngine, slots: Slots) -> None:

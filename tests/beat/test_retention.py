@@ -137,7 +137,9 @@ async def test_it_goes_on_while_slices_come_back_full(
             )
         )
         assert (
-            await retention.prune_jobs(connection, finished_s=DAY_S, shelf_s=DAY_S, limit=1000)
+            await retention.FinishedJobs(finished_s=DAY_S, shelf_s=DAY_S).prune(
+                connection, limit=1000
+            )
             == 1000
         )
     removed = await prune(database, settings)

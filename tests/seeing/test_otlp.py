@@ -108,7 +108,7 @@ def test_the_same_lines_on_stderr_are_as_clean(heard: tuple[Receiver, str]) -> N
     assert "speaker.failed" in heard[1]
     told = [json.loads(line) for line in heard[1].splitlines()]
     assert [line["error_message"] for line in told] == [
-        "invalid literal for int() with base 10: '[address]'"
+        "invalid literal for int() with base 10: [address]"
     ] * 2
     assert all(
         "canary" not in line["traceback"].replace('int("canary@example.org")', "") for line in told
