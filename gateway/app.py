@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 log = logs.logger("gateway")
 
 POOL_SIZE = 8
+ARRAYS_AT_ONCE = 4
 # In the order of /docs; `/jobs/stats` and `/jobs/retry` before `/jobs/{job_id}`.
 ROUTERS = (intake, jobs, actions, kinds, queues, mail, schedules, keys, health, pages)
 
@@ -114,6 +116,7 @@ def _open(settings: Settings) -> Services:
         ringer=ringer,
         watch=Watch(ledger),
         pulse=Pulse(ledger, settings),
+        arrays=asyncio.Semaphore(ARRAYS_AT_ONCE),
     )
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 SLICE_MAX = 500
 SLICE_MAX_BYTES = 1_048_576
+YIELD_EVERY = 32  # jobs; between them single jobs have their turn
+ARRAY_MAX_BYTES = 16_777_216  # parsed in one go, during which nobody else has a turn
 ERRORS_MAX = 1_000
 
 
@@ -89,6 +91,8 @@ class Batch:
 
     async def _take(self, asked: Any, *, size: int) -> None:  # noqa: ANN401 - any JSON
         index = self._next()
+        if index % YIELD_EVERY == 0:
+            await asyncio.sleep(0)
         try:
             job = self._intake.prepare(
                 asked, origin=self._origin, key=self._key_of(asked, index), size=size

@@ -47,7 +47,7 @@ class Connections:
 
         task = asyncio.create_task(work())
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
         done, _ = await asyncio.wait({task}, timeout=self._answer_within_s)
         if not done:
             task.cancel()
@@ -72,6 +72,12 @@ class Connections:
                 self._is_fit = False  # what comes back may be another server
                 raise _away() from error
             raise
+
+    def _ended(self, task: asyncio.Task[object]) -> None:
+        """Whoever gave up waiting was told so; how it ended later is nobody's news."""
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()
 
     async def close(self) -> None:
         """Give up what still runs and close every connection."""

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from workers.doorbell import Ringer
 
 COMMIT_TOGETHER_MAX = 200
-WRITERS = 1
+WRITERS = 1  # two would halve the batches, and so cost more commits for the same jobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ class Intake:
         future = self._together.enqueue(job)
         done, _ = await asyncio.wait({future}, timeout=self._answer_within_s)
         if not done:
-            future.cancel()  # not written yet: it never will be
+            future.cancel()  # while it waits its turn, it is never written; else nobody knows
             raise refusals.unavailable()
         accepted = future.result()
         refuse_unaccepted(job, accepted)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from runtime.settings import Settings
 
 FRESH_S = 1.0
+DEPTH_FRESH_S = 5.0  # counting a deep backlog is work for Postgres
 WORKER_SEEN_WITHIN_S = 15.0
 CANARIES_MISSED = 4  # so many in a row, and a queue counts as deaf
 REDIS_TIMEOUT_S = 0.5
@@ -38,7 +39,6 @@ class Reading:
     redis: str
     workers: list[dict[str, Any]] = field(default_factory=list)
     queues: list[dict[str, Any]] = field(default_factory=list)
-    open_jobs: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Pulse:
@@ -57,6 +57,7 @@ class Pulse:
         )
         self._reading: Reading | None = None
         self._taking: asyncio.Task[Reading] | None = None
+        self._depth: tuple[float, list[dict[str, Any]]] | None = None
 
     async def reading(self) -> Reading:
         """A reading not older than a second."""
@@ -65,6 +66,16 @@ class Pulse:
         if self._taking is None or self._taking.done():
             self._taking = asyncio.create_task(self._take())
         return await asyncio.shield(self._taking)
+
+    async def open_jobs(self) -> list[dict[str, Any]]:
+        """Open jobs by queue and state, seconds old at most; none while Postgres is away."""
+        if self._depth is None or time.monotonic() - self._depth[0] > DEPTH_FRESH_S:
+            try:
+                rows = await self._ledger.call(queries.open_jobs)
+            except LedgerError:
+                return []
+            self._depth = (time.monotonic(), rows)
+        return self._depth[1]
 
     async def close(self) -> None:
         """Close the connection to Redis."""
@@ -124,13 +135,13 @@ class Pulse:
             self._queue(reading, queue)["status"] == "ok" for queue in QUEUES
         )
 
-    def gauges(self, reading: Reading) -> Iterator[Gauge]:
+    def gauges(self, reading: Reading, open_jobs: list[dict[str, Any]]) -> Iterator[Gauge]:
         """What Prometheus is told at a scrape."""
         yield Gauge("relais_ledger_up", "1: Postgres answers.", {}, float(reading.ledger == "ok"))
         yield Gauge("relais_redis_up", "1: Redis answers.", {}, float(reading.redis == "ok"))
         if reading.ledger != "ok":
             return
-        found = {(row["queue"], str(row["state"])): row for row in reading.open_jobs}
+        found = {(row["queue"], str(row["state"])): row for row in open_jobs}
         for queue in QUEUES:
             for state in ("ready", "scheduled", "running"):
                 row = found.get((queue, state), {"jobs": 0})
@@ -179,5 +190,4 @@ async def _look(connection: AsyncConnection) -> dict[str, list[dict[str, Any]]]:
     return {
         "workers": await queries.workers(connection),
         "queues": await queries.queues(connection),
-        "open_jobs": await queries.open_jobs(connection),
     }

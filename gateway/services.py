@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,6 +38,7 @@ class Services:
     ringer: Ringer
     watch: Watch
     pulse: Pulse
+    arrays: asyncio.Semaphore  # batches that are held in memory as a whole; others wait unread
 
 
 def services(request: Request) -> Services:

@@ -14,7 +14,6 @@ from ledger import cron as crons
 from ledger import ids, ticks
 from ledger.cron import validate
 from ledger.errors import InvalidSchedule, NotFound
-from ledger.shapes import NewJob
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,17 +21,11 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
 __all__ = [
-    "Due",
-    "Fingerprint",
     "Schedule",
     "create",
     "delete",
-    "due",
     "enable",
-    "enabled",
     "find",
-    "fingerprint",
-    "fire",
     "get",
     "list_all",
     "update",
@@ -42,22 +35,22 @@ __all__ = [
 NAME_MAX_CHARACTERS = 100
 JOB_REQUIRED = ("kind", "payload", "queue", "max_attempts", "timeout_s")
 JOB_OPTIONAL = ("priority", "backoff", "callback_url", "workflow_id", "tags")
-_COLUMNS = "id, tenant, name, cron, timezone, job, enabled, created_at, changed_at, fired_until"
+COLUMNS = "id, tenant, name, cron, timezone, job, enabled, created_at, changed_at, fired_until"
 
 # A new schedule; no row: the name is taken. Nominal times before now are nobody's business.
 CREATE = text(f"""
 INSERT INTO relais.schedules (id, tenant, name, cron, timezone, job, enabled, fired_until)
 VALUES (:id, :tenant, :name, :cron, :timezone, CAST(:job AS jsonb), :enabled, clock_timestamp())
 ON CONFLICT (tenant, name) DO NOTHING
-RETURNING {_COLUMNS}
+RETURNING {COLUMNS}
 """)
 
-GET = text(f"SELECT {_COLUMNS} FROM relais.schedules WHERE id = :id AND tenant = :tenant")
+GET = text(f"SELECT {COLUMNS} FROM relais.schedules WHERE id = :id AND tenant = :tenant")
 
-FIND = text(f"SELECT {_COLUMNS} FROM relais.schedules WHERE name = :name AND tenant = :tenant")
+FIND = text(f"SELECT {COLUMNS} FROM relais.schedules WHERE name = :name AND tenant = :tenant")
 
 LIST_ALL = text(f"""
-SELECT {_COLUMNS} FROM relais.schedules
+SELECT {COLUMNS} FROM relais.schedules
 WHERE tenant = :tenant AND (CAST(:after AS text) IS NULL OR name > :after)
 ORDER BY name LIMIT :limit
 """)
@@ -75,27 +68,10 @@ UPDATE relais.schedules SET
 WHERE id = :id AND tenant = :tenant
   AND NOT EXISTS (SELECT FROM relais.schedules AS other
                   WHERE other.tenant = :tenant AND other.name = :name AND other.id <> :id)
-RETURNING {_COLUMNS}
+RETURNING {COLUMNS}
 """)
 
 DELETE = text("DELETE FROM relais.schedules WHERE id = :id AND tenant = :tenant RETURNING id")
-
-# Without their jobs, which `fire` reads afresh.
-ENABLED = text(f"""
-SELECT {_COLUMNS.replace("job", "'{}'::jsonb AS job")}
-FROM relais.schedules WHERE enabled ORDER BY id
-""")
-
-# Says whether `enabled` would answer differently than before, without reading it all.
-FINGERPRINT = text("""
-SELECT clock_timestamp() AS now, count(*) AS schedules,
-       coalesce(sum(extract(epoch FROM changed_at)), 0) AS changes
-FROM relais.schedules WHERE enabled
-""")
-
-LOCK = text(f"SELECT {_COLUMNS} FROM relais.schedules WHERE id = :id FOR UPDATE")
-
-DEAL_WITH = text("UPDATE relais.schedules SET fired_until = :nominal_at WHERE id = :id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,30 +102,6 @@ class Schedule:
         return validate(self.cron, self.timezone, now=now)
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
-    """A schedule and the nominal time at which it is to be fired."""
-
-    schedule: Schedule
-    nominal_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Fingerprint:
-    """Two that are equal (but for `now`) stand for the same enabled schedules."""
-
-    now: datetime
-    schedules: int
-    changes: float
-
-    def is_like(self, other: Fingerprint | None) -> bool:
-        """Whether nothing has been changed between the two."""
-        return other is not None and (self.schedules, self.changes) == (
-            other.schedules,
-            other.changes,
-        )
-
-
 async def create(
     connection: AsyncConnection,
     *,
@@ -162,7 +114,7 @@ async def create(
 ) -> Schedule:
     """A new schedule, or InvalidSchedule with the `field` that is wrong."""
     _check_name(name)
-    _check_job(job)
+    check_job(job)
     validate(cron, timezone, now=await ticks.now(connection))
     result = await connection.execute(
         CREATE,
@@ -220,7 +172,7 @@ async def update(
     if name is not None:
         _check_name(name)
     if job is not None:
-        _check_job(job)
+        check_job(job)
     if cron is not None or timezone is not None:
         now = await ticks.now(connection)
         validate(cron or known.cron, timezone or known.timezone, now=now)
@@ -257,72 +209,13 @@ async def delete(connection: AsyncConnection, *, tenant: str, schedule_id: UUID)
         raise _not_found(schedule_id)
 
 
-async def fingerprint(connection: AsyncConnection) -> Fingerprint:
-    """The database's clock, and whether `enabled` has to be read again."""
-    row = (await connection.execute(FINGERPRINT)).one()
-    return Fingerprint(row.now, row.schedules, float(row.changes))
-
-
-async def enabled(connection: AsyncConnection) -> list[Schedule]:
-    """Every enabled schedule of every tenant, without its job."""
-    return [Schedule(*row) for row in await connection.execute(ENABLED)]
-
-
-async def due(connection: AsyncConnection) -> list[Due]:
-    """What is to be fired now, by the database's clock: of each schedule the newest tick only."""
-    now = await ticks.now(connection)
-    return [
-        Due(schedule, nominal_at)
-        for schedule in await enabled(connection)
-        if (nominal_at := schedule.latest_due(now)) is not None
-    ]
-
-
-async def fire(
-    connection: AsyncConnection, tick: Due, *, traceparent: str | None = None
-) -> NewJob | None:
-    """Make `tick` a job, once; None: it was dealt with, switched off or changed meanwhile."""
-    row = (await connection.execute(LOCK, {"id": tick.schedule.id})).first()
-    if row is None:
-        return None
-    schedule = Schedule(*row)
-    times = (tick.schedule.cron, tick.schedule.timezone)
-    if (
-        not schedule.enabled
-        or (schedule.cron, schedule.timezone) != times
-        or schedule.fired_until >= tick.nominal_at
-    ):
-        return None
-    job = _as_new_job(schedule, traceparent=traceparent)
-    is_taken = await ticks.take(connection, ticks.Tick(str(schedule.id), tick.nominal_at, job))
-    await connection.execute(DEAL_WITH, {"id": schedule.id, "nominal_at": tick.nominal_at})
-    return job if is_taken else None
-
-
-def _as_new_job(schedule: Schedule, *, traceparent: str | None) -> NewJob:
-    job = schedule.job
-    _check_job(job)
-    optional = {key: job[key] for key in JOB_OPTIONAL if job.get(key) is not None}
-    if "tags" in optional:
-        optional["tags"] = tuple(optional["tags"])
-    return NewJob(
-        id=ids.new(),
-        tenant=schedule.tenant,
-        accepted_by=f"schedule:{schedule.name}",
-        traceparent=traceparent,
-        trace_id=traceparent[3:35] if traceparent else None,
-        **{key: job[key] for key in JOB_REQUIRED},
-        **optional,
-    )
-
-
 def _check_name(name: str) -> None:
     if not name.strip() or len(name) > NAME_MAX_CHARACTERS or "\x00" in name:
         sentence = f"name: a schedule's name has 1 to {NAME_MAX_CHARACTERS} characters."
         raise InvalidSchedule(sentence, field="name", remedy="Choose another name.")
 
 
-def _check_job(job: Mapping[str, Any]) -> None:
+def check_job(job: Mapping[str, Any]) -> None:
     missing = [key for key in JOB_REQUIRED if key not in job]
     unknown = [key for key in job if key not in (*JOB_REQUIRED, *JOB_OPTIONAL)]
     if missing or unknown:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from runtime import logs, telemetry
+from runtime import telemetry
 from tasks.errors import BlockedAddress, Unreachable
 from tasks.kinds import Backoff, kind
 from tasks.outbound import client, signature
@@ -20,8 +20,6 @@ from tasks.outcomes import ErrorReport, Failed, Outcome, RetryLater, Succeeded
 if TYPE_CHECKING:
     from tasks.context import Context
     from tasks.outbound.client import Answer
-
-log = logs.logger("callbacks")
 
 MINUTE_S, HOUR_S = 60.0, 3_600.0
 _EARLY_S = (5.0, 30.0, 2 * MINUTE_S, 10 * MINUTE_S)

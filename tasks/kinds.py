@@ -23,7 +23,7 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
@@ -46,6 +46,7 @@ ENTRY_POINT_GROUP = "relais.kinds"
 _NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+")
 
 Handler = Callable[[Any, "Context"], "Awaitable[Outcome] | Outcome"]
+Registered = TypeVar("Registered", bound=Handler)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ def kind(
     timeout_s: float = 300.0,
     backoff: Backoff | None = None,
     internal: bool = False,
-) -> Callable[[Handler], Handler]:
+) -> Callable[[Registered], Registered]:
     """Register the decorated handler under `name` (lower case, dotted)."""
     if not _NAME.fullmatch(name):
         message = f"Kind name {name!r} is not of the form 'noun.verb'."
@@ -101,7 +102,7 @@ def kind(
         message = f"Kind {name!r} names the queue {queue!r}, which does not exist."
         raise KindError(message, remedy=f"Use one of {', '.join(QUEUES)}.")
 
-    def register(handler: Handler) -> Handler:
+    def register(handler: Registered) -> Registered:
         known = _REGISTRY.get(name)
         if known is not None and known.handler.__module__ != handler.__module__:
             message = f"Kind {name!r} is already defined in {known.handler.__module__}."

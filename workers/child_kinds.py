@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from tasks.kinds import Kind
     from tasks.outcomes import Outcome
 
-log = logs.logger("isolation")
 _CONTEXT_FIELDS = {field.name for field in dataclasses.fields(Context)}
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError
 
 from beat_schedule import beat_schedule
-from ledger import ids, schedules, ticks
+from ledger import due, ids, ticks
 from ledger.errors import LedgerError
 from ledger.retention import SYSTEM_TENANT
 from ledger.shapes import NewJob
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from ledger.schedules import Due, Fingerprint, Schedule
+    from ledger.due import Due, Fingerprint
+    from ledger.schedules import Schedule
     from runtime.settings import Settings
     from tasks.periodic import Periodic
 
@@ -59,9 +60,9 @@ class Firing:
         async with self._database.begin() as connection:
             if not has_tenant:
                 await ticks.make_system_tenant(connection)
-            latest = await schedules.fingerprint(connection)
+            latest = await due.fingerprint(connection)
             if not latest.is_like(self._fingerprint):
-                self._plan(await schedules.enabled(connection))
+                self._plan(await due.enabled(connection))
         self._fingerprint = latest
         now = latest.now
         for line in self._table:
@@ -134,7 +135,7 @@ class Firing:
         if nominal_at is None:
             self._plan_one(schedule, after=now)
             return
-        tick = schedules.Due(schedule, nominal_at)
+        tick = due.Due(schedule, nominal_at)
         try:
             job = await self._take(tick)
         except REFUSED as error:
@@ -160,7 +161,7 @@ class Firing:
         attributes: dict[str, telemetry.Attribute | None] = {"schedule": str(tick.schedule.id)}
         with telemetry.span("schedule.tick", kind="producer", attributes=attributes) as span:
             async with self._database.begin() as connection:
-                job = await schedules.fire(connection, tick, traceparent=span.traceparent)
+                job = await due.fire(connection, tick, traceparent=span.traceparent)
             span.set(outcome="fired" if job else "repeated", job_id=str(job.id) if job else None)
         return job
 

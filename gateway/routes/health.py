@@ -87,7 +87,8 @@ async def show_metrics(request: Request, gateway: TheServices) -> Response:
     if not _is_local(request):
         await admit(request, roles=frozenset(READ), path="/metrics")
     reading = await gateway.pulse.reading()
-    content = metrics.render(gateway.pulse.gauges(reading))
+    open_jobs = await gateway.pulse.open_jobs()
+    content = metrics.render(gateway.pulse.gauges(reading, open_jobs))
     return Response(content, headers={"content-type": metrics.CONTENT_TYPE})
 
 

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from gateway import body, refusals
 from gateway.answers import Answer
-from gateway.batch import Batch
+from gateway.batch import ARRAY_MAX_BYTES, Batch
 from gateway.callers import ACCEPT, only
 from gateway.edge import TRACE_ID, TRACEPARENT
 from gateway.errors import Code, Problem
@@ -144,8 +144,10 @@ async def accept_batch(request: Request) -> Response:
             await batch.take_lines(body.chunks(request, max_bytes=settings.batch_max_bytes))
         else:
             body.require_json(request)
-            content = await body.read(request, max_bytes=settings.batch_max_bytes)
-            await batch.take_array(body.parse(content, max_depth=settings.body_max_depth + 1))
+            max_bytes = min(ARRAY_MAX_BYTES, settings.batch_max_bytes)
+            async with gateway.arrays:
+                content = await body.read(request, max_bytes=max_bytes)
+                await batch.take_array(body.parse(content, max_depth=settings.body_max_depth + 1))
     except (Problem, LedgerError) as error:
         await batch.stop()
         problem = error if isinstance(error, Problem) else refusals.from_ledger(error)

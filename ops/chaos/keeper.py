@@ -115,8 +115,12 @@ class Keeper:
         inode = _inode(client_port)
         if inode is None:
             return None
-        for charge in self.charges.values():
-            if charge.pid and any(_holds(pid, inode) for pid in processes.family(charge.pid)):
+        running = [charge for charge in self.charges.values() if charge.pid]
+        for charge in running:  # nearly always one of these themselves
+            if _holds(charge.pid, inode):
+                return charge
+        for charge in running:
+            if any(_holds(pid, inode) for pid in processes.family(charge.pid)[1:]):
                 return charge
         return None
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from ops.stack import Layout
 
-_LOOK_S = 0.25
-
 
 def up(
     *,
@@ -48,24 +46,26 @@ def up(
     was_running = control.is_running(place)
     for how in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(how, _interrupt)
+    # One block around everything: a signal between two steps must not leave the stack behind.
+    is_ready = False
     try:
         control.start(place, only=tuple(only or ()))
         _watch_until_ready(console, place)
-    except (StackError, KeyboardInterrupt):
-        if not detach and not was_running:
-            control.down(place)
+        is_ready = True
+        _show(console, place, took_s=None if was_running else time.monotonic() - began)
+        if detach or was_running:
+            return 0
+        console.print("Ctrl-C stops the stack.", style="dim")
+        logs.follow(place, going_on=lambda: control.is_running(place))
+    except (StackError, KeyboardInterrupt) as error:
+        ours = not was_running and not (detach and is_ready)
+        # Detached, what did come up stays up: the message says how to look at it and stop it.
+        if ours and not (detach and isinstance(error, StackError)):
+            console.print("Stopping ...", style="dim")
+            control.down(place, say=lambda name: console.print(f"stopped {name}", style="dim"))
+        if ours and is_ready and isinstance(error, KeyboardInterrupt):
+            return 0
         raise
-    _show(console, place, took_s=None if was_running else time.monotonic() - began)
-    if detach or was_running:
-        return 0
-    console.print("Ctrl-C stops the stack.", style="dim")
-    try:
-        while control.is_running(place):
-            logs.follow(place, going_on=lambda: control.is_running(place))
-    except KeyboardInterrupt:
-        console.print("Stopping ...", style="dim")
-        control.down(place, say=lambda name: console.print(f"stopped {name}", style="dim"))
-        return 0
     sentence = "The stack was stopped from elsewhere."
     raise StackError(sentence, remedy="See ./relais status.")
 

@@ -97,12 +97,14 @@ def down(place: Layout, *, say: Callable[[str], None] = lambda _: None) -> bool:
     """
     if not place.run.exists():
         return False
-    supervisor = documents.read(place.supervisor)
-    if not is_running(place):
-        return _clear(place, say)
-    if supervisor is None:
-        sentence = "The supervisor is only just starting."
-        raise StackError(sentence, remedy="Try again in a moment.")
+    while True:
+        if not is_running(place):
+            return _clear(place, say)
+        # Written right after the lock is taken: there is at most a moment to wait.
+        supervisor = documents.read(place.supervisor)
+        if supervisor is not None and Identity(supervisor["pid"], supervisor["started"]).alive():
+            break
+        time.sleep(_LOOK_S)
     identity = Identity(supervisor["pid"], supervisor["started"])
     remaining = _kept(place)
     identity.send(SIGTERM)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import text
 
-from ledger import ids, schedules, ticks
+from ledger import due, ids, schedules, ticks
 from ledger.errors import InvalidSchedule, NotFound
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ async def test_create_list_change_and_remove(database: AsyncEngine) -> None:
         assert not (
             await schedules.enable(connection, tenant="default", schedule_id=one.id, enabled=False)
         ).enabled
-        assert await schedules.enabled(connection) == []
+        assert await due.enabled(connection) == []
         await schedules.delete(connection, tenant="default", schedule_id=one.id)
         with pytest.raises(NotFound):
             await schedules.get(connection, tenant="default", schedule_id=one.id)
@@ -127,17 +127,17 @@ async def test_due_is_the_newest_missed_time_and_fires_once(database: AsyncEngin
     await age(database, "2 days")
     async with database.begin() as connection:
         now = await ticks.now(connection)
-        (tick,) = await schedules.due(connection)
+        (tick,) = await due.due(connection)
     assert timedelta() <= now - tick.nominal_at < timedelta(minutes=1)
 
     async def fire() -> bool:
         async with database.begin() as connection:
-            return await schedules.fire(connection, tick) is not None
+            return await due.fire(connection, tick) is not None
 
     assert sorted(await asyncio.gather(*(fire() for _ in range(8)))) == [False] * 7 + [True]
     async with database.connect() as connection:
         # A minute may have gone by meanwhile; the fired one is never due again.
-        assert all(again.nominal_at > tick.nominal_at for again in await schedules.due(connection))
+        assert all(again.nominal_at > tick.nominal_at for again in await due.due(connection))
         assert (
             await connection.execute(text("SELECT count(*) FROM relais.jobs"))
         ).scalar_one() == 1
@@ -147,11 +147,11 @@ async def test_what_changed_between_look_and_fire_is_not_fired(database: AsyncEn
     one = await make(database)
     await age(database, "1 hour")
     async with database.begin() as connection:
-        (tick,) = await schedules.due(connection)
+        (tick,) = await due.due(connection)
         await schedules.update(connection, tenant="default", schedule_id=one.id, cron="@yearly")
-        assert await schedules.fire(connection, tick) is None
+        assert await due.fire(connection, tick) is None
         await schedules.delete(connection, tenant="default", schedule_id=one.id)
-        assert await schedules.fire(connection, tick) is None
+        assert await due.fire(connection, tick) is None
 
 
 async def test_switching_on_again_does_not_catch_up(database: AsyncEngine) -> None:
@@ -161,7 +161,7 @@ async def test_switching_on_again_does_not_catch_up(database: AsyncEngine) -> No
         await schedules.enable(connection, tenant="default", schedule_id=one.id, enabled=True)
         now = await ticks.now(connection)
         assert all(
-            tick.nominal_at > now - timedelta(minutes=1) for tick in await schedules.due(connection)
+            tick.nominal_at > now - timedelta(minutes=1) for tick in await due.due(connection)
         )
 
 
@@ -170,10 +170,10 @@ async def test_a_tick_and_its_job_are_one(database: AsyncEngine) -> None:
     await make(database, job={**JOB, "timeout_s": -1})
     await age(database, "1 hour")
     async with database.begin() as connection:
-        (tick,) = await schedules.due(connection)
+        (tick,) = await due.due(connection)
     with pytest.raises(Exception, match="ck_jobs_limits"):
         async with database.begin() as connection:
-            await schedules.fire(connection, tick)
+            await due.fire(connection, tick)
     async with database.connect() as connection:
         assert (
             await connection.execute(text("SELECT count(*) FROM relais.schedule_ticks"))
@@ -181,11 +181,11 @@ async def test_a_tick_and_its_job_are_one(database: AsyncEngine) -> None:
 
 
 async def test_the_fingerprint_tells_every_change(database: AsyncEngine) -> None:
-    seen: list[schedules.Fingerprint] = []
+    seen: list[due.Fingerprint] = []
 
     async def is_new() -> bool:
         async with database.connect() as connection:
-            seen.append(await schedules.fingerprint(connection))
+            seen.append(await due.fingerprint(connection))
         return len(seen) < 2 or not seen[-1].is_like(seen[-2])
 
     assert await is_new()

@@ -15,7 +15,7 @@ def isolated_settings() -> Settings:
     return Settings.model_validate(
         {
             "database_url": "postgresql://nobody@127.0.0.1:1/none",  # no handler here connects
-            "kinds": ("tests.scripted_kind",),
+            "kinds": ("tests.scripted_kind", "tests.isolation.deeds"),
         }
     )
 

@@ -35,6 +35,23 @@ def started_by(pid: int) -> list[int]:
     return found
 
 
+def threads_of(pid: int) -> int:
+    """How many threads `pid` has."""
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
+def sockets_of(pid: int) -> int:
+    """How many sockets `pid` has open."""
+    opened = [str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir()]
+    return sum(target.startswith("socket:") for target in opened)
+
+
+def private_kb(pid: int) -> int:
+    """Memory that only `pid` has."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
+
+
 def is_zombie(pid: int) -> bool:
     """Whether `pid` has ended and was not reaped."""
     try:

@@ -13,7 +13,7 @@ import pytest
 
 from tasks.errors import KindError, PayloadError
 from tasks.outcomes import Failed, RetryLater, Snooze, Succeeded
-from tests.isolation.processes import children_of, is_running, wait_for
+from tests.isolation.processes import children_of, is_running, servers_of, wait_for
 from workers.isolation import ChildDied, HandlerRaised, IsolationPool, TimedOut
 
 if TYPE_CHECKING:
@@ -234,8 +234,9 @@ def test_a_spinning_child_dies_with_a_worker_that_is_killed(tmp_path: Path) -> N
     try:
         wait_for(lambda: started.exists() and bool(started.read_text()), within_s=30)
         child = int(started.read_text().split()[2])
+        (server,) = servers_of(parent.pid)
         assert is_running(child)
     finally:
         parent.kill()
         parent.wait()
-    wait_for(lambda: not is_running(child))
+    wait_for(lambda: not is_running(child) and not is_running(server))

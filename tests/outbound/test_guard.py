@@ -3,7 +3,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.errors import SettingsError
@@ -53,6 +53,7 @@ def test_addresses_that_are_public(address: str) -> None:
     assert is_public(ip_address(address))
 
 
+@settings(deadline=None)  # a busy machine is no error
 @given(st.ip_addresses())
 def test_nothing_counts_as_public_that_python_calls_private(address: object) -> None:
     parsed = ip_address(str(address))
@@ -174,6 +175,7 @@ def test_urls_that_are_taken_apart(
     assert parsed.authority == authority
 
 
+@settings(deadline=None)  # a busy machine is no error
 @given(st.text(max_size=60))
 def test_parsing_never_fails_otherwise(text: str) -> None:
     for url in (text, f"http://{text}", f"http://example.com/{text}"):

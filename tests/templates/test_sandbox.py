@@ -4,7 +4,7 @@ import contextlib
 import threading
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from markupsafe import escape
 
@@ -217,12 +217,14 @@ def test_it_works_outside_the_main_thread_too() -> None:
     assert results == ["2"]
 
 
+@settings(deadline=None)  # a busy machine is no error
 @given(value=st.text())
 def test_html_escapes_whatever_comes(value: str) -> None:
     rendered = render_fields({"fields": {"html": "{{ v }}"}, "variables": {"v": value}})
     assert rendered["html"] == str(escape(value))
 
 
+@settings(deadline=None)  # a busy machine is no error
 @given(source=st.text(alphabet="{}%#ab.|()[]'\"+-*/~ \n", max_size=80), value=JSON)
 def test_nothing_but_a_render_error_comes_out(source: str, value: object) -> None:
     with contextlib.suppress(RenderError):

@@ -53,24 +53,11 @@ class Ledger:
 
         return await wait_for(there, within_s=within_s, what=f"{job_id} in {states}")
 
-    async def held_by(self, pid: int) -> list[UUID]:
-        """Jobs that the worker process `pid` is running."""
-        async with self.database.connect() as connection:
-            result = await connection.exec_driver_sql(
-                "SELECT id FROM relais.jobs WHERE state = 'running' AND worker LIKE %s",
-                (f"%:{pid}",),
-            )
-            return list(result.scalars())
-
     def runs(self, job_id: UUID) -> int:
         """How often the handler of this job had its effect."""
         if not self.effects.exists():
             return 0
         return sum(line.startswith(str(job_id)) for line in self.effects.read_text().splitlines())
-
-    def has_run_twice(self, job_id: UUID) -> bool:
-        """Whether a second attempt has had its effect."""
-        return self.runs(job_id) == 2
 
 
 @pytest.fixture
