@@ -1,4 +1,8 @@
-"""Installs n8n once, into a cache folder outside the checkout."""
+"""Installs n8n once, into a cache folder outside the checkout.
+
+package.json pins what must lie at the top of node_modules: n8n requires `zod-class` without
+naming it, and finds it only there; newer `@langchain/core` ask for packages that may be missing.
+"""
 
 from __future__ import annotations
 
