@@ -47,6 +47,7 @@ def engine(settings: Settings, *, pool_size: int = 8, name: str = "relais") -> A
         pool_timeout=10,
         json_serializer=_dumps,
         json_deserializer=from_json,
+        hide_parameters=True,  # errors are logged; addresses and bodies are not
         connect_args={
             "connect_timeout": CONNECT_TIMEOUT_S,
             "application_name": name,

@@ -120,6 +120,23 @@ class ClaimedJob:
 
 
 @dataclass(frozen=True, slots=True)
+class Woken:
+    """A job that became ready by another one's end; ring after the commit."""
+
+    id: UUID
+    queue: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What a batch of finishes did; `written[n]` False: the nth had lost its ownership."""
+
+    written: list[bool]
+    woken: list[Woken]
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """The outcome of one attempt, ready to be written."""
 
@@ -131,11 +148,13 @@ class Finish:
     result: dict[str, Any] | None = None
     delay_s: float = 0.0  # of a deferred job
     is_counted: bool = True  # False: this attempt costs nothing
+    traceparent: str | None = None  # of the run; what follows from it joins its trace
 
 
 @dataclass(frozen=True, slots=True)
 class Reclaimed:
-    """What one look at dead workers took back."""
+    """What one look at dead workers took back, and what else became ready by it."""
 
     ready: tuple[tuple[UUID, str, str], ...]  # (job id, queue, kind)
     quarantined: tuple[tuple[UUID, str, str], ...]
+    woken: tuple[Woken, ...] = ()

@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from ledger import consequences
 from ledger.errors import NotFound, WrongState
 from ledger.models.jobs import State
-from ledger.shapes import Accepted, ClaimedJob, Finish, NewJob, Reclaimed
+from ledger.shapes import Accepted, ClaimedJob, Finish, Finished, NewJob, Reclaimed, Woken
 from ledger.statements import TRANSITIONS as SQL
 
 if TYPE_CHECKING:
@@ -26,8 +26,10 @@ __all__ = [
     "Accepted",
     "ClaimedJob",
     "Finish",
+    "Finished",
     "NewJob",
     "Reclaimed",
+    "Woken",
     "accept",
     "cancel",
     "claim",
@@ -100,8 +102,8 @@ async def claim(
     return jobs
 
 
-async def finish(connection: AsyncConnection, finishes: Sequence[Finish]) -> list[bool]:
-    """Write outcomes, each fenced by (id, attempt); False: ownership was lost, nothing was written.
+async def finish(connection: AsyncConnection, finishes: Sequence[Finish]) -> Finished:
+    """Write outcomes, each fenced by (id, attempt).
 
     Whatever follows from an end (children, the callback) is written in the same transaction.
     """
@@ -113,9 +115,11 @@ async def finish(connection: AsyncConnection, finishes: Sequence[Finish]) -> lis
         written.update(ids)
         if name in {"succeed", "finish"}:
             ended.extend(ids)
+    woken: list[Woken] = []
     if ended:
-        await consequences.follow(connection, ended)
-    return [item.id in written for item in finishes]
+        traces = {item.id: item.traceparent for item in finishes}
+        woken = await consequences.follow(connection, ended, traces=traces)
+    return Finished([item.id in written for item in finishes], woken)
 
 
 async def release_strays(
@@ -143,12 +147,14 @@ async def reclaim(
         "died_attempts": [attempt for _, attempt in died],
     }
     gone = (await connection.execute(SQL["quarantine"], parameters)).all()
+    woken: list[Woken] = []
     if gone:
-        await consequences.follow(connection, [row.id for row in gone])
+        woken = await consequences.follow(connection, [row.id for row in gone])
     back = (await connection.execute(SQL["reclaim"], {**parameters, "reason": reason})).all()
     return Reclaimed(
         ready=tuple((row.id, row.queue, row.kind) for row in back),
         quarantined=tuple((row.id, row.queue, row.kind) for row in gone),
+        woken=tuple(woken),
     )
 
 
@@ -254,10 +260,10 @@ async def _settle_children(
     connection: AsyncConnection, parents: Sequence[UUID], inserted: dict[UUID, Accepted]
 ) -> dict[UUID, Accepted]:
     """Children of parents that are over already do not wait; their new states."""
-    changed = await consequences.settle_children(connection, sorted(set(parents)))
+    settled = await consequences.settle_children(connection, sorted(set(parents)))
     return {
         job_id: Accepted(job_id, state, inserted[job_id].created_at, inserted[job_id].run_at)
-        for job_id, state in changed.items()
+        for job_id, state in settled.states.items()
         if job_id in inserted
     }
 

@@ -180,7 +180,7 @@ WHERE j.state = 'blocked'
         AND parent.state <> 'succeeded'
         AND NOT (j.on_parent_failure = 'release' AND parent.state IN ('failed', 'cancelled'))
   )
-RETURNING j.id, j.state
+RETURNING j.id, j.state, j.queue, j.kind
 
 -- name: fail_children
 -- blocked -> failed or cancelled, after a parent that ended so.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from ledger import queue_health, retention
+from ledger import messages, queue_health, retention
 from runtime import logs
 from tasks.kinds import QUEUES, kind
 from tasks.outcomes import Outcome, Succeeded
@@ -63,7 +63,14 @@ async def prune(_: Nothing, context: Context) -> Outcome:
     internal=True,
 )
 async def look_at_queues(_: Nothing, context: Context) -> Outcome:
-    """Log how deep and how old every queue is, and warn of those that stand still."""
+    """Log how deep and how old every queue is, and warn of those that stand still.
+
+    Messages of jobs that ended without their handler are settled on the way.
+    """
+    async with context.database.begin() as connection:
+        settled = await messages.settle_abandoned(connection)
+    if settled:
+        log.warning("messages.abandoned", **settled)
     async with context.database.connect() as connection:
         queues = await queue_health.look(connection, queues=QUEUES)
     for queue in queues:

@@ -112,7 +112,7 @@ class Engine:
             around=execute.Surroundings(
                 self._settings, database, isolation, self._presence.still_owned
             ),
-            out=Outbox(database),
+            out=Outbox(database, ringer=self._ringer),
             events=self._events,
             on_room=self._bell.set,
         )

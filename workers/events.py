@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from celery.events import EventDispatcher
 
 from runtime import logs
+from runtime.redaction import redacted
 from workers.doorbell import UNREACHABLE
 
 if TYPE_CHECKING:
@@ -73,8 +74,8 @@ class TaskEvents:
             fields |= {"result": "", "runtime": seconds}
         elif event in {"failed", "retried"}:
             fields |= {
-                "exception": reason,
-                "traceback": error.traceback if error else "",
+                "exception": redacted(reason),
+                "traceback": redacted(error.traceback) if error else "",
                 "runtime": seconds,
             }
         elif event == "revoked":

@@ -48,6 +48,14 @@ class Surroundings:
     still_owned: Callable[[], bool]
 
 
+@dataclass(frozen=True, slots=True)
+class Performed:
+    """How an attempt ended, and the traceparent of the span it ran in."""
+
+    outcome: Outcome
+    traceparent: str | None
+
+
 def backoff_of(job: ClaimedJob) -> Backoff:
     """The job's own backoff, or its kind's."""
     if job.backoff:
@@ -56,11 +64,12 @@ def backoff_of(job: ClaimedJob) -> Backoff:
     return kind.backoff if kind else DEFAULT_BACKOFF
 
 
-async def perform(job: ClaimedJob, around: Surroundings) -> Outcome:
+async def perform(job: ClaimedJob, around: Surroundings) -> Performed:
     """Run one claimed job; raises ProcessDied, Interrupted and CancelledError only."""
     kind = kinds.get(job.kind)
     if kind is None:
-        return Snooze(UNKNOWN_KIND_DELAY_S, f"this worker does not know the kind {job.kind}")
+        reason = f"this worker does not know the kind {job.kind}"
+        return Performed(Snooze(UNKNOWN_KIND_DELAY_S, reason), job.traceparent)
     with telemetry.span(
         f"run {job.kind}",
         kind="consumer",
@@ -72,7 +81,7 @@ async def perform(job: ClaimedJob, around: Surroundings) -> Outcome:
             span.set(outcome=type(outcome).__name__)
             if isinstance(outcome, (RetryLater, Failed)):
                 span.fail(outcome.reason)
-        return outcome
+        return Performed(outcome, span.traceparent)
 
 
 async def _attempt(job: ClaimedJob, kind: Kind, around: Surroundings, traceparent: str) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, assert_never
 
 from ledger.models.jobs import State
@@ -24,8 +25,14 @@ def delay_s(backoff: Backoff, *, tries: int, jitter: random.Random | None = None
     return rng.uniform(0.0, ceiling)
 
 
-def finish_of(job: ClaimedJob, outcome: Outcome, *, backoff: Backoff) -> Finish:
+def finish_of(
+    job: ClaimedJob, outcome: Outcome, *, backoff: Backoff, traceparent: str | None = None
+) -> Finish:
     """The write that `outcome` of this attempt asks for."""
+    return replace(_finish(job, outcome, backoff=backoff), traceparent=traceparent)
+
+
+def _finish(job: ClaimedJob, outcome: Outcome, *, backoff: Backoff) -> Finish:
     match outcome:
         case Succeeded(result=result):
             return Finish(job.id, job.attempt, State.SUCCEEDED, result=result)

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from ledger.shapes import ClaimedJob, Finish
+    from ledger.shapes import ClaimedJob, Finish, Finished, Woken
     from tasks.outcomes import Outcome
+    from workers.doorbell import Ringer
     from workers.events import TaskEvents
 
     Result = TypeVar("Result")
@@ -45,8 +46,9 @@ class Outbox:
     Its fence makes waiting safe: if the job was taken over meanwhile, nothing is written.
     """
 
-    def __init__(self, database: AsyncEngine, *, writers: int = 1) -> None:
+    def __init__(self, database: AsyncEngine, *, ringer: Ringer, writers: int = 1) -> None:
         self._database = database
+        self._ringer = ringer
         self._commit = GroupCommit(self._write, batch_max=500, writers=writers)
 
     def put(self, item: Finish) -> asyncio.Future[bool]:
@@ -60,18 +62,26 @@ class Outbox:
     async def report_death(self, job: ClaimedJob, *, reason: str) -> None:
         """The job's own process died: it runs alone from now on, or is quarantined."""
 
-        async def write() -> None:
+        async def write() -> Sequence[Woken]:
             async with self._database.begin() as connection:
-                await transitions.reclaim(connection, died=[(job.id, job.attempt)], reason=reason)
+                died = [(job.id, job.attempt)]
+                taken = await transitions.reclaim(connection, died=died, reason=reason)
+            return taken.woken
 
-        await self._until_postgres_answers(write)
+        self._ring(await self._until_postgres_answers(write))
 
     async def _write(self, items: Sequence[Finish]) -> Sequence[bool]:
-        async def write() -> Sequence[bool]:
+        async def write() -> Finished:
             async with self._database.begin() as connection:
                 return await transitions.finish(connection, items)
 
-        return await self._until_postgres_answers(write)
+        finished = await self._until_postgres_answers(write)
+        self._ring(finished.woken)
+        return finished.written
+
+    def _ring(self, woken: Sequence[Woken]) -> None:
+        for job in woken:
+            self._ringer.ring(queue=job.queue, kind=job.kind, job_id=job.id)
 
     async def _until_postgres_answers(self, write: Callable[[], Awaitable[Result]]) -> Result:
         failures = 0

@@ -94,3 +94,5 @@ def _report(taken: Reclaimed, *, owners: int, ringer: Ringer) -> None:
         log.warning("jobs.reclaimed", count=len(taken.ready), owners=owners)
     for job_id, queue, kind in taken.ready:
         ringer.ring(queue=queue, kind=kind, job_id=job_id)
+    for job in taken.woken:
+        ringer.ring(queue=job.queue, kind=job.kind, job_id=job.id)

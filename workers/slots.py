@@ -138,7 +138,7 @@ class Slots:
             self._events.started(job)
         started = time.monotonic()
         try:
-            outcome = await execute.perform(job, self._around)
+            performed = await execute.perform(job, self._around)
         except execute.ProcessDied as death:
             await self._settle_death(job, str(death))
             return
@@ -149,7 +149,7 @@ class Slots:
         except asyncio.CancelledError:
             if job.fence not in self._to_cancel:
                 raise  # the worker is going down: `wind_down` gives the job back
-            outcome = Cancelled()
+            performed = execute.Performed(Cancelled(), job.traceparent)
         finally:
             del self._running[job.fence]
             while task.cancelling() and job.fence in self._to_cancel:
@@ -157,13 +157,20 @@ class Slots:
             self._to_cancel.discard(job.fence)
         seconds = time.monotonic() - started
         self._pace.ran(seconds)
-        self._settle(job, outcome, seconds=seconds)
+        self._settle(job, performed, seconds=seconds)
 
-    def _settle(self, job: ClaimedJob, outcome: Outcome, *, seconds: float) -> None:
+    def _settle(self, job: ClaimedJob, performed: execute.Performed, *, seconds: float) -> None:
         """Write the outcome with the next batch; the slot is free at once."""
-        item = finishing.finish_of(job, outcome, backoff=execute.backoff_of(job))
+        item = finishing.finish_of(
+            job,
+            performed.outcome,
+            backoff=execute.backoff_of(job),
+            traceparent=performed.traceparent,
+        )
         future = self._out.put(item)
-        future.add_done_callback(lambda done: self._settled(job, item, outcome, seconds, done))
+        future.add_done_callback(
+            lambda done: self._settled(job, item, performed.outcome, seconds, done)
+        )
 
     def _settled(
         self,
@@ -178,7 +185,8 @@ class Slots:
             # Postgres refuses the outcome itself (a NUL in a result, say): that is a failure.
             log.error("finish.unwritable", job_id=job.id, kind=job.kind, error=type(error).__name__)
             reason = f"its outcome could not be written: {type(error).__name__}"
-            self._settle(job, Failed(reason), seconds=seconds)
+            failed = execute.Performed(Failed(reason), item.traceparent)
+            self._settle(job, failed, seconds=seconds)
             return
         self._held.pop(job.fence, None)
         if self._pace.has_room(held=self.held):

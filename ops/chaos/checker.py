@@ -61,8 +61,8 @@ def judge(history: History) -> Verdict:
     verdict.callback_redeliveries = redeliveries
     twice = [f"{key} was acknowledged with two ids" for key in history.acknowledged_twice]
     verdict.duplicates_elsewhere = [*twice, *elsewhere, *repeated]
-    if history.double_ticks:
-        verdict.duplicates_elsewhere.append(f"{history.double_ticks} ticks were fired twice")
+    if history.stray_ticks:
+        verdict.duplicates_elsewhere.append(f"{history.stray_ticks} jobs have no tick of their own")
     verdict.illegal_histories = [
         f"{job.id} {job.key or job.kind}: {why}"
         for job in history.jobs.values()
@@ -233,22 +233,23 @@ def _missing(
     """What `job` still owes; None: nothing."""
     refused = any(recipient in history.refused_addresses for recipient in asked.recipients)
     reason = job.reason or ""
+    if (doubt := next((e for e in job.events if e.to_state == "unknown"), None)) is not None:
+        is_right = refused or (asked.relay == AT_MOST_ONCE and _has_open_dot(history, job))
+        if not is_right:
+            return f"was unknown: {doubt.reason}"
     if job.state == "succeeded":
         if asked.kind == "template.render" and job.rendered != f"Bonjour {asked.key}":
             return f"rendered {job.rendered!r}"
         owed = [recipient for recipient in asked.recipients if recipient not in delivered]
         return f"is said to be sent, and {owed[0]} got nothing" if owed else None
     if job.state == "failed":
-        is_right = refused or reason.startswith("parent job ")
+        is_right = refused or reason.startswith(("parent job ", "resolved by "))
         if asked.key in history.poison:
             is_right = reason.startswith("poison")
         return None if is_right else f"failed: {reason}"
     if job.state == "cancelled":
         is_right = asked.key in history.cancel_asked or reason.startswith("parent job ")
         return None if is_right else f"was cancelled: {reason}"
-    if job.state == "unknown":
-        is_right = refused or (asked.relay == AT_MOST_ONCE and _has_open_dot(history, job))
-        return None if is_right else f"is unknown: {reason}"
     return f"is still {job.state}: {reason}"
 
 

@@ -36,14 +36,19 @@ MARKS = """
 SELECT message::text, recipient, attempt, state, tries, extract(epoch FROM at)::float8 AS at
 FROM chaos.marks ORDER BY seq
 """
-DOUBLE_TICKS = """
-SELECT count(*) AS n FROM (
-    SELECT accepted_by, date_trunc('second', created_at) FROM relais.jobs
-    WHERE tenant <> 'default' GROUP BY 1, 2 HAVING count(*) > 1) AS twice
+STRAY_TICKS = """
+SELECT count(*) AS n FROM relais.jobs AS j
+WHERE j.tenant <> 'default'
+  AND 1 <> (SELECT count(*) FROM relais.schedule_ticks AS t WHERE t.job_id = j.id)
 """
 OPEN = """
 SELECT count(*) AS n FROM relais.jobs
-WHERE tenant = 'default' AND state IN ('blocked', 'scheduled', 'ready', 'running')
+WHERE tenant = 'default' AND state IN ('scheduled', 'ready', 'running')
+"""
+UNKNOWN = """
+SELECT j.id::text, array_agg(m.recipient) FILTER (WHERE m.state = 'unknown') AS doubtful
+FROM relais.jobs AS j LEFT JOIN relais.messages AS m ON m.job_id = j.id
+WHERE j.tenant = 'default' AND j.state = 'unknown' GROUP BY j.id
 """
 
 
@@ -52,7 +57,7 @@ async def gather(stand: Stand, faults: Iterable[Struck]) -> History:
     history = clients_and_recorders(stand.history)
     history.faults = list(faults)
     history.deaths = [Death(d.name, d.pid, d.at) for d in stand.keeper.deaths]
-    history.double_ticks = (await stand.query(DOUBLE_TICKS))[0]["n"]
+    history.stray_ticks = (await stand.query(STRAY_TICKS))[0]["n"]
     events: dict[str, list[Event]] = {}
     for row in await stand.query(EVENTS):
         events.setdefault(row.pop("job_id"), []).append(Event(**row))

@@ -132,4 +132,4 @@ class History:
     faults: list[Struck] = field(default_factory=list)
     deaths: list[Death] = field(default_factory=list)
     poison: set[str] = field(default_factory=set)  # keys of jobs that kill their process
-    double_ticks: int = 0
+    stray_ticks: int = 0  # jobs of the schedule that no tick stands for

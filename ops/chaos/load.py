@@ -69,7 +69,7 @@ class Load:
         self._is_over = True
 
     async def finish(self, *, within_s: float) -> int:
-        """Wait until everything is acknowledged; how many orders are not."""
+        """Wait until everything is acknowledged; how many orders are not. `close` comes after."""
         pending: set[asyncio.Task[None]] = set()
         if self._tasks:
             done, pending = await asyncio.wait(self._tasks, timeout=within_s)
@@ -78,8 +78,11 @@ class Load:
         for task in pending:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
-        await self._client.aclose()
         return len(pending)
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._client.aclose()
 
     async def post(self, job: dict[str, Any]) -> str:
         """Hand over one job until it is acknowledged; its id."""
@@ -88,9 +91,9 @@ class Load:
         self._acknowledge(job["idempotency_key"], answer["id"])
         return str(answer["id"])
 
-    async def operate(self, path: str) -> None:
-        """Have a gateway do what an operator asks, until one has."""
-        await self._until_answered(path, None)
+    async def operate(self, path: str, body: object = None) -> None:
+        """Have a gateway do what an operator asks, until one has (or it was done already)."""
+        await self._until_answered(path, body, also=(409,))
 
     async def _place(self, order: Order) -> None:
         if order.shape == "batch":

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ops.chaos.stand import Stand
 
 WARM_UP_S = 3.0
+LOOK_EVERY_S = 0.25
 ACKNOWLEDGED_WITHIN_S = 90.0
 DRAINED_WITHIN_S = 240.0
 
@@ -54,6 +55,7 @@ class Progress:
     under_way: tuple[str, ...] = ()
     struck: int = 0
     kinds: int = 0
+    lag_max_s: float = 0.0  # longest that this process kept the proxies waiting
     skipped: dict[str, str] = field(default_factory=dict)
 
 
@@ -92,7 +94,9 @@ async def play(plan: Plan, *, tell: Callable[[Progress], None]) -> dict[str, Any
             await asyncio.gather(watching, return_exceptions=True)
     verdict = checker.judge(history)
     return report.document(
-        verdict, history, seed=plan.seed, minutes=plan.minutes, skipped=conductor.skipped
+        verdict,
+        history,
+        report.About(plan.seed, plan.minutes, progress.lag_max_s, conductor.skipped),
     )
 
 
@@ -118,9 +122,30 @@ async def _drain(made: Stand, load: Load, progress: Progress) -> None:
         return progress.open_jobs == 0
 
     deadline = time.monotonic() + DRAINED_WITHIN_S
-    while not await is_drained() and time.monotonic() < deadline:
-        await asyncio.sleep(0.5)
-    # Housekeeping that closes the books of jobs that ended without their handler is not waited for.
+    while time.monotonic() < deadline:
+        if not await is_drained():
+            await asyncio.sleep(0.5)
+        elif not await _decide(made, load):
+            break
+    await load.close()
+
+
+async def _decide(made: Stand, load: Load) -> int:
+    """What a person does with unknown jobs: look into the mailboxes and say; how many there were.
+
+    Children that waited for the answer go on, or end with their parent.
+    """
+    known = gather.clients_and_recorders(made.history)
+    arrived = {delivery.recipient for delivery in known.deliveries}
+    rows = await made.query(gather.UNKNOWN)
+    for row in rows:
+        doubtful = row["doubtful"] or []
+        came = [recipient in arrived for recipient in doubtful]
+        state = "succeeded" if all(came) else "failed" if any(came) else "ready"
+        if state == "ready" and any(r in known.refused_addresses for r in doubtful):
+            state = "failed"
+        await load.operate(f"/api/v1/jobs/{row['id']}/resolve", {"state": state})
+    return len(rows)
 
 
 async def _watch(
@@ -134,4 +159,6 @@ async def _watch(
         progress.struck, progress.kinds = len(met), len({fault.kind for fault in met})
         progress.skipped = conductor.skipped
         tell(progress)
-        await asyncio.sleep(0.5)
+        before = time.monotonic()
+        await asyncio.sleep(LOOK_EVERY_S)
+        progress.lag_max_s = max(progress.lag_max_s, time.monotonic() - before - LOOK_EVERY_S)

@@ -72,12 +72,13 @@ def after_deaths(history: History) -> Times:
 def after_postgres(history: History) -> Times:
     """From Postgres being there again to the first job finished."""
     finished = sorted(j.finished_at for j in history.jobs.values() if j.finished_at is not None)
+    stops = [fault for fault in history.faults if fault.kind in STOPS]
     seconds = []
-    for fault in history.faults:
-        if fault.kind in STOPS:
-            first = next((at for at in finished if at >= fault.ended), None)
-            if first is not None:
-                seconds.append(first - fault.ended)
+    for fault in stops:
+        first = next((at for at in finished if at >= fault.ended), None)
+        # Where it was gone again before anything could finish, the next one counts.
+        if first is not None and not any(fault.ended < s.began < first for s in stops):
+            seconds.append(first - fault.ended)
     return Times.of(seconds)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ops.chaos import recovery
@@ -14,15 +15,23 @@ if TYPE_CHECKING:
 EXAMPLES_MAX = 20
 
 
-def document(
-    verdict: Verdict, history: History, *, seed: int, minutes: float, skipped: dict[str, str]
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class About:
+    """What the run was, beside its histories."""
+
+    seed: int
+    minutes: float
+    lag_max_s: float
+    skipped: dict[str, str]
+
+
+def document(verdict: Verdict, history: History, about: About) -> dict[str, Any]:
     """The figures, and the first few examples of what is wrong."""
     met = Counter(fault.kind for fault in history.faults if fault.is_met)
     deaths = recovery.after_deaths(history)
     return {
-        "seed": seed,
-        "minutes": round(minutes, 2),
+        "seed": about.seed,
+        "minutes": round(about.minutes, 2),
         "attempted": verdict.attempted,
         "acknowledged": verdict.acknowledged,
         "succeeded": verdict.succeeded,
@@ -45,7 +54,8 @@ def document(
         "redis_in_trouble": recovery.without_redis(history).as_json(),
         "states": verdict.states,
         "faults": dict(sorted(met.items())),
-        "skipped": skipped,
+        "skipped": about.skipped,
+        "harness_lag_max_s": round(about.lag_max_s, 3),
         "examples": {
             name: found[:EXAMPLES_MAX]
             for name in (

@@ -58,7 +58,7 @@ async def finish(engine: AsyncEngine, job: ClaimedJob, state: State, **fields: A
     """Finish and commit; whether it was written."""
     async with engine.begin() as connection:
         item = Finish(job.id, job.attempt, state, **fields)
-        return (await transitions.finish(connection, [item]))[0]
+        return (await transitions.finish(connection, [item])).written[0]
 
 
 async def row(engine: AsyncEngine, job_id: UUID) -> Any:

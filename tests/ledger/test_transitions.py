@@ -89,7 +89,7 @@ async def test_reclaim_loses_to_a_finish(database: AsyncEngine) -> None:
     owner = (await row(database, job.id)).owner
     async with database.begin() as finishing:
         item = transitions.Finish(claimed.id, claimed.attempt, State.SUCCEEDED)
-        assert await transitions.finish(finishing, [item]) == [True]
+        assert (await transitions.finish(finishing, [item])).written == [True]
         async with database.begin() as reclaiming:
             assert (await transitions.reclaim(reclaiming, dead=[owner])).ready == ()
     assert (await row(database, job.id)).state == "succeeded"
