@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 QueueName = Literal["critical", "template", "bulk", "vector", "callback"]
+WishedQueue = Literal["critical", "template", "bulk"]  # the others are for their own kinds
 TEN_YEARS_S = 10 * 366 * 86_400.0
 DAY_S = 86_400.0
 # Later than any job will run, and far from where dates stop fitting into Postgres.
@@ -135,7 +136,7 @@ class JobRequest(BaseModel):
     payload: dict[str, Any] = Field(
         default_factory=dict, description="What the kind needs; its schema is at /api/v1/kinds."
     )
-    queue: QueueName | None = Field(
+    queue: WishedQueue | None = Field(
         None, description="A wish; left out, the kind, the size and the deadline decide."
     )
     priority: Annotated[int, Field(strict=True, ge=0, le=9)] = Field(

@@ -249,10 +249,13 @@ def _by_statement(finishes: Sequence[Finish]) -> dict[str, list[dict[str, Any]]]
 async def _adopt_parents(
     connection: AsyncConnection, jobs: Sequence[NewJob]
 ) -> set[tuple[str, UUID]]:
-    wanted = sorted({parent for job in jobs for parent in job.depends_on})
+    wanted = {(parent, job.tenant) for job in jobs for parent in job.depends_on}
     if not wanted:
         return set()
-    result = await connection.execute(SQL["adopt_parents"], {"ids": wanted})
+    result = await connection.execute(
+        SQL["adopt_parents"],
+        {"ids": [parent for parent, _ in wanted], "tenants": [tenant for _, tenant in wanted]},
+    )
     return {(row.tenant, row.id) for row in result}
 
 

@@ -41,7 +41,9 @@ JOIN unnest(CAST(:tenants AS text[]), CAST(:keys AS text[])) AS k (tenant, key)
 -- Mark parents, so that their finish looks for children; locks them against finishing meanwhile.
 UPDATE relais.jobs SET has_children = true
 WHERE id = ANY(ARRAY(
-    SELECT id FROM relais.jobs WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id FOR NO KEY UPDATE
+    SELECT id FROM relais.jobs
+    WHERE (id, tenant) IN (SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:tenants AS text[])))
+    ORDER BY id FOR NO KEY UPDATE
 ))
 RETURNING id, tenant, state
 

@@ -37,7 +37,7 @@ class ForkServer:
         and what importing the kinds raised.
         """
         for _ in range(2):  # that the last one is dead may become known only now
-            process = await self._running()
+            process = await asyncio.shield(self.warm())
             with contextlib.suppress(Over):
                 return await process.fork()
         raise Interrupted(self._what, had_begun=False)
@@ -51,11 +51,11 @@ class ForkServer:
         if not self._started.cancelled() and self._started.exception() is None:
             await self._started.result().close()
 
-    async def _running(self) -> ServerProcess:
-        started = self._started
-        if started is None or _is_over(started):
-            started = self._started = asyncio.create_task(self._start())
-        return await asyncio.shield(started)
+    def warm(self) -> Task[ServerProcess]:
+        """Have the process start in the background, where there is none."""
+        if self._started is None or _is_over(self._started):
+            self._started = asyncio.create_task(self._start())
+        return self._started
 
     async def _start(self) -> ServerProcess:
         clock = asyncio.get_running_loop()

@@ -35,6 +35,10 @@ class WarmChildren:
         self._idle: list[Child] = []
         self._ending: set[Task[None]] = set()
 
+    def warm(self) -> None:
+        """Have the fork server start in the background, so that `take` need not wait for it."""
+        self._server.warm()
+
     async def take(self) -> Child:
         """A child that waits for a request, the warmest there is.
 

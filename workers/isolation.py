@@ -75,6 +75,10 @@ class IsolationPool:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
+    def warm(self) -> None:
+        """Jobs that run alone are likely to come: have the imports done by then."""
+        self._children["kind"].warm()
+
     async def call(
         self, function_name: str, arguments: dict[str, Any], timeout_s: float
     ) -> dict[str, Any]:

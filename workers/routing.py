@@ -10,6 +10,7 @@ from tasks.kinds import QUEUES, Kind
 
 LARGE_PAYLOAD_BYTES = 256 * 1024
 URGENT = timedelta(minutes=2)
+WISHES = ("critical", "template", "bulk")
 BULK_WORKFLOWS = ("bulk-", "campaign-")
 
 
@@ -40,8 +41,8 @@ RULES = (
         lambda facts: facts.kind.queue,
     ),
     Rule(
-        "the caller's wish",
-        lambda facts: facts.wish is not None,
+        "the caller's wish, among the queues for everybody",
+        lambda facts: facts.wish in WISHES,
         lambda facts: facts.wish or "",
     ),
     Rule(

@@ -142,7 +142,7 @@ class Job(Model):
             "tenant",
             "state",
             text("id DESC"),
-            postgresql_where=text("state IN ('failed','unknown')"),
+            postgresql_where=text("state IN ('failed','unknown','cancelled','blocked')"),
         ),
     )
 

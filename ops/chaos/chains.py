@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ops.chaos.history import FINISHED
+
 if TYPE_CHECKING:
     from ops.chaos.history import Job
 
@@ -39,6 +41,11 @@ def fault_in(job: Job) -> str | None:
     if (job.state, job.attempt) != (state, attempt):
         return f"is {job.state}, attempt {job.attempt}; its events end at {state}, {attempt}"
     return None
+
+
+def ends_of(job: Job) -> int:
+    """How often it ended: more than once where a person settled it or had it run again."""
+    return sum(event.to_state in FINISHED for event in job.events)
 
 
 def was_taken_back(job: Job, attempt: int) -> bool:

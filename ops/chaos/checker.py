@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ops.chaos import chains
-from ops.chaos.history import FINISHED
 
 if TYPE_CHECKING:
     from ops.chaos.history import Attempted, Call, History, Job, Message
@@ -179,8 +178,11 @@ def callback_duplicates(history: History) -> tuple[int, list[str]]:
     for call in history.calls:
         by_id[call.webhook_id].append(call)
         ids_of[call.name].add(call.webhook_id)
+    ends = {job.key: chains.ends_of(job) for job in history.jobs.values()}
     found = [
-        f"{name} was called back under {len(ids)} ids" for name, ids in ids_of.items() if len(ids) > 1
+        f"{name} ended {ends.get(name, 0)} times and was called back under {len(ids)} ids"
+        for name, ids in ids_of.items()
+        if len(ids) > ends.get(name, 0)
     ]
     redeliveries = 0
     for webhook_id, calls in by_id.items():
@@ -208,7 +210,7 @@ def unbalanced(history: History) -> list[str]:
     callbacks = Counter(j.accepted_by for j in history.jobs.values() if j.kind == "http.callback")
     lines = Counter(message.job_id for message in history.messages)
     for job in history.jobs.values():
-        wanted = 1 if job.has_callback and job.state in FINISHED else 0
+        wanted = chains.ends_of(job) if job.has_callback else 0
         if callbacks[f"job:{job.id}"] != wanted:
             found.append(f"{job.id} has {callbacks[f'job:{job.id}']} callbacks, not {wanted}")
         asked = history.attempted.get(job.key or "")

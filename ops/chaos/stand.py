@@ -101,6 +101,8 @@ class Stand:
         for number in range(beats):
             self._add(f"beat-{number}", "workers.beat")
         wanted = workers * len(QUEUES) + beats
+        if not wanted:
+            return
         await until(lambda: self._are_there(wanted), what="the processes under test")
         for url in self.gateways:
             await until(lambda url=url: _answers(url), what=url)
@@ -166,7 +168,7 @@ class Stand:
             words = [sys.executable, "-m", f"ops.chaos.recorders.{name}", journal, ports_file]
             with (self.history / f"recorder-{name}.log").open("wb") as log:
                 recorder = subprocess.Popen(
-                    words, cwd=ROOT, env=self._environment(), stdout=log, stderr=log,
+                    words, cwd=ROOT, env=self.environment(), stdout=log, stderr=log,
                     start_new_session=True,
                 )
             self._recorders.append(recorder)
@@ -189,13 +191,14 @@ class Stand:
         names = ("postgres_proxy", "redis_proxy", "smtp_proxy", "callback_proxy")
         return [getattr(self, name) for name in names if hasattr(self, name)]
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """What every process gets, before its settings."""
         others = {k: v for k, v in os.environ.items() if not k.startswith(("RELAIS_", "OTEL_"))}
         return {**others, "PYTHONPATH": str(ROOT), records.MARK: self._mark}
 
     def _add(self, name: str, *words: str, **settings: object) -> None:
         relais = self._settings() | {k.upper(): str(v) for k, v in settings.items()}
-        env = self._environment() | {f"RELAIS_{key}": value for key, value in relais.items()}
+        env = self.environment() | {f"RELAIS_{key}": value for key, value in relais.items()}
         command = (sys.executable, "-m", *words)
         self.keeper.add(Charge(name, command, env, self.history / f"{name}.log"))
 

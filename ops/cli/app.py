@@ -10,7 +10,7 @@ import typer
 from typer._click.exceptions import ClickException, UsageError
 
 from ops import errors
-from ops.cli import bench, demo, doctor, down, jobs, key, logs, status, test, up
+from ops.cli import bench, chaos, demo, doctor, down, jobs, key, logs, status, test, up
 from runtime.errors import RelaisError
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.command("test", context_settings={"allow_extra_args": True, "ignore_unknown_
     test.test
 )
 app.command("bench")(bench.bench)
+app.command("chaos")(chaos.chaos)
 app.add_typer(key.app, name="key")
 app.add_typer(jobs.app, name="jobs")
 

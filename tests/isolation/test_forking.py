@@ -90,6 +90,7 @@ async def test_no_zombies_and_no_orphans(isolated_settings: Settings, fields: Fi
     async with IsolationPool(isolated_settings, size=4, idle_s=0.01) as pool:
         await pool.run_kind("test.scripted", {}, fields(), 30)
         (server,) = servers_of(os.getpid())
+        scripts: tuple[dict[str, Any], ...]
         scripts = ({}, {"mode": "spawn"}, {"mode": "abort"}, {"mode": "exit"}) * 2
         await asyncio.gather(
             *(pool.run_kind("test.scripted", script, fields(), 30) for script in scripts),
@@ -187,6 +188,15 @@ async def test_callers_that_leave_while_it_starts_cost_nothing(
         await left
     assert await pool.run_kind("test.scripted", {}, fields(), 30) == Succeeded({"attempt": 1})
     assert len(servers_of(os.getpid())) == 1
+
+
+async def test_it_can_be_started_ahead(pool: IsolationPool, fields: Fields) -> None:
+    pool.warm()
+    await asyncio.to_thread(wait_for, lambda: bool(servers_of(os.getpid())))
+    (server,) = servers_of(os.getpid())
+    pool.warm()
+    assert await pool.run_kind("test.scripted", {}, fields(), 30) == Succeeded({"attempt": 1})
+    assert servers_of(os.getpid()) == [server]
 
 
 async def test_a_module_that_cannot_be_imported_is_told(

@@ -26,6 +26,6 @@ async def test_an_interrupted_job_costs_nothing(settings: Settings, ledger: Ledg
         await wait_for(lambda: ledger.runs(job_id) == 1)
         (server,) = servers_of(worker.process.pid)
         os.kill(server, signal.SIGKILL)
-        row = await wait_for(again)
+        row: Any = await wait_for(again)
         assert (row.uncounted, row.deaths, row.alone) == (1, 0, False)
         assert await ledger.path(job_id) == ["ready", "running", "ready", "running"]

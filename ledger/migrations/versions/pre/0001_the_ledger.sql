@@ -86,7 +86,7 @@ CREATE INDEX ix_jobs_finished ON relais.jobs (finished_at) WHERE finished_at IS 
 
 CREATE INDEX ix_jobs_owner ON relais.jobs (owner) WHERE state = 'running';
 
-CREATE INDEX ix_jobs_put_right ON relais.jobs (tenant, state, id DESC) WHERE state IN ('failed','unknown');
+CREATE INDEX ix_jobs_put_right ON relais.jobs (tenant, state, id DESC) WHERE state IN ('failed','unknown','cancelled','blocked');
 
 CREATE INDEX ix_jobs_tags ON relais.jobs USING gin (tags) WITH (fastupdate = on) WHERE tags <> '{}';
 
