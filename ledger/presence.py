@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 log = logs.logger("presence")
 
+RECONNECT_S = 0.25  # well within the time after which a silent worker counts as dead
 REGISTER = """
 INSERT INTO relais.workers (id, name, queue, colour, version, host, pid, lock_key)
 VALUES (%(id)s, %(name)s, %(queue)s, %(colour)s, %(version)s, %(host)s, %(pid)s, %(lock_key)s)
@@ -112,7 +113,7 @@ class Presence:
                 failures += 1
                 if failures in {1, 10, 100}:
                     log.warning("presence.lost", error=type(error).__name__, failures=failures)
-            self._stop.wait(0.2 if failures < 50 else self._settings.heartbeat_s)
+            self._stop.wait(RECONNECT_S)
 
     def _connect(self) -> psycopg.Connection:
         return psycopg.connect(

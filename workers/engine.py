@@ -117,7 +117,13 @@ class Engine:
             on_room=self._bell.set,
         )
         reconciler = asyncio.create_task(
-            reconcile.run(database, self._settings, self._presence, self._ringer)
+            reconcile.run(
+                database,
+                self._settings,
+                self._presence,
+                self._ringer,
+                on_suspicion=isolation.warm,  # what a dead worker held runs apart
+            )
         )
         self._started.set()
         try:

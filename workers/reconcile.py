@@ -18,6 +18,7 @@ from ledger import liveness, transitions
 from runtime import logs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from uuid import UUID
 
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logs.logger("reconcile")
 
-LOOK_EVERY_S = 0.75
+LOOK_EVERY_S = 0.5
 FORGET_EVERY_S = 60.0
 
 
@@ -40,10 +41,18 @@ class Suspects:
         self._dead_after_s = dead_after_s
         self._since: dict[UUID, float] = {}
 
+    def __bool__(self) -> bool:
+        return bool(self._since)
+
     def look(self, silent: set[UUID], *, now: float) -> list[UUID]:
         """Note who is silent at `now` (monotonic); those that have been for long enough."""
         self._since = {owner: self._since.get(owner, now) for owner in silent}
         return [o for o, since in self._since.items() if now - since >= self._dead_after_s]
+
+    def next_look_s(self, *, now: float) -> float:
+        """Seconds until a look could prove the first suspect dead; LOOK_EVERY_S without one."""
+        due = min(self._since.values(), default=now + LOOK_EVERY_S) + self._dead_after_s
+        return min(LOOK_EVERY_S, max(0.02, due - now))
 
     def forget(self) -> None:
         """Start over: what was seen before proves nothing any more."""
@@ -51,22 +60,31 @@ class Suspects:
 
 
 async def run(
-    database: AsyncEngine, settings: Settings, presence: Presence, ringer: Ringer
+    database: AsyncEngine,
+    settings: Settings,
+    presence: Presence,
+    ringer: Ringer,
+    *,
+    on_suspicion: Callable[[], object],
 ) -> None:
-    """Look for dead workers until cancelled."""
+    """Look for dead workers until cancelled; `on_suspicion` is told when one may have died."""
     suspects = Suspects(dead_after_s=settings.dead_after_s)
-    seen_connection, forgotten_at = 0.0, 0.0
+    seen_connection = patient_until = forgotten_at = 0.0
     while True:
-        await asyncio.sleep(LOOK_EVERY_S * random.uniform(0.8, 1.0))  # noqa: S311 - jitter
+        jitter = random.uniform(0.9, 1.0)  # noqa: S311 - spreads load, guards nothing
+        await asyncio.sleep(jitter * suspects.next_look_s(now=time.monotonic()))
         now = time.monotonic()
         if presence.connected_at != seen_connection:
             # We lost our own lock, so others may have lost theirs: give them time to come back.
+            patient_until = now + settings.dead_after_s if seen_connection else now
             seen_connection = presence.connected_at
             suspects.forget()
-        if not seen_connection or now - seen_connection < settings.dead_after_s:
+        if not seen_connection or now < patient_until:
             continue
         try:
             await _look(database, suspects, ringer, now=now)
+            if suspects:
+                on_suspicion()
             if now - forgotten_at > FORGET_EVERY_S:
                 async with database.begin() as connection:
                     await liveness.forget_workers(connection)
