@@ -50,6 +50,7 @@ def engine(settings: Settings, *, pool_size: int = 8, name: str = "relais") -> A
         hide_parameters=True,  # errors are logged; addresses and bodies are not
         connect_args={
             "connect_timeout": CONNECT_TIMEOUT_S,
+            "client_encoding": "utf8",  # whatever the database's own is
             "application_name": name,
             "keepalives_idle": 5,
             "keepalives_interval": 2,

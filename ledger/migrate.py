@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
 
 from ledger import database
 from ledger.models import SCHEMA
@@ -70,6 +71,9 @@ def main(arguments: list[str]) -> int:
         migrate(runtime_settings.load().require_database_url(), arguments[0])
     except RelaisError as error:
         print(error, file=sys.stderr)
+        return 1
+    except OperationalError as error:
+        print(f"Postgres cannot be reached or refuses us: {error.orig}", file=sys.stderr)
         return 1
     return 0
 

@@ -238,8 +238,13 @@ FROM relais.jobs
 WHERE id = ANY(CAST(:ids AS uuid[])) AND (has_children OR callback_url IS NOT NULL)
 
 -- name: extend_leases
--- Keep long-running jobs of a living worker; not a state change.
+-- Keep long-running jobs of a living worker; not a state change. A row that is locked is being
+-- finished: waiting for it could end in a deadlock, which would cost the worker its proof of life.
 UPDATE relais.jobs
 SET lease_until = clock_timestamp() + :lease_s * interval '1 second'
-WHERE owner = :owner AND state = 'running'
-  AND lease_until < clock_timestamp() + :lease_s * 0.7 * interval '1 second'
+WHERE id = ANY(ARRAY(
+    SELECT id FROM relais.jobs
+    WHERE owner = :owner AND state = 'running'
+      AND lease_until < clock_timestamp() + :lease_s * 0.7 * interval '1 second'
+    FOR UPDATE SKIP LOCKED
+))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from celery import Celery
 from kombu.entity import Queue
+from kombu.transport.redis import Transport
+from redis.exceptions import OutOfMemoryError, ReadOnlyError
 
 from runtime.errors import SettingsError
 from tasks.kinds import QUEUES
@@ -18,6 +20,15 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_S = 2.0
 SOCKET_TIMEOUT_S = 10.0
+
+
+class DoorbellTransport(Transport):  # type: ignore[misc]  # Kombu has no types
+    """A Redis that refuses to write is as good as away: connect again, do not end the worker.
+
+    Kombu notes every message that it pops, so a Redis without room fails a worker that only reads.
+    """
+
+    connection_errors = (*Transport.connection_errors, OutOfMemoryError, ReadOnlyError)
 
 
 def celery_app(settings: Settings) -> Celery:
@@ -47,6 +58,7 @@ def celery_app(settings: Settings) -> Celery:
         task_send_sent_event=False,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
+        broker_transport=f"{__name__}:{DoorbellTransport.__name__}",
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_connection_timeout=CONNECT_TIMEOUT_S,

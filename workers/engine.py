@@ -8,6 +8,7 @@ nobody.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import threading
 import time
@@ -96,7 +97,12 @@ class Engine:
         self._thread.join(self._grace_s + JOIN_S)
 
     def _run(self) -> None:
-        asyncio.run(self._main())
+        try:
+            asyncio.run(self._main())
+        except BaseException as error:
+            # Celery's consumer would go on, deaf: better dead, so that somebody starts us anew.
+            log.error("engine.broken", exc_info=error, queue=self._queue)
+            os._exit(os.EX_SOFTWARE)
 
     async def _main(self) -> None:
         self._bell = asyncio.Event()

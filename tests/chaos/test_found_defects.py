@@ -1,0 +1,96 @@
+"""Defects that chaos runs found, each reproduced as small as it can be."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from ledger import ids, transitions
+from ops.stack import Valkey
+from runtime.settings import Settings
+from tests.ledger.jobs import accept, claim, new_job
+from tests.waiting import wait_for
+from tests.workers.conftest import Ledger, ledger
+from tests.workers.process import WorkerProcess
+from workers.doorbell import Ringer
+
+__all__ = ["ledger"]
+
+
+async def test_prolonging_leases_never_waits_for_a_finish(database: AsyncEngine) -> None:
+    """Two statements over the same rows in different orders: the presence thread was the victim."""
+    owner = ids.new()
+    await accept(database, new_job(), new_job())
+    first, second = await claim(database, owner=owner)
+    await _age(database)
+    async with database.connect() as finishing, database.connect() as prolonging:
+        finish = transitions.Finish(first.id, first.attempt, transitions.State.SUCCEEDED)
+        assert (await transitions.finish(finishing, [finish])).written == [True]
+        await prolonging.execute(text("SET LOCAL statement_timeout = '1s'"))
+        await transitions.extend_leases(prolonging, owner=owner, lease_s=600)
+        await prolonging.commit()
+        await finishing.commit()
+    async with database.connect() as connection:
+        left = await connection.execute(
+            text("SELECT id FROM relais.jobs WHERE lease_until > clock_timestamp() + interval '5m'")
+        )
+        assert list(left.scalars()) == [second.id]
+
+
+async def _age(database: AsyncEngine) -> None:
+    async with database.begin() as connection:
+        await connection.execute(
+            text("UPDATE relais.jobs SET lease_until = clock_timestamp() + interval '1 s'")
+        )
+
+
+@pytest.fixture
+def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    with tempfile.TemporaryDirectory(prefix="relais-chaos-test-") as name:
+        Path(name).chmod(0o711)
+        valkey = Valkey(Path(name) / "valkey", config={"enable-debug-command": "local"}).start()
+        try:
+            yield valkey
+        finally:
+            valkey.stop("immediate")
+
+
+async def test_a_redis_without_room_ends_no_worker(
+    settings: Settings, ledger: Ledger, own_valkey: Valkey
+) -> None:
+    """Kombu writes down what it pops; where Redis refuses that, the worker used to end."""
+    own = settings.model_copy(update={"redis_url": type(settings.redis_url)(own_valkey.url)})
+    ringer = Ringer(own)
+    async with Redis.from_url(own_valkey.url) as redis:
+        await _starve(own, ledger, redis, ringer)
+    ringer.close()
+
+
+async def _starve(own: Settings, ledger: Ledger, redis: Redis, ringer: Ringer) -> None:
+    with WorkerProcess(own) as worker:
+        (job_id,) = await ledger.accept(mode="ok")
+        await ledger.reaches(job_id, "succeeded")
+        await wait_for(lambda: "ready." in worker.output, what="it listens")
+        worker.signal(signal.SIGSTOP)
+        for _ in range(3):
+            ringer.ring(queue="template", kind="test.scripted_async", job_id=ids.new())
+            await asyncio.sleep(0.05)
+        await redis.config_set("maxmemory", "1mb")
+        worker.signal(signal.SIGCONT)
+        (job_id,) = await ledger.accept(mode="ok", seconds=3.0)
+        await ledger.reaches(job_id, "succeeded")
+        assert worker.process.poll() is None, worker.output[-2000:]
+        # And one that starts while there is no room works too.
+        with WorkerProcess(own) as second:
+            worker.kill()
+            (job_id,) = await ledger.accept(mode="ok", seconds=3.0)
+            await ledger.reaches(job_id, "succeeded", within_s=30)
+            assert second.process.poll() is None, second.output[-2000:]
