@@ -94,3 +94,33 @@ async def _starve(own: Settings, ledger: Ledger, redis: Redis, ringer: Ringer) -
             (job_id,) = await ledger.accept(mode="ok", seconds=3.0)
             await ledger.reaches(job_id, "succeeded", within_s=30)
             assert second.process.poll() is None, second.output[-2000:]
+
+
+async def test_a_parent_that_is_just_being_finished_is_known(database: AsyncEngine) -> None:
+    """Waiting for the parent's lock must not make the parent disappear."""
+    parent = new_job()
+    await accept(database, parent, *(new_job(queue="template") for _ in range(500)))
+    async with database.connect() as connection:  # the plan of a table that is not empty
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await connection.execute(text("VACUUM ANALYZE relais.jobs"))
+    (claimed,) = await claim(database)
+    async with database.connect() as finishing:
+        end = transitions.Finish(claimed.id, claimed.attempt, transitions.State.SUCCEEDED)
+        assert (await transitions.finish(finishing, [end])).written == [True]
+        child = asyncio.create_task(accept(database, new_job(depends_on=(parent.id,))))
+        await wait_for(lambda: _waits_for_a_lock(database), what="the child waits for its parent")
+        await finishing.commit()
+    (accepted,) = await child
+    assert accepted.missing_parents == ()
+    assert accepted.state is transitions.State.READY
+
+
+async def _waits_for_a_lock(database: AsyncEngine) -> bool:
+    async with database.connect() as connection:
+        waiting = await connection.execute(
+            text(
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+        )
+        return bool(waiting.scalar_one())
