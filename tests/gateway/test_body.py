@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -119,7 +120,9 @@ async def talk(gateway: Gateway, head: str, *, send: int, key: str | None = "pro
         answer = await reader.readuntil(b"\r\n\r\n")
     pouring.cancel()
     await asyncio.gather(pouring, return_exceptions=True)
-    writer.close()
+    writer.transport.abort()
+    with suppress(ConnectionError):
+        await writer.wait_closed()
     assert sent < send or not send
     return answer
 

@@ -31,7 +31,7 @@ def test_every_operation_keeps_its_word(gateway: Gateway, tmp_path: Path) -> Non
             "--max-time",
             str(BUDGET_S),
             "--request-timeout",
-            "20",
+            "45",  # ?wait= may take 30
             "--continue-on-failure",
             "--no-color",
             "--warnings",
