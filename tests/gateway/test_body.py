@@ -116,8 +116,11 @@ async def talk(gateway: Gateway, head: str, *, send: int, key: str | None = "pro
             pass
 
     pouring = asyncio.create_task(pour())
+    answer = b""
     async with asyncio.timeout(10):
-        answer = await reader.readuntil(b"\r\n\r\n")
+        # To whoever goes on sending, the reset that cuts it off may overtake the answer.
+        with suppress(ConnectionResetError):
+            answer = await reader.readuntil(b"\r\n\r\n")
     pouring.cancel()
     await asyncio.gather(pouring, return_exceptions=True)
     writer.transport.abort()
@@ -135,7 +138,7 @@ async def test_a_declared_giant_is_refused_unread(gateway: Gateway) -> None:
 
 async def test_an_undeclared_giant_is_cut_off(gateway: Gateway) -> None:
     answer = await talk(gateway, "Transfer-Encoding: chunked", send=400_000_000)
-    assert b" 413 " in answer
+    assert b" 413 " in answer or not answer
 
 
 async def test_strangers_are_refused_before_their_body(gateway: Gateway) -> None:
