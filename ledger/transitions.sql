@@ -39,10 +39,12 @@ JOIN unnest(CAST(:tenants AS text[]), CAST(:keys AS text[])) AS k (tenant, key)
 
 -- name: adopt_parents
 -- Mark parents, so that their finish looks for children; locks them against finishing meanwhile.
+-- No join in the locking part: where two of its rows were locked and changed by others, Postgres
+-- would find only the first again (the caller compares ids with tenants).
 UPDATE relais.jobs SET has_children = true
 WHERE id = ANY(ARRAY(
     SELECT id FROM relais.jobs
-    WHERE (id, tenant) IN (SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:tenants AS text[])))
+    WHERE id = ANY(CAST(:ids AS uuid[])) AND tenant = ANY(CAST(:tenants AS text[]))
     ORDER BY id FOR NO KEY UPDATE
 ))
 RETURNING id, tenant, state

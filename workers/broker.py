@@ -22,7 +22,7 @@ CONNECT_TIMEOUT_S = 2.0
 SOCKET_TIMEOUT_S = 10.0
 
 
-class DoorbellTransport(Transport):  # type: ignore[misc]  # Kombu has no types
+class DoorbellTransport(Transport):  # Kombu has no types
     """A Redis that refuses to write is as good as away: connect again, do not end the worker.
 
     Kombu notes every message that it pops, so a Redis without room fails a worker that only reads.

@@ -31,12 +31,16 @@ def fault_in(job: Job) -> str | None:
     attempt = 0
     for event in job.events:
         if event.from_state != state:
-            return f"event {event.seq} starts at {event.from_state}, the one before ended at {state}"
+            return (
+                f"event {event.seq} starts at {event.from_state}, the one before ended at {state}"
+            )
         if event.to_state not in LEGAL[state]:
             return f"went from {state} to {event.to_state}"
         is_claim = event.to_state == "running"
         if event.attempt != attempt + (1 if is_claim else 0):
-            return f"event {event.seq} ({event.to_state}) has attempt {event.attempt} after {attempt}"
+            return (
+                f"event {event.seq} ({event.to_state}) has attempt {event.attempt} after {attempt}"
+            )
         state, attempt = event.to_state, event.attempt
     if (job.state, job.attempt) != (state, attempt):
         return f"is {job.state}, attempt {job.attempt}; its events end at {state}, {attempt}"

@@ -94,7 +94,7 @@ def lost(history: History) -> list[str]:
     return found
 
 
-def unexpected(history: History, by_key: dict[str | None, Job]) -> list[str]:
+def unexpected(history: History, by_key: dict[str, Job]) -> list[str]:
     """Effects that nobody asked for, or sooner than asked for."""
     recipients = {r for asked in history.attempted.values() for r in asked.recipients}
     found = [f"a request was refused: {text}" for text in history.refused_requests]
@@ -200,9 +200,11 @@ def unbalanced(history: History) -> list[str]:
     found: list[str] = []
     delivered = Counter(delivery.recipient for delivery in history.deliveries)
     entered = {message.recipient: message for message in history.messages}
-    for message in history.messages:
-        if message.state == "sent" and not delivered[message.recipient]:
-            found.append(f"{message.recipient} is sent in the books and never arrived")
+    found += [
+        f"{message.recipient} is sent in the books and never arrived"
+        for message in history.messages
+        if message.state == "sent" and not delivered[message.recipient]
+    ]
     for recipient in delivered:
         state = entered[recipient].state if recipient in entered else "missing"
         if state not in DOUBTFUL:
@@ -221,7 +223,7 @@ def unbalanced(history: History) -> list[str]:
     return found
 
 
-def _count(history: History, by_key: dict[str | None, Job], verdict: Verdict) -> None:
+def _count(history: History, by_key: dict[str, Job], verdict: Verdict) -> None:
     for key in history.attempted:
         job = by_key.get(key)
         if job is not None and job.state == "succeeded":
@@ -229,9 +231,7 @@ def _count(history: History, by_key: dict[str | None, Job], verdict: Verdict) ->
             verdict.recovered += key not in history.acknowledged
 
 
-def _missing(
-    asked: Attempted, job: Job, history: History, delivered: set[str]
-) -> str | None:
+def _missing(asked: Attempted, job: Job, history: History, delivered: set[str]) -> str | None:
     """What `job` still owes; None: nothing."""
     refused = any(recipient in history.refused_addresses for recipient in asked.recipients)
     reason = job.reason or ""

@@ -167,7 +167,7 @@ async def _left_in_redis(made: Stand) -> int:
     """Tasks that Redis holds as unacknowledged: they would run after the visibility time-out."""
     client = Redis.from_url(made.valkey.url)
     try:
-        return int(await client.hlen("unacked"))  # type: ignore[misc]
+        return int(await client.hlen("unacked"))
     finally:
         await client.aclose()
 

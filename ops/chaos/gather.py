@@ -95,7 +95,13 @@ def clients_and_recorders(folder: Path) -> History:
 def _keep(history: History, path: Path) -> None:
     """Write down what the ledger said, for whoever wants to look at a run again."""
     with path.open("wb") as file:
-        for found in (*history.jobs.values(), *history.messages, *history.deaths, *history.faults):
+        kept: list[Job | Message | Death | Struck] = [
+            *history.jobs.values(),
+            *history.messages,
+            *history.deaths,
+            *history.faults,
+        ]
+        for found in kept:
             file.write(to_json({"type": type(found).__name__, **asdict(found)}) + b"\n")
 
 

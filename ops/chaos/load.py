@@ -135,8 +135,9 @@ class Load:
                     answer: dict[str, Any] = response.json()
                     return answer
                 if response.status_code < 500 and response.status_code != 429:
-                    self._write("refused", path=path, status=response.status_code,
-                                text=response.text[:500])
+                    self._write(
+                        "refused", path=path, status=response.status_code, text=response.text[:500]
+                    )
                     return {"jobs": [], "id": None}
                 self._write("unavailable", status=response.status_code)
             self.repeats += 1

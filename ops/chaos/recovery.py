@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 STOPS = frozenset(
     fault.kind for fault in postgres.ALL if issubclass(fault, postgres.OnPostgres) and fault.stops
 )
-SETTLES_S = 3.0  # after the end of another fault, until its after-effects are over
+SETTLES_S = 5.0  # after its return, until everybody has found back to it
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,26 +47,30 @@ class Times:
         }
 
 
-def after_deaths(history: History) -> Times:
+def after_deaths(history: History) -> tuple[Times, Times]:
     """From a worker's death to its jobs running elsewhere.
 
-    Where Postgres could not be written to in between, from when it could again.
+    Second: the same where Postgres was away meanwhile, or had just been; from its return.
     """
-    deaths = [d for d in history.deaths if d.name.startswith("worker-")]
+    deaths = {d.pid: d.at for d in history.deaths if d.name.startswith("worker-")}
     stops = [fault for fault in history.faults if fault.kind in STOPS]
-    seconds: list[float] = []
+    plain: list[float] = []
+    hindered: list[float] = []
     for job in history.jobs.values():
         for index, (claim, end) in enumerate(zip(job.events, job.events[1:], strict=False)):
             if claim.to_state != "running" or end.to_state != "ready" or claim.worker is None:
                 continue
-            if (end.reason or "").startswith(GIVEN_BACK):
-                continue
-            pid = claim.worker.rpartition(":")[2]
-            died = next((d.at for d in deaths if str(d.pid) == pid and claim.at <= d.at <= end.at), None)
+            died = deaths.get(int(claim.worker.rpartition(":")[2]), 0.0)
             again = next((e.at for e in job.events[index + 2 :] if e.to_state == "running"), None)
-            if died is not None and again is not None:
-                seconds.append(again - _able_since(died, again, stops))
-    return Times.of(seconds)
+            is_taken_back = not (end.reason or "").startswith(GIVEN_BACK)
+            if not is_taken_back or again is None or not claim.at <= died <= end.at:
+                continue
+            near = [f for f in stops if f.began <= again and f.ended + SETTLES_S >= died]
+            if near:
+                hindered.append(again - _able_since(died, again, near))
+            else:
+                plain.append(again - died)
+    return Times.of(plain), Times.of(hindered)
 
 
 def after_postgres(history: History) -> Times:
@@ -83,26 +87,26 @@ def after_postgres(history: History) -> Times:
 
 
 def without_redis(history: History) -> Times:
-    """From accepted to finished, of plain jobs accepted while Redis was in trouble."""
-    redis = [f for f in history.faults if f.service == "redis" and f.kind != "brpop_reply_swallowed"]
-    others = [f for f in history.faults if f.service != "redis"]
+    """From accepted to finished, of renderings accepted while Redis was in trouble.
+
+    Left out is what other faults touched: more than one attempt, or Postgres in trouble as well.
+    """
+    redis = [fault for fault in history.faults if fault.service == "redis"]
+    postgres_too = [fault for fault in history.faults if fault.service == "postgres"]
     seconds = []
     for job in history.jobs.values():
         asked = history.attempted.get(job.key or "")
-        if asked is None or asked.delay_s or asked.has_parent or job.finished_at is None:
+        if asked is None or job.kind != "template.render" or asked.delay_s or asked.has_parent:
             continue
-        if job.state != "succeeded" or any(r.startswith("once451.") for r in asked.recipients):
+        if job.state != "succeeded" or job.attempt != 1 or job.finished_at is None:
             continue
-        if not any(f.began <= job.created_at <= f.ended for f in redis):
+        created, finished = job.created_at, job.finished_at
+        if not any(fault.began <= created <= fault.ended for fault in redis):
             continue
-        if any(_touches(f, job.created_at, job.finished_at) for f in others):
+        if any(f.began <= finished and f.ended + SETTLES_S >= created for f in postgres_too):
             continue
-        seconds.append(job.finished_at - job.created_at)
+        seconds.append(finished - created)
     return Times.of(seconds)
-
-
-def _touches(fault: Struck, began: float, ended: float) -> bool:
-    return fault.began <= ended and fault.ended + SETTLES_S >= began
 
 
 def _able_since(died: float, again: float, stops: Sequence[Struck]) -> float:

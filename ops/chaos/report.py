@@ -28,7 +28,7 @@ class About:
 def document(verdict: Verdict, history: History, about: About) -> dict[str, Any]:
     """The figures, and the first few examples of what is wrong."""
     met = Counter(fault.kind for fault in history.faults if fault.is_met)
-    deaths = recovery.after_deaths(history)
+    deaths, hindered = recovery.after_deaths(history)
     return {
         "seed": about.seed,
         "minutes": round(about.minutes, 2),
@@ -50,6 +50,7 @@ def document(verdict: Verdict, history: History, about: About) -> dict[str, Any]
         "recovery_p99_s": deaths.quantile(0.99),
         "recovery_max_s": deaths.quantile(1.0),
         "worker_death": deaths.as_json(),
+        "worker_death_without_postgres": hindered.as_json(),
         "postgres_back": recovery.after_postgres(history).as_json(),
         "redis_in_trouble": recovery.without_redis(history).as_json(),
         "states": verdict.states,

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +106,7 @@ class Stand:
             return
         await until(lambda: self._are_there(wanted), what="the processes under test")
         for url in self.gateways:
-            await until(lambda url=url: _answers(url), what=url)
+            await until(partial(_answers, url), what=url)
         self.keeper.watch()
 
     async def stop(self) -> None:
@@ -125,7 +126,9 @@ class Stand:
             return
         size = f"size={DISK_BYTES},mode=0711"
         command = ["mount", "-t", "tmpfs", "-o", size, "relais-chaos", str(self.disk)]
-        self.has_small_disk = subprocess.run(command, check=False, capture_output=True).returncode == 0
+        self.has_small_disk = (
+            subprocess.run(command, check=False, capture_output=True).returncode == 0
+        )
 
     def _start_services(self) -> None:
         programs = self.folder / "programs"
@@ -147,7 +150,8 @@ class Stand:
                 getattr(self, service).stop("immediate")
         records.clear_strays(self._mark)
         if self.has_small_disk:
-            subprocess.run(["umount", "-l", str(self.disk)], check=False, capture_output=True)
+            command = ["umount", "-l", str(self.disk)]
+            subprocess.run(command, check=False, capture_output=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     async def _make_key(self) -> str:
@@ -165,10 +169,15 @@ class Stand:
         for name in ("smtp", "callbacks"):
             ports_file = self.folder / f"{name}.ports"
             journal = self.history / f"{name}.jsonl"
-            words = [sys.executable, "-m", f"ops.chaos.recorders.{name}", journal, ports_file]
+            program = f"ops.chaos.recorders.{name}"
+            words = [sys.executable, "-m", program, str(journal), str(ports_file)]
             with (self.history / f"recorder-{name}.log").open("wb") as log:
-                recorder = subprocess.Popen(
-                    words, cwd=ROOT, env=self.environment(), stdout=log, stderr=log,
+                recorder = subprocess.Popen(  # noqa: ASYNC220 - returns at once
+                    words,
+                    cwd=ROOT,
+                    env=self.environment(),
+                    stdout=log,
+                    stderr=log,
                     start_new_session=True,
                 )
             self._recorders.append(recorder)
@@ -250,7 +259,9 @@ class Stand:
 
         def ask() -> list[dict[str, Any]]:
             with psycopg.connect(
-                self.postgres.url, autocommit=True, connect_timeout=3,
+                self.postgres.url,
+                autocommit=True,
+                connect_timeout=3,
                 row_factory=psycopg.rows.dict_row,
             ) as connection:
                 cursor = connection.execute(statement.encode(), parameters or None)
@@ -265,7 +276,7 @@ async def stand(
 ) -> AsyncIterator[Stand]:
     """A stand that is ready; taken away at the end, whatever happened."""
     folder = Path(tempfile.mkdtemp(prefix="relais-chaos-"))
-    folder.chmod(0o711)
+    folder.chmod(0o711)  # noqa: ASYNC240 - returns at once
     made = Stand(folder, history)
     try:
         await made.start(gateways=gateways, workers=workers, beats=beats)

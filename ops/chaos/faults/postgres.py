@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 VICTIMS = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND application_name LIKE 'relais%'
+WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+  AND application_name LIKE 'relais%'
 ORDER BY random() LIMIT 12
 """
 LEFT_BYTES = 256 * 1024

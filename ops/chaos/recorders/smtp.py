@@ -60,7 +60,7 @@ class Relay:
         return b"250 2.1.5 fine\r\n"
 
     def take(self, recipient: str, content: bytes, connection: int) -> None:
-        """Write down that the message is ours now; a repeat of an idempotent one changes nothing."""
+        """Write down that the message is ours; a repeat of an idempotent one changes nothing."""
         found = {name.lower().decode(): value.decode() for name, value in HEADER.findall(content)}
         key = found.get("x-idempotency")
         if key is not None and (key, recipient) in self._taken:

@@ -1,0 +1,368 @@
+"""A state machine over the ledger's transitions: any interleaving, several connections at once.
+
+Claims, finishes, stale finishes, reclaims, releases, cancels, retries and resolves in any order;
+some steps hold their transaction open while others go on. After every step: legal paths, fences
+that only grow, no attempt that two believe to have finished, and books that add up.
+
+The same machine over transitions without their fence must find the fault.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from ledger import database as ledger_database
+from ledger import ids, transitions
+from ledger.errors import WrongState
+from ledger.models.jobs import State
+from ledger.shapes import ClaimedJob, Finish
+from ledger.statements import TRANSITIONS
+from ops.chaos import chains
+from ops.chaos.history import Event, Job
+from runtime.settings import Settings
+from tests import services
+from tests.ledger.jobs import new_job
+
+WORKERS = 3
+ENDS = (State.SUCCEEDED, State.FAILED, State.CANCELLED, State.UNKNOWN)
+OUTCOMES = (*ENDS, State.SCHEDULED, State.READY)
+FENCED = ("succeed", "finish", "defer", "release")
+
+
+@dataclass
+class Claim:
+    """What a worker believes to hold."""
+
+    job: ClaimedJob
+    owner: UUID
+
+
+@dataclass
+class World:
+    """One database, one event loop, and what everybody believes."""
+
+    url: str
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
+    believed: dict[tuple[UUID, int], int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        configured = Settings.model_validate({"database_url": self.url})
+        self.engine: AsyncEngine = ledger_database.engine(configured, pool_size=6)
+
+    def do(self, work: Any) -> Any:
+        return self.loop.run_until_complete(work)
+
+    def close(self) -> None:
+        self.do(self.engine.dispose())
+        self.loop.close()
+
+
+class Ledger(RuleBasedStateMachine):
+    """Set `url` before it runs."""
+
+    url = ""
+    claims: Bundle[Claim] = Bundle("claims")
+    open_finishes: Bundle[Any] = Bundle("open finishes")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World(self.url)
+        self.jobs: list[UUID] = []
+        self.owners = [ids.new() for _ in range(WORKERS)]
+        self.is_clear = True  # nobody holds a transaction open
+        self.held: tuple[AsyncConnection, list[Finish], list[bool]] | None = None
+        self.world.do(self._clear())
+
+    async def _clear(self) -> None:
+        async with self.world.engine.begin() as connection:
+            await connection.execute(
+                text("TRUNCATE relais.jobs, relais.job_events, relais.job_parents CASCADE")
+            )
+
+    # what callers do
+
+    @rule(count=st.integers(1, 3), has_parent=st.booleans(), calls_back=st.booleans())
+    def accept(self, count: int, has_parent: bool, calls_back: bool) -> None:
+        parents = tuple(self.jobs[-1:]) if has_parent and self.held is None else ()
+        url = "https://n8n.example/x" if calls_back else None
+        new = [new_job(depends_on=parents, callback_url=url) for _ in range(count)]
+        accepted = self._write(lambda connection: transitions.accept(connection, new))
+        self.jobs += [one.id for one in accepted if not one.missing_parents]
+
+    @precondition(lambda self: self.jobs and self.held is None)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        job_id = data.draw(st.sampled_from(self.jobs))
+        self._operate(transitions.cancel, job_id=job_id)
+
+    @precondition(lambda self: self.jobs and self.held is None)
+    @rule(data=st.data())
+    def retry(self, data: st.DataObject) -> None:
+        self._operate(transitions.retry, job_ids=[data.draw(st.sampled_from(self.jobs))])
+
+    @precondition(lambda self: self.jobs and self.held is None)
+    @rule(data=st.data(), state=st.sampled_from([State.SUCCEEDED, State.FAILED]))
+    def resolve(self, data: st.DataObject, state: State) -> None:
+        job_id = data.draw(st.sampled_from(self.jobs))
+        self._operate(transitions.resolve, job_id=job_id, as_state=state)
+
+    # what workers do
+
+    @rule(target=claims, worker=st.integers(0, WORKERS - 1), limit=st.integers(1, 3))
+    def claim(self, worker: int, limit: int) -> Any:
+        owner = self.owners[worker]
+
+        async def work(connection: AsyncConnection) -> list[ClaimedJob]:
+            return await transitions.claim(
+                connection, queue="bulk", owner=owner, worker=f"w{worker}@test:1",
+                colour="blue", version="0", lease_s=60, limit=limit,
+            )  # fmt: skip
+
+        taken = self._write(work)
+        # Kept for ever: what has been finished or taken back is a stale claim from then on.
+        return st_multiple(Claim(job, owner) for job in taken)
+
+    @rule(claim=claims, outcome=st.sampled_from(OUTCOMES))
+    def finish(self, claim: Claim, outcome: State) -> None:
+        item = self._item(claim, outcome)
+        if self.held is not None and claim.job.id in {one.id for one in self.held[1]}:
+            return  # it would wait for the open transaction, as `finish_over` shows
+        finished = self._write(lambda connection: transitions.finish(connection, [item]))
+        self._note([item], finished.written)
+
+    @precondition(lambda self: self.held is None)
+    @rule(claim=claims, outcome=st.sampled_from(OUTCOMES))
+    def begin_finish(self, claim: Claim, outcome: State) -> None:
+        """Write an outcome and keep the transaction open."""
+        item = self._item(claim, outcome)
+
+        async def begin() -> tuple[AsyncConnection, list[Finish], list[bool]]:
+            connection = await self.world.engine.connect()
+            finished = await transitions.finish(connection, [item])
+            return connection, [item], finished.written
+
+        self.held = self.world.do(begin())
+
+    @precondition(lambda self: self.held is not None)
+    @rule(commits=st.booleans())
+    def end_finish(self, commits: bool) -> None:
+        """Commit it, or lose the connection before."""
+        assert self.held is not None
+        connection, items, written = self.held
+        self.held = None
+        self.world.do(connection.commit() if commits else connection.rollback())
+        self.world.do(connection.close())
+        if commits:
+            self._note(items, written)
+
+    @precondition(lambda self: self.held is not None)
+    @rule(claim=claims, outcome=st.sampled_from(OUTCOMES), commits=st.booleans())
+    def finish_over(self, claim: Claim, outcome: State, commits: bool) -> None:
+        """Finish while another transaction that may have the same rows is open, then end that."""
+        item = self._item(claim, outcome)
+
+        async def both() -> list[bool]:
+            other = asyncio.create_task(self._finish_one(item))
+            await asyncio.sleep(0.002)
+            assert self.held is not None
+            connection = self.held[0]
+            await (connection.commit() if commits else connection.rollback())
+            await connection.close()
+            return await other
+
+        assert self.held is not None
+        _, items, written = self.held
+        mine = self.world.do(both())
+        self.held = None
+        if commits:
+            self._note(items, written)
+        self._note([item], mine)
+
+    @rule(worker=st.integers(0, WORKERS - 1))
+    def reclaim(self, worker: int) -> None:
+        """That worker is dead, as far as anybody can see; it may wake up and finish all the same."""
+        dead, self.owners[worker] = self.owners[worker], ids.new()
+        self._write(lambda connection: transitions.reclaim(connection, dead=[dead]))
+
+    @rule(claim=claims)
+    def report_death(self, claim: Claim) -> None:
+        died = [(claim.job.id, claim.job.attempt)]
+        if self.held is None:
+            self._write(lambda connection: transitions.reclaim(connection, died=died))
+
+    @rule(worker=st.integers(0, WORKERS - 1), known=st.lists(claims, max_size=2))
+    def release_strays(self, worker: int, known: list[Claim]) -> None:
+        ids_known = [claim.job.id for claim in known]
+        owner = self.owners[worker]
+        if self.held is None:
+            self._write(lambda c: transitions.release_strays(c, owner=owner, known=ids_known))
+
+    @rule()
+    def promote(self) -> None:
+        self._write(lambda connection: transitions.promote(connection, queue="bulk", limit=10))
+
+    @rule(worker=st.integers(0, WORKERS - 1))
+    def extend_leases(self, worker: int) -> None:
+        owner = self.owners[worker]
+        self._write(lambda c: transitions.extend_leases(c, owner=owner, lease_s=90))
+
+    # what must hold
+
+    @invariant()
+    def nobody_finished_what_another_has_finished(self) -> None:
+        twice = [fence for fence, count in self.world.believed.items() if count > 1]
+        assert not twice, f"two believe that they finished {twice}"
+
+    @invariant()
+    def every_path_is_legal(self) -> None:
+        for job in self.world.do(self._histories()):
+            fault = chains.fault_in(job)
+            assert fault is None, f"{job.id} {fault}"
+
+    @invariant()
+    def books_add_up(self) -> None:
+        rows = self.world.do(self._balance())
+        assert rows == [], f"callbacks differ from ends: {rows}"
+
+    def teardown(self) -> None:
+        if self.held is not None:
+            self.world.do(self.held[0].close())
+        self.world.close()
+
+    def _item(self, claim: Claim, outcome: State) -> Finish:
+        return Finish(claim.job.id, claim.job.attempt, outcome, reason="as drawn")
+
+    def _note(self, items: list[Finish], written: list[bool]) -> None:
+        for item, is_written in zip(items, written, strict=True):
+            if is_written:
+                fence = (item.id, item.attempt)
+                self.world.believed[fence] = self.world.believed.get(fence, 0) + 1
+
+    def _operate(self, transition: Any, **arguments: Any) -> None:
+        with suppress(WrongState):
+            self._write(lambda c: transition(c, tenant="default", by="person", **arguments))
+
+    def _write(self, work: Any) -> Any:
+        async def write() -> Any:
+            async with self.world.engine.begin() as connection:
+                await connection.execute(text("SET LOCAL lock_timeout = '5s'"))
+                return await work(connection)
+
+        return self.world.do(write())
+
+    async def _finish_one(self, item: Finish) -> list[bool]:
+        async with self.world.engine.begin() as connection:
+            return list((await transitions.finish(connection, [item])).written)
+
+    async def _histories(self) -> list[Job]:
+        async with self.world.engine.connect() as connection:
+            events: dict[UUID, list[Event]] = {}
+            for row in await connection.execute(
+                text(
+                    "SELECT seq, job_id, from_state::text, to_state::text, attempt, worker, reason"
+                    " FROM relais.job_events ORDER BY seq"
+                )
+            ):
+                event = Event(
+                    row.seq, row.from_state, row.to_state, row.attempt, row.worker, row.reason, 0.0
+                )
+                events.setdefault(row.job_id, []).append(event)
+            found = await connection.execute(
+                text("SELECT id, state::text, attempt, kind, reason FROM relais.jobs")
+            )
+            return [
+                Job(
+                    str(row.id), None, row.kind, row.state, row.attempt, row.reason, None, False,
+                    0.0, None, None, tuple(events.get(row.id, ())),
+                )
+                for row in found
+            ]  # fmt: skip
+
+    async def _balance(self) -> list[Any]:
+        """Jobs with a callback whose ends and callbacks differ in number."""
+        async with self.world.engine.connect() as connection:
+            found = await connection.execute(
+                text("""
+                    SELECT j.id, ends.n, calls.n FROM relais.jobs AS j
+                    CROSS JOIN LATERAL (
+                        SELECT count(*) AS n FROM relais.job_events AS e WHERE e.job_id = j.id
+                        AND e.to_state IN ('succeeded', 'failed', 'cancelled', 'unknown')) AS ends
+                    CROSS JOIN LATERAL (
+                        SELECT count(*) AS n FROM relais.jobs AS c
+                        WHERE c.accepted_by = 'job:' || j.id) AS calls
+                    WHERE ends.n * (j.callback_url IS NOT NULL)::int <> calls.n
+                """)
+            )
+            return [tuple(row) for row in found]
+
+
+def st_multiple(values: Any) -> Any:
+    """What a rule puts into its bundle: none, one or several."""
+    from hypothesis.stateful import multiple
+
+    return multiple(*values)
+
+
+def _run(machine: type[Ledger], *, examples: int, steps: int) -> None:
+    with services.fresh_database() as url:
+        machine.url = url
+        run_state_machine_as_test(
+            machine,
+            settings=settings(
+                max_examples=examples,
+                stateful_step_count=steps,
+                deadline=None,
+                derandomize=True,
+                database=None,
+                phases=(Phase.generate, Phase.shrink),
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+
+
+@pytest.mark.timeout(300)
+def test_any_interleaving_keeps_the_promise() -> None:
+    _run(type("Fenced", (Ledger,), {}), examples=25, steps=30)
+
+
+@pytest.mark.timeout(300)
+def test_the_machine_finds_a_ledger_without_fences(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in FENCED:
+        statement = str(TRANSITIONS[name])
+        unfenced = statement.replace(" AND j.attempt = d.attempt AND j.state = 'running'", "")
+        assert unfenced != statement
+        monkeypatch.setitem(TRANSITIONS, name, text(unfenced))
+    with pytest.raises(Exception, match=r"two believe|went from|starts at|callbacks differ|check"):
+        _run(type("Unfenced", (Ledger,), {}), examples=50, steps=30)
+
+
+@pytest.mark.timeout(300)
+def test_the_machine_finds_a_ledger_that_forgets_the_attempt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The mistake that is easily made: only the state is looked at."""
+    for name in FENCED:
+        statement = str(TRANSITIONS[name])
+        monkeypatch.setitem(
+            TRANSITIONS, name, text(statement.replace(" AND j.attempt = d.attempt", ""))
+        )
+    with pytest.raises(AssertionError, match="two believe"):
+        _run(type("Attemptless", (Ledger,), {}), examples=100, steps=40)
