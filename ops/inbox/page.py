@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 SHOWN_MAX = 200
 
 _STYLE = """
-:root { color-scheme: light dark; --line: #8883; --soft: #8889; --accent: #2f6f4f; }
-@media (prefers-color-scheme: dark) { :root { --accent: #7cc4a0; } }
+:root { color-scheme: light dark; --line: #8883; --soft: #5f6875; --accent: #2f6f4f; }
+@media (prefers-color-scheme: dark) { :root { --soft: #a3adba; --accent: #7cc4a0; } }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.35rem; margin: 0; }
 p { color: var(--soft); margin: .2rem 0 1.2rem; }
