@@ -28,6 +28,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ledger import database as ledger_database
@@ -342,7 +343,10 @@ def _run(machine: type[Ledger], *, examples: int, steps: int) -> None:
                 deadline=None,
                 derandomize=True,
                 database=None,
-                phases=(Phase.generate, Phase.shrink),
+                phases=(
+                    Phase.generate,
+                ),  # the first that is found will do: nobody waits for the smallest
+                report_multiple_bugs=False,
                 suppress_health_check=list(HealthCheck),
             ),
         )
@@ -350,7 +354,7 @@ def _run(machine: type[Ledger], *, examples: int, steps: int) -> None:
 
 @pytest.mark.timeout(300)
 def test_any_interleaving_keeps_the_promise() -> None:
-    _run(type("Fenced", (Ledger,), {}), examples=25, steps=30)
+    _run(type("Fenced", (Ledger,), {}), examples=40, steps=40)
 
 
 @pytest.mark.timeout(300)
