@@ -89,10 +89,11 @@ def after_postgres(history: History) -> Times:
 def without_redis(history: History) -> Times:
     """From accepted to finished, of renderings accepted while Redis was in trouble.
 
-    Left out is what other faults touched: more than one attempt, or Postgres in trouble as well.
+    Left out is what other faults touched: more than one attempt, or Postgres or the relay in
+    trouble as well (a mail that waits for a relay holds a slot that a rendering could have).
     """
     redis = [fault for fault in history.faults if fault.service == "redis"]
-    postgres_too = [fault for fault in history.faults if fault.service == "postgres"]
+    others = [fault for fault in history.faults if fault.service in {"postgres", "smtp"}]
     seconds = []
     for job in history.jobs.values():
         asked = history.attempted.get(job.key or "")
@@ -103,7 +104,7 @@ def without_redis(history: History) -> Times:
         created, finished = job.created_at, job.finished_at
         if not any(fault.began <= created <= fault.ended for fault in redis):
             continue
-        if any(f.began <= finished and f.ended + SETTLES_S >= created for f in postgres_too):
+        if any(f.began <= finished and f.ended + SETTLES_S >= created for f in others):
             continue
         seconds.append(finished - created)
     return Times.of(seconds)

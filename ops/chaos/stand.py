@@ -23,7 +23,7 @@ import psycopg
 
 from ledger import api_keys, migrate
 from ledger import database as ledger_database
-from ops.chaos import patterns
+from ops.chaos import patterns, witness
 from ops.chaos.keeper import Charge, Keeper
 from ops.chaos.proxy import Proxy
 from ops.errors import OpsError
@@ -45,25 +45,6 @@ POSTGRES = {
     "min_wal_size": "'32MB'",
     "restart_after_crash": "on",
 }
-# Everything that happens to a message, kept beside the ledger for the checker alone.
-WITNESS = """
-CREATE SCHEMA chaos;
-CREATE TABLE chaos.marks (
-    seq bigint GENERATED ALWAYS AS IDENTITY, message uuid NOT NULL, job uuid NOT NULL,
-    recipient text NOT NULL, attempt int NOT NULL, state text NOT NULL,
-    tries int NOT NULL,
-    at timestamptz NOT NULL DEFAULT clock_timestamp()
-);
-CREATE FUNCTION chaos.witness() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    INSERT INTO chaos.marks (message, job, recipient, attempt, state, tries)
-    VALUES (NEW.id, NEW.job_id, NEW.recipient, NEW.attempt, NEW.state,
-            NEW.tries);
-    RETURN NULL;
-END $$;
-CREATE TRIGGER witness AFTER INSERT OR UPDATE ON relais.messages
-    FOR EACH ROW EXECUTE FUNCTION chaos.witness();
-"""
 
 
 class Stand:
@@ -141,7 +122,7 @@ class Stand:
         for phase in ("pre", "post"):
             migrate.migrate(self.postgres.url, phase)
         with psycopg.connect(self.postgres.url, autocommit=True) as connection:
-            connection.execute(WITNESS)
+            connection.execute(witness.SQL)
         self.key = asyncio.run(self._make_key())
 
     def _stop_services(self) -> None:

@@ -28,7 +28,6 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ledger import database as ledger_database
@@ -378,5 +377,5 @@ def test_the_machine_finds_a_ledger_that_forgets_the_attempt(
         monkeypatch.setitem(
             TRANSITIONS, name, text(statement.replace(" AND j.attempt = d.attempt", ""))
         )
-    with pytest.raises(AssertionError, match="two believe|was never"):
+    with pytest.raises(AssertionError, match=r"two believe|was never"):
         _run(type("Attemptless", (Ledger,), {}), examples=100, steps=40)
