@@ -47,15 +47,41 @@ class Times:
         }
 
 
-def after_deaths(history: History) -> tuple[Times, Times]:
-    """From a worker's death to its jobs running elsewhere.
+@dataclass(frozen=True, slots=True)
+class Rescue:
+    """A job whose worker died: when, when that was noticed, and when it ran elsewhere."""
 
-    Second: the same where Postgres was away meanwhile, or had just been; from its return.
-    """
+    job: str
+    died: float
+    noticed: float
+    again: float
+    hindered_until: float  # Postgres was away until then; `died` where it was not
+    beside: tuple[str, ...]  # faults that went on meanwhile
+
+    @property
+    def is_hindered(self) -> bool:
+        """Whether Postgres was away meanwhile, or had just been."""
+        return any(kind in STOPS for kind in self.beside)
+
+    @property
+    def seconds(self) -> float:
+        """From the death, or from the return of Postgres, to running again."""
+        return self.again - self.hindered_until
+
+    def as_json(self) -> dict[str, object]:
+        """For the list of the slowest."""
+        return {
+            "job": self.job,
+            "noticed_s": round(self.noticed - self.died, 3),
+            "taken_s": round(self.again - self.noticed, 3),
+            "beside": self.beside,
+        }
+
+
+def rescues(history: History) -> list[Rescue]:
+    """Every job that a worker died under, each time."""
     deaths = {d.pid: d.at for d in history.deaths if d.name.startswith("worker-")}
-    stops = [fault for fault in history.faults if fault.kind in STOPS]
-    plain: list[float] = []
-    hindered: list[float] = []
+    found: list[Rescue] = []
     for job in history.jobs.values():
         for index, (claim, end) in enumerate(zip(job.events, job.events[1:], strict=False)):
             if claim.to_state != "running" or end.to_state != "ready" or claim.worker is None:
@@ -65,12 +91,12 @@ def after_deaths(history: History) -> tuple[Times, Times]:
             is_taken_back = not (end.reason or "").startswith(GIVEN_BACK)
             if not is_taken_back or again is None or not claim.at <= died <= end.at:
                 continue
-            near = [f for f in stops if f.began <= again and f.ended + SETTLES_S >= died]
-            if near:
-                hindered.append(again - _able_since(died, again, near))
-            else:
-                plain.append(again - died)
-    return Times.of(plain), Times.of(hindered)
+            near = [f for f in history.faults if f.began <= again and f.ended >= died - SETTLES_S]
+            stops = [f for f in near if f.kind in STOPS]
+            beside = tuple(fault.kind for fault in near)
+            able = _able_since(died, again, stops)
+            found.append(Rescue(job.key or job.kind, died, end.at, again, able, beside))
+    return found
 
 
 def after_postgres(history: History) -> Times:

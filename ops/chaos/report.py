@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ops.chaos.history import History
 
 EXAMPLES_MAX = 20
+SLOWEST_MAX = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,12 @@ class About:
 def document(verdict: Verdict, history: History, about: About) -> dict[str, Any]:
     """The figures, and the first few examples of what is wrong."""
     met = Counter(fault.kind for fault in history.faults if fault.is_met)
-    deaths, hindered = recovery.after_deaths(history)
+    rescues = recovery.rescues(history)
+    plain = [rescue for rescue in rescues if not rescue.is_hindered]
+    deaths = recovery.Times.of(rescue.seconds for rescue in plain)
+    hindered = recovery.Times.of(rescue.seconds for rescue in rescues if rescue.is_hindered)
+    noticed = recovery.Times.of(rescue.noticed - rescue.died for rescue in plain)
+    slowest = sorted(plain, key=lambda rescue: -rescue.seconds)[:SLOWEST_MAX]
     return {
         "seed": about.seed,
         "minutes": round(about.minutes, 2),
@@ -50,6 +56,8 @@ def document(verdict: Verdict, history: History, about: About) -> dict[str, Any]
         "recovery_p99_s": deaths.quantile(0.99),
         "recovery_max_s": deaths.quantile(1.0),
         "worker_death": deaths.as_json(),
+        "worker_death_noticed": noticed.as_json(),
+        "worker_death_slowest": [rescue.as_json() for rescue in slowest],
         "worker_death_without_postgres": hindered.as_json(),
         "postgres_back": recovery.after_postgres(history).as_json(),
         "redis_in_trouble": recovery.without_redis(history).as_json(),
