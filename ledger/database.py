@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import select
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import from_json, to_json
-from sqlalchemy import text
+from sqlalchemy import event, text
+from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from ledger.errors import UnfitDatabase
 
 if TYPE_CHECKING:
+    from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from runtime.settings import Settings
@@ -39,7 +42,7 @@ def libpq_url(url: str) -> str:
 
 def engine(settings: Settings, *, pool_size: int = 8, name: str = "relais") -> AsyncEngine:
     """A pool of connections; connections are made when they are first needed."""
-    return create_async_engine(
+    made = create_async_engine(
         async_url(settings.require_database_url()),
         pool_size=pool_size,
         max_overflow=0,
@@ -60,6 +63,21 @@ def engine(settings: Settings, *, pool_size: int = 8, name: str = "relais") -> A
             " -c idle_in_transaction_session_timeout=60000 -c lock_timeout=30000",
         },
     )
+    event.listen(made.sync_engine, "checkout", _refuse_ended)
+    return made
+
+
+def _refuse_ended(connection: DBAPIConnection, *_: object) -> None:
+    """Have the pool replace a connection that Postgres has ended while nobody used it.
+
+    Then there is something to read, if only the end; asking the socket costs no round trip.
+    Without this, the first to come after a restart of Postgres, hours later, would be refused.
+    """
+    descriptor = connection.driver_connection.pgconn.socket
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    if poll.poll(0):
+        raise InvalidatePoolError
 
 
 async def refuse_if_unfit(database: AsyncEngine) -> None:

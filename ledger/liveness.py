@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -16,24 +17,23 @@ RECLAIM_LOCK = 0x5245434C41494D
 # keep the others from looking.
 MAY_LOOK = text("SELECT pg_try_advisory_xact_lock(:key)")
 
-# Owners of running jobs whose advisory lock nobody holds (an owner without a row counts as dead).
-SILENT_OWNERS = text("""
-SELECT o.owner
-FROM (SELECT DISTINCT owner FROM relais.jobs WHERE state = 'running') AS o
-LEFT JOIN relais.workers AS w ON w.id = o.owner
-WHERE NOT EXISTS (
-    SELECT FROM pg_locks AS l
-    WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
-      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND ((l.classid::bigint << 32) | l.objid::bigint) = w.lock_key
-)
-""")
-
-# Whether any running job's lease has run out.
-EXPIRED = text("""
-SELECT EXISTS (
-    SELECT FROM relais.jobs WHERE state = 'running' AND lease_until < clock_timestamp()
-)
+# Owners of running jobs whose advisory lock nobody holds (an owner without a row counts as dead),
+# or who have let a lease run out.
+QUIET_OWNERS = text("""
+SELECT * FROM (
+    SELECT o.owner, o.is_overdue, NOT EXISTS (
+        SELECT FROM pg_locks AS l
+        WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+          AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+          AND ((l.classid::bigint << 32) | l.objid::bigint) = w.lock_key
+    ) AS is_silent
+    FROM (
+        SELECT owner, bool_or(lease_until < clock_timestamp()) AS is_overdue
+        FROM relais.jobs WHERE state = 'running' GROUP BY owner
+    ) AS o
+    LEFT JOIN relais.workers AS w ON w.id = o.owner
+) AS owners
+WHERE is_silent OR is_overdue
 """)
 
 # Rows of processes that have been gone for a while and own nothing.
@@ -44,19 +44,26 @@ WHERE w.seen_at < clock_timestamp() - interval '5 minutes'
 """)
 
 
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """Owners of running jobs that hold no lock, and owners whose lease on some job ran out."""
+
+    silent: frozenset[UUID]
+    overdue: frozenset[UUID]
+
+
 async def may_look(connection: AsyncConnection) -> bool:
     """Whether nobody else is reclaiming, until this transaction ends."""
     return bool((await connection.execute(MAY_LOOK, {"key": RECLAIM_LOCK})).scalar_one())
 
 
-async def silent_owners(connection: AsyncConnection) -> set[UUID]:
-    """Owners that hold running jobs but no lock, at this moment."""
-    return set((await connection.execute(SILENT_OWNERS)).scalars())
-
-
-async def has_expired_leases(connection: AsyncConnection) -> bool:
-    """Whether a running job's owner has been silent past its lease."""
-    return bool((await connection.execute(EXPIRED)).scalar_one())
+async def quiet_owners(connection: AsyncConnection) -> Quiet:
+    """Owners that do not prove themselves alive at this moment."""
+    rows = (await connection.execute(QUIET_OWNERS)).all()
+    return Quiet(
+        silent=frozenset(row.owner for row in rows if row.is_silent),
+        overdue=frozenset(row.owner for row in rows if row.is_overdue),
+    )
 
 
 async def forget_workers(connection: AsyncConnection) -> None:

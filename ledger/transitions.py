@@ -134,15 +134,17 @@ async def reclaim(
     connection: AsyncConnection,
     *,
     dead: Sequence[UUID] = (),
+    overdue: Sequence[UUID] = (),
     died: Sequence[tuple[UUID, int]] = (),
     reason: str = "its worker died",
 ) -> Reclaimed:
-    """Take back jobs of `dead` owners, with expired leases, and the `died` attempts themselves.
+    """Take back jobs of `dead` owners, expired ones of `overdue` owners, and `died` attempts.
 
     A job that was taken back runs alone from then on; at its third death alone it is quarantined.
     """
     parameters = {
         "dead": list(dead),
+        "overdue": list(overdue),
         "died": [job_id for job_id, _ in died],
         "died_attempts": [attempt for _, attempt in died],
     }

@@ -128,7 +128,8 @@ SET state = 'failed', finished_at = clock_timestamp(), owner = NULL, lease_until
 WHERE j.id = ANY(ARRAY(
     SELECT id FROM relais.jobs
     WHERE state = 'running' AND alone AND deaths >= 2
-      AND (owner = ANY(CAST(:dead AS uuid[])) OR lease_until < clock_timestamp()
+      AND (owner = ANY(CAST(:dead AS uuid[]))
+           OR (owner = ANY(CAST(:overdue AS uuid[])) AND lease_until < clock_timestamp())
            OR (id, attempt) IN (SELECT * FROM unnest(CAST(:died AS uuid[]),
                                                    CAST(:died_attempts AS int[]))))
     FOR UPDATE SKIP LOCKED
@@ -144,7 +145,8 @@ SET state = 'ready', owner = NULL, lease_until = NULL, uncounted = j.uncounted +
 WHERE j.id = ANY(ARRAY(
     SELECT id FROM relais.jobs
     WHERE state = 'running'
-      AND (owner = ANY(CAST(:dead AS uuid[])) OR lease_until < clock_timestamp()
+      AND (owner = ANY(CAST(:dead AS uuid[]))
+           OR (owner = ANY(CAST(:overdue AS uuid[])) AND lease_until < clock_timestamp())
            OR (id, attempt) IN (SELECT * FROM unnest(CAST(:died AS uuid[]),
                                                    CAST(:died_attempts AS int[]))))
       AND NOT (alone AND deaths >= 2)

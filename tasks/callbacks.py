@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 MINUTE_S, HOUR_S = 60.0, 3_600.0
 _EARLY_S = (5.0, 30.0, 2 * MINUTE_S, 10 * MINUTE_S)
 SCHEDULE_S = (*_EARLY_S, HOUR_S, 4 * HOUR_S, 12 * HOUR_S, 24 * HOUR_S, 24 * HOUR_S)
+ATTEMPTS = len(SCHEDULE_S) + 1
 RETRY_AFTER_MAX_S = 24 * HOUR_S
 # Answers that seldom change by waiting: worth the first minutes, not three days. 404 and 409 are
 # what n8n says as long as a workflow has not reached its Wait node, and again after it is over.
 SELDOM_CHANGE = frozenset({400, 404, 405, 409, 413, 414, 415, 422, 431})
-SELDOM_CHANGE_ATTEMPTS = 5
+SELDOM_CHANGE_TRIES = 5
 GONE = 410
 
 
@@ -59,7 +60,7 @@ class Callback(BaseModel):
     "http.callback",
     payload=Callback,
     queue="callback",
-    max_attempts=len(SCHEDULE_S) + 1,
+    max_attempts=ATTEMPTS,
     timeout_s=60.0,
     backoff=Backoff(schedule_s=SCHEDULE_S),
 )
@@ -95,7 +96,8 @@ async def call_back(payload: Callback, context: Context) -> Outcome:
             span.fail(error.sentence)
             return RetryLater(error.sentence, error=ErrorReport("Unreachable", error.sentence))
         span.set(status=answer.status)
-    return outcome_of(answer, attempt=context.attempt)
+    # Not the attempt's number: one that its worker died under told the receiver nothing.
+    return outcome_of(answer, tries=ATTEMPTS - context.tries_left)
 
 
 def body_of(content: dict[str, Any]) -> bytes:
@@ -103,8 +105,8 @@ def body_of(content: dict[str, Any]) -> bytes:
     return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def outcome_of(answer: Answer, *, attempt: int) -> Outcome:
-    """What an answer means for the callback."""
+def outcome_of(answer: Answer, *, tries: int) -> Outcome:
+    """What the answer to the `tries`th try means for the callback."""
     status = answer.status
     if 200 <= status < 300:
         return Succeeded({"status": status})
@@ -115,8 +117,8 @@ def outcome_of(answer: Answer, *, attempt: int) -> Outcome:
     is_redirect = 300 <= status < 400
     if is_redirect:
         reason += " (redirects are not followed: name the final URL)"
-    if (is_redirect or status in SELDOM_CHANGE) and attempt >= SELDOM_CHANGE_ATTEMPTS:
-        return Failed(f"{reason}, {attempt} times", error=error)
+    if (is_redirect or status in SELDOM_CHANGE) and tries >= SELDOM_CHANGE_TRIES:
+        return Failed(f"{reason}, {tries} times", error=error)
     return RetryLater(reason, delay_s=retry_after_s(answer), error=error)
 
 

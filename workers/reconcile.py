@@ -1,7 +1,8 @@
 """Taking back what dead workers held: everybody looks, one at a time, by an advisory lock.
 
-A worker counts as dead when its lock was free on two looks some seconds apart: a Postgres restart
-drops every lock for a moment, and living workers take theirs again.
+A worker counts as dead when its lock was free, or a lease of its had run out, on two looks some
+seconds apart: a Postgres restart drops every lock for a moment, and living workers take theirs
+again; after one that stood still every lease has run out, and living workers prolong theirs.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from ledger import liveness, transitions
 from runtime import logs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from uuid import UUID
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from ledger.liveness import Quiet
     from ledger.presence import Presence
     from ledger.shapes import Reclaimed
     from runtime.settings import Settings
@@ -32,10 +34,11 @@ log = logs.logger("reconcile")
 
 LOOK_EVERY_S = 0.5
 FORGET_EVERY_S = 60.0
+GAP_MAX = 2  # times the time after which a worker counts as dead
 
 
 class Suspects:
-    """Owners whose lock was free, and since when we have seen it so."""
+    """Owners that were quiet, and since when (monotonic) we know that."""
 
     def __init__(self, *, dead_after_s: float) -> None:
         self._dead_after_s = dead_after_s
@@ -44,10 +47,10 @@ class Suspects:
     def __bool__(self) -> bool:
         return bool(self._since)
 
-    def look(self, silent: set[UUID], *, now: float) -> list[UUID]:
-        """Note who is silent at `now` (monotonic); those that have been for long enough."""
-        self._since = {owner: self._since.get(owner, now) for owner in silent}
-        return [o for o, since in self._since.items() if now - since >= self._dead_after_s]
+    def look(self, quiet: Iterable[UUID], *, asked_at: float, told_at: float) -> list[UUID]:
+        """Note who was quiet when Postgres was asked; those that have been for long enough."""
+        self._since = {owner: self._since.get(owner, told_at) for owner in quiet}
+        return [o for o, since in self._since.items() if asked_at - since >= self._dead_after_s]
 
     def next_look_s(self, *, now: float) -> float:
         """Seconds until a look could prove the first suspect dead; LOOK_EVERY_S without one."""
@@ -59,6 +62,46 @@ class Suspects:
         self._since.clear()
 
 
+class Coroner:
+    """Decides who is dead: silent (no lock), or overdue (a lease ran out), for long enough.
+
+    A Postgres that stood still lets every lease run out at once, while nobody could prolong one:
+    an answer that took so long proves nothing, and what was seen before it no longer does. Nor
+    does what was seen before a gap in our own looks.
+    """
+
+    def __init__(self, *, dead_after_s: float) -> None:
+        self._dead_after_s = dead_after_s
+        self._told_at = 0.0
+        self._silent = Suspects(dead_after_s=dead_after_s)
+        self._overdue = Suspects(dead_after_s=dead_after_s)
+
+    def __bool__(self) -> bool:
+        return bool(self._silent) or bool(self._overdue)
+
+    def look(
+        self, quiet: Quiet, *, asked_at: float, told_at: float
+    ) -> tuple[list[UUID], list[UUID]]:
+        """The dead, and the overdue, after Postgres named the quiet ones."""
+        took_s, gap_s = told_at - asked_at, asked_at - self._told_at
+        if took_s >= self._dead_after_s or gap_s >= GAP_MAX * self._dead_after_s:
+            self.forget()
+        self._told_at = told_at
+        return (
+            self._silent.look(quiet.silent, asked_at=asked_at, told_at=told_at),
+            self._overdue.look(quiet.overdue, asked_at=asked_at, told_at=told_at),
+        )
+
+    def next_look_s(self, *, now: float) -> float:
+        """Seconds until a look could prove somebody dead."""
+        return min(self._silent.next_look_s(now=now), self._overdue.next_look_s(now=now))
+
+    def forget(self) -> None:
+        """Start over."""
+        self._silent.forget()
+        self._overdue.forget()
+
+
 async def run(
     database: AsyncEngine,
     settings: Settings,
@@ -68,41 +111,43 @@ async def run(
     on_suspicion: Callable[[], object],
 ) -> None:
     """Look for dead workers until cancelled; `on_suspicion` is told when one may have died."""
-    suspects = Suspects(dead_after_s=settings.dead_after_s)
+    coroner = Coroner(dead_after_s=settings.dead_after_s)
     seen_connection = patient_until = forgotten_at = 0.0
     while True:
         jitter = random.uniform(0.9, 1.0)  # noqa: S311 - spreads load, guards nothing
-        await asyncio.sleep(jitter * suspects.next_look_s(now=time.monotonic()))
+        await asyncio.sleep(jitter * coroner.next_look_s(now=time.monotonic()))
         now = time.monotonic()
         if presence.connected_at != seen_connection:
             # We lost our own lock, so others may have lost theirs: give them time to come back.
             patient_until = now + settings.dead_after_s if seen_connection else now
             seen_connection = presence.connected_at
-            suspects.forget()
+            coroner.forget()
         if not seen_connection or now < patient_until:
             continue
         try:
-            await _look(database, suspects, ringer, now=now)
-            if suspects:
+            await _look(database, coroner, ringer)
+            if coroner:
                 on_suspicion()
             if now - forgotten_at > FORGET_EVERY_S:
                 async with database.begin() as connection:
                     await liveness.forget_workers(connection)
                 forgotten_at = now
         except (DBAPIError, NoConnectionInTime, OSError) as error:
-            suspects.forget()
+            coroner.forget()
             log.warning("reconcile.failed", error=type(error).__name__)
 
 
-async def _look(database: AsyncEngine, suspects: Suspects, ringer: Ringer, *, now: float) -> None:
+async def _look(database: AsyncEngine, coroner: Coroner, ringer: Ringer) -> None:
+    asked_at = time.monotonic()
     async with database.begin() as connection:
         if not await liveness.may_look(connection):
             return
-        dead = suspects.look(await liveness.silent_owners(connection), now=now)
-        if not dead and not await liveness.has_expired_leases(connection):
+        quiet = await liveness.quiet_owners(connection)
+        dead, overdue = coroner.look(quiet, asked_at=asked_at, told_at=time.monotonic())
+        if not dead and not overdue:
             return
-        taken = await transitions.reclaim(connection, dead=dead)
-    _report(taken, owners=len(dead), ringer=ringer)
+        taken = await transitions.reclaim(connection, dead=dead, overdue=overdue)
+    _report(taken, owners=len({*dead, *overdue}), ringer=ringer)
 
 
 def _report(taken: Reclaimed, *, owners: int, ringer: Ringer) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ops.chaos.history import Attempted, Call, History, Job, Message
 
 AT_MOST_ONCE = "once"
+NEVER_TWICE = frozenset({AT_MOST_ONCE, "header"})  # the recorder keeps its word about the header
 DOUBTFUL = frozenset({"sent", "unknown", "dot_sent"})  # what the books may say of a delivery
 OWN_KINDS = frozenset({"http.callback"})
 EARLY_S = 0.02  # between two readings of the same clock
@@ -141,7 +142,7 @@ def mail_duplicates(history: History) -> tuple[list[str], list[str]]:
             continue
         message = messages.get(recipient)
         excused = 0
-        if message is not None and relays.get(recipient) != AT_MOST_ONCE:
+        if message is not None and relays.get(recipient) not in NEVER_TWICE:
             answered = any(mark.state == "sent" for mark in message.marks)
             job = history.jobs.get(message.job_id)
             excused = len(unanswered_dots(message, job)) - (0 if answered else 1)

@@ -48,7 +48,7 @@ class Load:
         self._is_over = False
         self._tasks: set[asyncio.Task[None]] = set()
         headers = {"Authorization": f"Bearer {key}"}
-        limits = httpx.Limits(max_connections=100, max_keepalive_connections=20)
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
         self._client = httpx.AsyncClient(headers=headers, timeout=ANSWER_WITHIN_S, limits=limits)
 
     async def run(self) -> None:

@@ -14,6 +14,7 @@ from ops.chaos.faults.fault import Scene
 from ops.chaos.journal import Journal
 from ops.chaos.load import Load
 from ops.chaos.stand import stand
+from ops.errors import OpsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ WARM_UP_S = 3.0
 LOOK_EVERY_S = 0.25
 ACKNOWLEDGED_WITHIN_S = 90.0
 DRAINED_WITHIN_S = 240.0
+HEALED_WITHIN_S = 120.0  # the last faults of a run, after its time is over
 
 
 @dataclass(slots=True)
@@ -101,14 +103,20 @@ async def play(plan: Plan, *, tell: Callable[[Progress], None]) -> dict[str, Any
 
 
 async def _strain(plan: Plan, load: Load, conductor: Conductor, progress: Progress) -> None:
-    progress.ends_at = time.monotonic() + WARM_UP_S + 60 * plan.minutes
+    lasts_s = WARM_UP_S + 60 * plan.minutes
+    progress.ends_at = time.monotonic() + lasts_s
     progress.phase = "under load"
-    async with asyncio.TaskGroup() as group:
-        group.create_task(load.run())
-        await asyncio.sleep(WARM_UP_S)
-        await conductor.run(until=progress.ends_at)
-        await asyncio.sleep(max(0.0, progress.ends_at - time.monotonic()))
-        load.stop()
+    try:
+        async with asyncio.timeout(lasts_s + HEALED_WITHIN_S), asyncio.TaskGroup() as group:
+            group.create_task(load.run())
+            await asyncio.sleep(WARM_UP_S)
+            await conductor.run(until=progress.ends_at)
+            await asyncio.sleep(max(0.0, progress.ends_at - time.monotonic()))
+            load.stop()
+    except TimeoutError:
+        kinds = ", ".join(fault.kind for fault in conductor.under_way.values()) or "no fault"
+        sentence = f"The run did not come to its end; under way: {kinds}."
+        raise OpsError(sentence, remedy=f"Look into {plan.history}.") from None
 
 
 async def _drain(made: Stand, load: Load, progress: Progress) -> None:

@@ -85,6 +85,7 @@ def test_an_unanswered_dot_that_was_noted_excuses_one_more() -> None:
         mail(deliveries=2),
         mail(chain=DIED, marks=SENT_TWICE, deliveries=3),
         mail(chain=DIED, marks=SENT_TWICE, deliveries=2, relay="once"),
+        mail(chain=DIED, marks=SENT_TWICE, deliveries=2, relay="header"),
         mail(chain=RELEASED, marks=SENT_TWICE, deliveries=2),
         # The first attempt heard its 250, and a second one sent all the same.
         mail(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -13,8 +16,10 @@ from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ledger import database as ledger_database
 from ledger import ids, transitions
-from ops.stack import Valkey
+from ops.bench.stand import stand
+from ops.stack import Valkey, processes
 from runtime.settings import Settings
 from tests.ledger.jobs import accept, claim, new_job
 from tests.waiting import wait_for
@@ -132,3 +137,42 @@ async def _waits_for_a_lock(database: AsyncEngine) -> bool:
             )
         )
         return bool(waiting.scalar_one())
+
+
+async def test_a_database_that_stood_still_costs_no_living_worker_its_jobs() -> None:
+    """All leases had run out while nobody could prolong them; whoever looked first took all."""
+    with stand() as here:
+        async with engine_of(here.settings) as database:
+            here_ledger = Ledger(database, here.folder)
+            options = {
+                "kinds": "tests.scripted_kind", "lease_s": 3, "smtp_url": "smtp://127.0.0.1:9"
+            }  # fmt: skip
+            with ExitStack() as stack:
+                for queue in ("template", "bulk", "critical"):
+                    stack.enter_context(here.process("workers", queue, **options))
+                mine = await here_ledger.accept(mode="hang", count=8, timeout_s=120)
+                for job_id in mine:
+                    await here_ledger.reaches(job_id, "running", within_s=60)
+                for _ in range(2):
+                    _freeze(here.postgres.pid or 0, seconds=4.5)
+                    await asyncio.sleep(3.0)
+                rows = [await here_ledger.row(job_id) for job_id in mine]
+            assert {(row.state, row.attempt, row.alone) for row in rows} == {("running", 1, False)}
+
+
+def _freeze(pid: int, *, seconds: float) -> None:
+    pids = processes.family(pid)
+    for each in pids:
+        os.kill(each, signal.SIGSTOP)
+    time.sleep(seconds)
+    for each in pids:
+        os.kill(each, signal.SIGCONT)
+
+
+@asynccontextmanager
+async def engine_of(settings: Settings) -> AsyncIterator[AsyncEngine]:
+    engine = ledger_database.engine(settings)
+    try:
+        yield engine
+    finally:
+        await engine.dispose()

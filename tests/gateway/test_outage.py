@@ -88,6 +88,21 @@ async def test_postgres_stops_and_returns(outage_gateway: Gateway, postgres: Pos
         assert (await client.get("/health/ready")).status_code in {200, 503}
 
 
+async def test_a_restart_while_nobody_asked_refuses_nobody(
+    outage_gateway: Gateway, postgres: Postgres
+) -> None:
+    async with outage_gateway.async_client("producer", timeout=30) as client:
+        answers = await asyncio.gather(
+            *(client.post("/api/v1/jobs/batch", json=[JOB] * 3) for _ in range(8))
+        )
+        assert {answer.status_code for answer in answers} == {202}
+        await asyncio.to_thread(postgres.stop, "immediate")
+        await asyncio.to_thread(postgres.start)
+        for _ in range(8):
+            assert await accepts(client)
+        assert (await client.get("/health/ready")).json()["parts"]["ledger"]["status"] == "ok"
+
+
 async def test_nothing_acknowledged_is_lost(outage_gateway: Gateway, postgres: Postgres) -> None:
     acknowledged: set[str] = set()
     stop = asyncio.Event()

@@ -115,12 +115,15 @@ async def test_release_costs_no_attempt_and_death_is_counted_alone(database: Asy
 async def test_expired_lease_is_reclaimed(database: AsyncEngine) -> None:
     job = new_job()
     await accept(database, job)
-    await claim(database)
+    owner = ids.new()
+    await claim(database, owner=owner)
     async with database.begin() as connection:
+        assert (await transitions.reclaim(connection, overdue=[owner])).ready == ()
         await connection.execute(
             text("UPDATE relais.jobs SET lease_until = now() - interval '1 s'")
         )
-        back = await transitions.reclaim(connection)
+        assert (await transitions.reclaim(connection, overdue=[ids.new()])).ready == ()
+        back = await transitions.reclaim(connection, overdue=[owner])
     assert back.ready == ((job.id, "bulk", "test.nothing"),)
 
 

@@ -108,18 +108,27 @@ async def test_claim_whose_commit_was_never_answered_is_given_back(
             owner = (await connection.exec_driver_sql("SELECT id FROM relais.workers")).scalar_one()
         (job_id,) = await ledger.accept(queue="bulk")
         async with ledger.database.begin() as connection:
+            # While the worker is claiming: so it is a claim that loses its connection.
+            await connection.exec_driver_sql("LOCK TABLE relais.jobs IN ACCESS EXCLUSIVE MODE")
+            await wait_for(lambda: _terminate_claims(ledger), what="it was claiming")
             await connection.exec_driver_sql(
                 "UPDATE relais.jobs SET queue = 'template', state = 'running', attempt = 1,"
                 " owner = %s, lease_until = now() + interval '1 minute', started_at = now()",
                 (owner,),
             )
-            await connection.exec_driver_sql(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE application_name LIKE 'relais worker%%' AND datname = current_database()"
-            )
         row = await ledger.reaches(job_id, "succeeded")
     assert row.attempt == 2
     assert row.uncounted == 1
+
+
+async def _terminate_claims(ledger: Ledger) -> bool:
+    async with ledger.database.begin() as connection:
+        ended = await connection.exec_driver_sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name LIKE 'relais worker%%' AND datname = current_database()"
+            " AND wait_event_type = 'Lock' AND query LIKE '%%SKIP LOCKED%%'"
+        )
+        return bool(ended.all())
 
 
 async def test_database_gone_for_a_while(settings: Settings, ledger: Ledger) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import psycopg
 
 from ops.chaos.faults.fault import Fault
+from ops.chaos.stand import LEASE_S
 from ops.stack import processes
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class BackendsKilled(OnPostgres):
 class Frozen(OnPostgres):
     """The server and all its processes stand still; connections stay open."""
 
-    kind, lasts_s = "postgres_frozen", (5.0, 9.0)
+    kind, lasts_s = "postgres_frozen", (5.0, LEASE_S + 4.0)  # past every lease, now and then
     pids: tuple[int, ...] = ()
 
     async def inject(self) -> None:
