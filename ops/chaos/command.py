@@ -53,7 +53,7 @@ def run(asked: Asked) -> int:
     if asked.as_json:
         print(json.dumps(found))
     else:
-        screen.show(found)
+        screen.show(found, is_kept=None if asked.is_control else holds)
     if asked.is_control or holds:
         shutil.rmtree(history, ignore_errors=True)
         return 0

@@ -117,7 +117,8 @@ async def play(plan: Plan, *, tell: Callable[[Progress], None]) -> dict[str, Any
         watching = asyncio.create_task(_watch(progress, tell, client, conductor))
         try:
             progress.phase = "control under load"
-            progress.ends_at = time.monotonic() + 60 * plan.minutes
+            progress.lasts_s = 60 * plan.minutes
+            progress.ends_at = time.monotonic() + progress.lasts_s
             async with asyncio.TaskGroup() as group:
                 group.create_task(client.run())
                 await asyncio.sleep(3.0)

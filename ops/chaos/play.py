@@ -50,6 +50,7 @@ class Progress:
 
     phase: str = "starting"
     ends_at: float = 0.0  # monotonic
+    lasts_s: float = 0.0
     attempted: int = 0
     acknowledged: int = 0
     repeats: int = 0
@@ -104,7 +105,7 @@ async def play(plan: Plan, *, tell: Callable[[Progress], None]) -> dict[str, Any
 
 async def _strain(plan: Plan, load: Load, conductor: Conductor, progress: Progress) -> None:
     lasts_s = WARM_UP_S + 60 * plan.minutes
-    progress.ends_at = time.monotonic() + lasts_s
+    progress.ends_at, progress.lasts_s = time.monotonic() + lasts_s, lasts_s
     progress.phase = "under load"
     try:
         async with asyncio.timeout(lasts_s + HEALED_WITHIN_S), asyncio.TaskGroup() as group:

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ops.chaos import recovery
+from ops.chaos import recovery, timeline
 
 if TYPE_CHECKING:
     from ops.chaos.checker import Verdict
@@ -64,6 +64,7 @@ def document(verdict: Verdict, history: History, about: About) -> dict[str, Any]
         "states": verdict.states,
         "faults": dict(sorted(met.items())),
         "skipped": about.skipped,
+        "timeline": timeline.of(history),
         "harness_lag_max_s": round(about.lag_max_s, 3),
         "examples": {
             name: found[:EXAMPLES_MAX]

@@ -7,10 +7,13 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
+from ops.chaos import timeline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,8 +32,16 @@ FIGURES = (
     ("unbalanced", "entries where books and world differ"),
     ("faults_injected", "faults injected"),
     ("fault_kinds", "kinds of faults"),
-    ("recovery_p99_s", "worker death to running elsewhere, p99, s"),
+    ("deliveries", "mails delivered"),
+    ("duplicates", "mails delivered again"),
+    ("of_these_still_in_redis", "of the lost, still in Redis as unacknowledged"),
 )
+TIMES = (
+    ("worker_death", "worker's death -> its jobs run elsewhere"),
+    ("postgres_back", "Postgres back -> first job finished"),
+    ("redis_in_trouble", "Redis in trouble: accepted -> finished"),
+)
+WIDTH = 60
 
 
 @contextmanager
@@ -44,24 +55,51 @@ def watching() -> Iterator[Callable[[Progress], None]]:
         yield lambda progress: live.update(_table(progress))
 
 
-def show(found: dict[str, Any]) -> None:
-    """The figures of a run, and the first examples of what is wrong."""
+def show(found: dict[str, Any], *, is_kept: bool | None) -> None:
+    """The figures of a run, how it went, and examples of what is wrong; None: no promise made."""
     console = Console()
-    table = Table(show_header=False, box=None)
+    figures = Table(show_header=False, box=None)
     for name, words in FIGURES:
         if name in found:
-            table.add_row(words, str(found[name]))
-    console.print(table)
+            figures.add_row(words, str(found[name]))
+    console.print(figures)
+    _show_times(console, found)
+    _show_timeline(console, found.get("timeline", {}))
     for name, why in found.get("skipped", {}).items():
         console.print(Text(f"Not injected: {name} needs {why}.", style="bold yellow"))
     for name, sentences in found.get("examples", {}).items():
         for sentence in sentences:
             console.print(Text(f"{name}: {sentence}", style="red"))
+    if is_kept is not None:
+        words, style = ("kept", "bold green") if is_kept else ("NOT kept", "bold red")
+        console.print(Text(f"Every promise was {words}.", style=style))
 
 
-def _table(progress: Progress) -> Table:
-    table = Table(show_header=False, box=None)
+def _show_times(console: Console, found: dict[str, Any]) -> None:
+    times = Table("seconds", "count", "p50", "p99", "max", box=None, header_style="dim")
+    for name, words in TIMES:
+        if figures := found.get(name):
+            cells = (figures[key] for key in ("count", "p50_s", "p99_s", "max_s"))
+            times.add_row(words, *("-" if cell is None else str(cell) for cell in cells))
+    if times.row_count:
+        console.print(times)
+
+
+def _show_timeline(console: Console, found: dict[str, Any]) -> None:
+    lines = Table(show_header=False, box=None)
+    for name in ("accepted", "finished", "faults"):
+        if values := found.get(name):
+            lines.add_row(name, timeline.bars(values), f"up to {max(values)}")
+    if lines.row_count:
+        console.print(lines)
+        console.print(Text(f"One bar is {found['every_s']:g} s.", style="dim"))
+
+
+def _table(progress: Progress) -> Group:
     left_s = max(0.0, progress.ends_at - time.monotonic())
+    total_s = progress.lasts_s
+    bar = ProgressBar(total=total_s or 1.0, completed=total_s - left_s, width=WIDTH)
+    table = Table(show_header=False, box=None)
     table.add_row("phase", progress.phase + (f", {left_s:.0f} s left" if left_s else ""))
     table.add_row("attempted / acknowledged", f"{progress.attempted} / {progress.acknowledged}")
     table.add_row("requests repeated", str(progress.repeats))
@@ -69,7 +107,7 @@ def _table(progress: Progress) -> Table:
     table.add_row("going wrong now", ", ".join(progress.under_way) or "nothing")
     if progress.open_jobs is not None:
         table.add_row("jobs open", str(progress.open_jobs))
-    return table
+    return Group(bar, table)
 
 
 def _lines() -> Callable[[Progress], None]:

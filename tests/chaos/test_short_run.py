@@ -46,10 +46,6 @@ def chaos(data_dir: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.skipif(
-    os.environ.get("RELAIS_TEST_CHAOS") != "1",
-    reason="set RELAIS_TEST_CHAOS=1: two minutes of a stack of 20 processes beside other tests",
-)
 @pytest.mark.timeout(420)
 def test_a_short_run_keeps_every_promise(data_dir: Path) -> None:
     ended = chaos(
