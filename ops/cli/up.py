@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from typing import TYPE_CHECKING, Annotated, Any
@@ -100,4 +99,5 @@ def _interrupt(_number: int, _frame: object) -> None:
     # A second signal must not cut the orderly stop short.
     for how in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(how, signal.SIG_IGN)
-    os.kill(os.getpid(), signal.SIGINT)
+    # Not by way of SIGINT: a shell that starts us in the background has it ignored.
+    raise KeyboardInterrupt

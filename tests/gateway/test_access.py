@@ -156,7 +156,7 @@ def token(**changes: Any) -> str:
     claims = {
         "iss": "https://issuer.example",
         "aud": "relais",
-        "exp": int(time.time()) + 300,
+        "exp": int(time.time()) + 86_400,
         "sub": "ada",
         "role": "viewer",
         "tenant": "default",

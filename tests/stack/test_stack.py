@@ -206,8 +206,11 @@ def test_an_ordinary_user_can_run_it_too(stand: Stand) -> None:
     assert {one["state"] for one in stand.status()["services"]} == {"healthy"}
 
 
-def test_signals_reach_a_foreground_up_and_it_stops_everything(stand: Stand) -> None:
-    words = [sys.executable, "-m", "ops.cli", "up", "--only", "redis"]
+@pytest.mark.parametrize("shell", ["", "trap '' INT;"], ids=["foreground", "background"])
+def test_signals_reach_an_attached_up_and_it_stops_everything(stand: Stand, shell: str) -> None:
+    """Also where a shell has SIGINT ignored, as for what it starts in the background."""
+    start = ["sh", "-c", f'{shell} exec "$@"', "sh"]
+    words = [*start, sys.executable, "-m", "ops.cli", "up", "--only", "redis"]
     base = ["--port-base", str(stand.base["blue"])]
     env = {**stand.env, "RELAIS_DATA_DIR": str(stand.data)}
     with subprocess.Popen([*words, *base], env=env, stdout=subprocess.PIPE, text=True) as process:
