@@ -35,6 +35,7 @@ class Asked:
     faults: Sequence[str]
     as_json: bool
     is_control: bool
+    is_kept: bool  # the history of a run that held as well
     data_dir: Path | None
 
 
@@ -54,10 +55,14 @@ def run(asked: Asked) -> int:
         print(json.dumps(found))
     else:
         screen.show(found, is_kept=None if asked.is_control else holds)
-    if asked.is_control or holds:
+    is_fine = asked.is_control or holds
+    if is_fine and not asked.is_kept:
         shutil.rmtree(history, ignore_errors=True)
         return 0
     (history / "report.json").write_text(json.dumps(found, indent=1))
+    if is_fine:
+        print(f"History: {history}", file=sys.stderr)
+        return 0
     again = f"./relais chaos --seed {asked.seed} --minutes {asked.minutes:g}"
     if asked.faults:
         again += f" --faults {','.join(asked.faults)}"

@@ -72,6 +72,7 @@ class Rescue:
         """For the list of the slowest."""
         return {
             "job": self.job,
+            "seconds": round(self.seconds, 3),
             "noticed_s": round(self.noticed - self.died, 3),
             "taken_s": round(self.again - self.noticed, 3),
             "beside": self.beside,

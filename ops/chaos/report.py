@@ -34,7 +34,7 @@ def document(verdict: Verdict, history: History, about: About) -> dict[str, Any]
     deaths = recovery.Times.of(rescue.seconds for rescue in plain)
     hindered = recovery.Times.of(rescue.seconds for rescue in rescues if rescue.is_hindered)
     noticed = recovery.Times.of(rescue.noticed - rescue.died for rescue in plain)
-    slowest = sorted(plain, key=lambda rescue: -rescue.seconds)[:SLOWEST_MAX]
+    slowest = sorted(rescues, key=lambda rescue: -rescue.seconds)[:SLOWEST_MAX]
     return {
         "seed": about.seed,
         "minutes": round(about.minutes, 2),

@@ -19,6 +19,9 @@ def chaos(
     control: Annotated[
         bool, typer.Option("--control", help="The same on a plain Celery app, to compare.")
     ] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the history of a good run as well, to look into.")
+    ] = False,
     as_json: AsJson = False,
     data_dir: DataDir = None,
 ) -> int:
@@ -35,6 +38,7 @@ def chaos(
             faults=[name.strip() for name in faults.split(",") if name.strip()],
             as_json=as_json,
             is_control=control,
+            is_kept=keep,
             data_dir=data_dir,
         )
     )
