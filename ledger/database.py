@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_MS = 60_000
+# No transaction of ours waits for anything but Postgres; whoever says nothing for so long is frozen
+# or cut off, and what it has locked is needed: reclaiming and claiming go around locked rows.
+FROZEN_AFTER_MS = 10_000
 
 
 def _dumps(value: Any) -> str:  # noqa: ANN401 - any JSON
@@ -60,7 +63,8 @@ def engine(settings: Settings, *, pool_size: int = 8, name: str = "relais") -> A
             "keepalives_count": 3,
             "tcp_user_timeout": 15_000,
             "options": f"-c statement_timeout={STATEMENT_TIMEOUT_MS}"
-            " -c idle_in_transaction_session_timeout=60000 -c lock_timeout=30000",
+            f" -c idle_in_transaction_session_timeout={FROZEN_AFTER_MS}"
+            " -c lock_timeout=30000",
         },
     )
     event.listen(made.sync_engine, "checkout", _refuse_ended)

@@ -11,12 +11,6 @@ from sqlalchemy import text
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-RECLAIM_LOCK = 0x5245434C41494D
-
-# One process at a time reclaims. The lock lasts for one look, so that a frozen process cannot
-# keep the others from looking.
-MAY_LOOK = text("SELECT pg_try_advisory_xact_lock(:key)")
-
 # Owners of running jobs whose advisory lock nobody holds (an owner without a row counts as dead),
 # or who have let a lease run out.
 QUIET_OWNERS = text("""
@@ -50,11 +44,6 @@ class Quiet:
 
     silent: frozenset[UUID]
     overdue: frozenset[UUID]
-
-
-async def may_look(connection: AsyncConnection) -> bool:
-    """Whether nobody else is reclaiming, until this transaction ends."""
-    return bool((await connection.execute(MAY_LOOK, {"key": RECLAIM_LOCK})).scalar_one())
 
 
 async def quiet_owners(connection: AsyncConnection) -> Quiet:

@@ -1,4 +1,4 @@
-"""Taking back what dead workers held: everybody looks, one at a time, by an advisory lock.
+"""Taking back what dead workers held: everybody looks, and nobody holds a lock meanwhile.
 
 A worker counts as dead when its lock was free, or a lease of its had run out, on two looks some
 seconds apart: a Postgres restart drops every lock for a moment, and living workers take theirs
@@ -139,14 +139,17 @@ async def run(
 
 async def _look(database: AsyncEngine, coroner: Coroner, ringer: Ringer) -> None:
     asked_at = time.monotonic()
-    async with database.begin() as connection:
-        if not await liveness.may_look(connection):
-            return
+    async with database.connect() as connection:
+        # One statement and its own transaction: a process that is frozen here holds up nobody.
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
         quiet = await liveness.quiet_owners(connection)
-        dead, overdue = coroner.look(quiet, asked_at=asked_at, told_at=time.monotonic())
-        if not dead and not overdue:
-            return
+    dead, overdue = coroner.look(quiet, asked_at=asked_at, told_at=time.monotonic())
+    if not dead and not overdue:
+        return
+    async with database.begin() as connection:
         taken = await transitions.reclaim(connection, dead=dead, overdue=overdue)
+    if not taken.ready and not taken.quarantined:
+        return  # somebody else was first
     _report(taken, owners=len({*dead, *overdue}), ringer=ringer)
 
 

@@ -106,7 +106,7 @@ async def play(plan: Plan, *, tell: Callable[[Progress], None]) -> dict[str, Any
             for fault in plan.faults
             if fault.service in APPLICABLE
             and not fault.kind.startswith(ELSEWHERE)
-            and not fault.kind.startswith(("worker_killed_at_claim", "worker_killed_before_finish"))
+            and getattr(fault, "proxy", "") != "postgres"
         ]
         conductor = Conductor(
             Scene(made, client, random.Random(f"{plan.seed} faults")),  # type: ignore[arg-type]

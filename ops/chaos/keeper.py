@@ -102,6 +102,12 @@ class Keeper:
                 if how is signal.SIGKILL:
                     self.bury(charge)
 
+    def send_to_family(self, charge: Charge, how: signal.Signals) -> None:
+        """Send a signal to one of ours and to all that descends from it."""
+        for pid in processes.family(charge.pid) if charge.pid else ():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, how)
+
     def bury(self, charge: Charge) -> None:
         """Wait for the end of a killed process and note it."""
         if charge.process is None or charge.died_at:

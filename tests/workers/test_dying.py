@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy.engine import make_url
 
+from ops.chaos.proxy import Link, Proxy, Trap
 from runtime.settings import Settings
 from tests.waiting import wait_for
 from tests.workers.conftest import Ledger
@@ -96,6 +101,64 @@ async def test_frozen_worker_is_taken_over_and_its_late_finish_is_refused(
             frozen.signal(signal.SIGCONT)
             await wait_for(lambda: "finish.fenced" in frozen.output)
     assert await ledger.path(job_id) == ["ready", "running", "ready", "running", "succeeded"]
+
+
+@asynccontextmanager
+async def frozen_when_it_says(
+    pattern: bytes, settings: Settings, **overrides: object
+) -> AsyncIterator[tuple[WorkerProcess, asyncio.Event]]:
+    """A worker that stands still from the moment at which it sends `pattern` to Postgres on."""
+    url = make_url(settings.require_database_url())
+    proxy = Proxy(url.port or 5432)
+    await proxy.start()
+    through = url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
+    overrides["database_url"] = through
+    with WorkerProcess(settings, **overrides) as worker:
+
+        async def freeze(_: Link) -> None:
+            worker.signal(signal.SIGSTOP)
+
+        trap = Trap("up", re.compile(pattern), callback=freeze)
+        proxy.traps.append(trap)
+        try:
+            yield worker, trap.sprung
+        finally:
+            worker.kill()
+            await proxy.stop()
+
+
+async def test_frozen_while_it_looks_keeps_nobody_from_looking(
+    settings: Settings, ledger: Ledger
+) -> None:
+    with WorkerProcess(settings) as doomed, WorkerProcess(settings) as other:
+        mine = await ledger.accept(mode="hang", count=12)
+        await wait_for(lambda: all(ledger.runs(job_id) == 1 for job_id in mine), what="they run")
+        async with frozen_when_it_says(b"pg_locks", settings) as (_, sprung):
+            await asyncio.wait_for(sprung.wait(), 30)
+            doomed.kill()
+            other.kill()
+            with WorkerProcess(settings) as heir:
+                await wait_for(lambda: "ready." in heir.output, what="the heir is up")
+                await wait_for(
+                    lambda: all(ledger.runs(job_id) == 2 for job_id in mine),
+                    what="all run elsewhere",
+                    within_s=5,
+                )
+
+
+async def test_frozen_while_it_finishes_keeps_its_job_for_seconds_only(
+    settings: Settings, ledger: Ledger
+) -> None:
+    """Its open transaction holds the row, and reclaiming goes around rows that are held."""
+    quick: dict[str, Any] = {"lease_s": 3, "heartbeat_s": 0.5}
+    (job_id,) = await ledger.accept(seconds=0.5)
+    async with frozen_when_it_says(b"running -> succeeded", settings, **quick) as (frozen, sprung):
+        await asyncio.wait_for(sprung.wait(), 30)
+        with WorkerProcess(settings, **quick):
+            row = await ledger.reaches(job_id, "succeeded", within_s=25)
+            assert row.attempt == 2
+            frozen.signal(signal.SIGCONT)
+            await wait_for(lambda: "finish.fenced" in frozen.output)
 
 
 async def test_claim_whose_commit_was_never_answered_is_given_back(

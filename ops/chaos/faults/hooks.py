@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, ClassVar
 from ops.chaos import patterns
 from ops.chaos.faults.fault import HOOK_WITHIN_S, Fault
 from ops.chaos.proxy import Trap
+from ops.chaos.stand import LEASE_S
 
 if TYPE_CHECKING:
+    from ops.chaos.keeper import Charge
     from ops.chaos.proxy import Direction, Link, Proxy, Verdict
 
 
@@ -132,6 +134,44 @@ class WorkerKilledBeforeFinish(Hook):
     after, pattern = patterns.FINISHED, patterns.COMMIT
 
 
+class FrozenHook(Hook):
+    """Stands still with a transaction open, and wakes up long after it lost that and its lease."""
+
+    way: ClassVar[Direction] = "down"
+    verdict: ClassVar[Verdict] = "forward"
+    lasts_s = (LEASE_S + 2.0, LEASE_S + 4.0)
+    charge: Charge | None = None
+
+    async def last(self) -> None:
+        """Until the moment has come, and then for longer than a lease."""
+        await super().last()
+        if self.charge is not None:
+            await asyncio.sleep(self.rng.uniform(*self.lasts_s))
+
+    async def heal(self) -> None:
+        """Resume."""
+        await super().heal()
+        if self.charge is not None:
+            self.stand.keeper.send_to_family(self.charge, signal.SIGCONT)
+
+    async def _strike(self, link: Link) -> None:
+        self.charge = self.stand.keeper.owner_of(link.client_port)
+        if self.charge is not None:
+            self.stand.keeper.send_to_family(self.charge, signal.SIGSTOP)
+
+
+class WorkerFrozenAtClaim(FrozenHook):
+    """It has claimed and not committed: the jobs are ready, and locked."""
+
+    kind, pattern = "worker_frozen_at_claim", patterns.CLAIMED
+
+
+class WorkerFrozenBeforeFinish(FrozenHook):
+    """Its outcome is written and not committed: the jobs are running, and locked."""
+
+    kind, pattern = "worker_frozen_before_finish", patterns.FINISHED
+
+
 class WorkerKilledBeforeDot(Hook):
     """The final dot was sent, and never reaches the relay."""
 
@@ -183,6 +223,8 @@ ALL: tuple[type[Fault], ...] = (
     FinishReplyLost,
     WorkerKilledAtClaim,
     WorkerKilledBeforeFinish,
+    WorkerFrozenAtClaim,
+    WorkerFrozenBeforeFinish,
     WorkerKilledBeforeDot,
     WorkerKilledInWindow,
     WorkerKilledAtCallback,

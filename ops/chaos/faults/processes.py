@@ -88,18 +88,13 @@ class WorkerFrozen(OneProcess):
     async def inject(self) -> None:
         """Stop it, and all that descends from it."""
         if charge := self.choose():
-            self._send(charge, signal.SIGSTOP)
+            self.stand.keeper.send_to_family(charge, signal.SIGSTOP)
 
     async def heal(self) -> None:
         """Resume."""
         if self.charge is not None and self.charge.pid:
-            self._send(self.charge, signal.SIGCONT)
+            self.stand.keeper.send_to_family(self.charge, signal.SIGCONT)
             await asyncio.sleep(1.0)
-
-    def _send(self, charge: Charge, how: signal.Signals) -> None:
-        for pid in processes.family(charge.pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, how)
 
 
 class BeatFrozen(WorkerFrozen):
