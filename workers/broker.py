@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from celery import Celery
 from kombu.entity import Queue
-from kombu.transport.redis import Transport
+from kombu.transport.redis import Channel, Transport
 from redis.exceptions import OutOfMemoryError, ReadOnlyError
 
 from runtime.errors import SettingsError
@@ -22,12 +22,22 @@ CONNECT_TIMEOUT_S = 2.0
 SOCKET_TIMEOUT_S = 10.0
 
 
+class DoorbellChannel(Channel):  # Kombu has no types
+    """Does not put back what it popped: a lost bell costs a second, a repeated one nothing.
+
+    Kombu would try, while it cleans up after a connection that is gone, and end the worker by that.
+    """
+
+    do_restore = False
+
+
 class DoorbellTransport(Transport):  # Kombu has no types
     """A Redis that refuses to write is as good as away: connect again, do not end the worker.
 
     Kombu notes every message that it pops, so a Redis without room fails a worker that only reads.
     """
 
+    Channel = DoorbellChannel
     connection_errors = (*Transport.connection_errors, OutOfMemoryError, ReadOnlyError)
 
 

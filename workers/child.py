@@ -7,6 +7,7 @@ socket, because handlers print to stdout as they like.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import random
@@ -60,9 +61,10 @@ def main(role: str, channel: socket.socket, begin: Begin, *, memory_bytes: int) 
     except BaseException as error:  # noqa: BLE001 - told to the worker, which raises it
         channel.sendall(frames.pack({"raised": reports.raised(error)}))
         os._exit(1)
-    channel.sendall(frames.pack({"ready": True}))
-    while (request := frames.receive(channel)) is not None:
-        channel.sendall(_answer(run, request))
+    with contextlib.suppress(ConnectionError):  # the worker was killed: nobody is left to tell
+        channel.sendall(frames.pack({"ready": True}))
+        while (request := frames.receive(channel)) is not None:
+            channel.sendall(_answer(run, request))
     # No atexit hooks and no waiting for threads that a handler may have left behind.
     sys.stdout.flush()
     os._exit(0)

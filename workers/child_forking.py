@@ -69,14 +69,19 @@ class _Forks:
                 self._wake.recv(4096)
                 self._reap()
             if self._control in readable:
-                heard, descriptors, _, _ = socket.recv_fds(
-                    self._control, REQUESTS_MAX, REQUESTS_MAX
-                )
-                if not heard:
-                    self._end()
-                for channel in map(_taken_over, descriptors):
+                for channel in self._asked_for():
                     if self._fork(channel):
                         return channel
+
+    def _asked_for(self) -> list[socket.socket]:
+        """One socket for each child that the worker wants."""
+        try:
+            heard, descriptors, _, _ = socket.recv_fds(self._control, REQUESTS_MAX, REQUESTS_MAX)
+        except ConnectionResetError:  # killed before it had read everything
+            self._end()
+        if not heard:
+            self._end()
+        return [_taken_over(descriptor) for descriptor in descriptors]
 
     def _fork(self, channel: socket.socket) -> bool:
         """True in the child, False in the server."""

@@ -8,7 +8,7 @@ import signal
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,7 @@ from tests.ledger.jobs import accept, claim, new_job
 from tests.waiting import wait_for
 from tests.workers.conftest import Ledger, ledger
 from tests.workers.process import WorkerProcess
+from workers.broker import celery_app
 from workers.doorbell import Ringer
 
 __all__ = ["ledger"]
@@ -99,6 +100,30 @@ async def _starve(own: Settings, ledger: Ledger, redis: Redis, ringer: Ringer) -
             (job_id,) = await ledger.accept(mode="ok", seconds=3.0)
             await ledger.reaches(job_id, "succeeded", within_s=30)
             assert second.process.poll() is None, second.output[-2000:]
+
+
+def test_a_redis_that_dies_while_a_doorbell_is_unacknowledged_ends_no_worker(
+    settings: Settings, own_valkey: Valkey
+) -> None:
+    """Kombu wanted to put the bell back over a connection that was given up: AttributeError."""
+    url = type(settings.redis_url)(own_valkey.url)
+    app = celery_app(settings.model_copy(update={"redis_url": url}))
+    with app.connection_for_write() as caller:
+        app.amqp.Producer(caller.default_channel).publish({}, routing_key="template", retry=False)
+    # A worker's connection: doorbells on one channel, remote control on another, as Celery does.
+    connection = app.connection_for_read()
+    heard: list[object] = []
+    bells = app.amqp.queues["template"].bind(connection.default_channel)
+    connection.Consumer([bells], on_message=heard.append).consume()
+    app.control.mailbox.Node("worker@test", channel=connection.channel()).listen()
+    with suppress(TimeoutError):  # all is heard; a BRPOP is left waiting
+        while True:
+            connection.drain_events(timeout=0.4)  # shorter than a BRPOP
+    assert len(heard) == 1
+    own_valkey.stop("immediate")
+    # What Celery's consumer does about a connection that is lost.
+    connection.collect()
+    connection.close()
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
