@@ -148,8 +148,6 @@ async def _look(database: AsyncEngine, coroner: Coroner, ringer: Ringer) -> None
         return
     async with database.begin() as connection:
         taken = await transitions.reclaim(connection, dead=dead, overdue=overdue)
-    if not taken.ready and not taken.quarantined:
-        return  # somebody else was first
     _report(taken, owners=len({*dead, *overdue}), ringer=ringer)
 
 

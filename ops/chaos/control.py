@@ -22,6 +22,7 @@ from ops.chaos import gather, journal
 from ops.chaos.conductor import Conductor
 from ops.chaos.control_app import app
 from ops.chaos.faults.fault import Scene
+from ops.chaos.faults.hooks import Hook
 from ops.chaos.journal import Journal
 from ops.chaos.keeper import Charge
 from ops.chaos.orders import Stream
@@ -38,7 +39,7 @@ WORKERS = 4
 SETTLED_S = 25.0  # nothing arrived for so long: nothing more will, this hour
 DRAINED_WITHIN_S = 150.0
 APPLICABLE = frozenset({"redis", "smtp", "callback", "process", "hook"})
-ELSEWHERE = ("gateway", "beat", "claim", "finish", "accept", "child", "poison")
+ELSEWHERE = ("gateway", "beat", "child", "poison")
 
 
 class Client:
@@ -106,7 +107,7 @@ async def play(plan: Plan, *, tell: Callable[[Progress], None]) -> dict[str, Any
             for fault in plan.faults
             if fault.service in APPLICABLE
             and not fault.kind.startswith(ELSEWHERE)
-            and getattr(fault, "proxy", "") != "postgres"
+            and not (issubclass(fault, Hook) and fault.proxy == "postgres")
         ]
         conductor = Conductor(
             Scene(made, client, random.Random(f"{plan.seed} faults")),  # type: ignore[arg-type]

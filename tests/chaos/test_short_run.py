@@ -60,6 +60,15 @@ def test_a_short_run_keeps_every_promise(data_dir: Path) -> None:
     assert list((data_dir / "chaos").iterdir()) == []
 
 
+def test_the_history_of_a_good_run_can_be_kept(data_dir: Path) -> None:
+    ended = chaos(data_dir, "--minutes", "0.1", "--faults", "redis_flushed", "--keep", "--json")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    (history,) = (data_dir / "chaos").iterdir()
+    assert ended.stderr.splitlines()[-1] == f"History: {history}"
+    assert json.loads((history / "report.json").read_text()) == json.loads(ended.stdout)
+    assert (history / "ledger.jsonl").stat().st_size > 0
+
+
 def test_an_unknown_fault_is_a_sentence(data_dir: Path) -> None:
     ended = chaos(data_dir, "--faults", "earthquake")
     assert ended.returncode == 2

@@ -130,15 +130,14 @@ async def frozen_when_it_says(
 async def test_frozen_while_it_looks_keeps_nobody_from_looking(
     settings: Settings, ledger: Ledger
 ) -> None:
-    with WorkerProcess(settings) as doomed, WorkerProcess(settings) as other:
+    with WorkerProcess(settings) as doomed:
         mine = await ledger.accept(mode="hang", count=12)
         await wait_for(lambda: all(ledger.runs(job_id) == 1 for job_id in mine), what="they run")
-        async with frozen_when_it_says(b"pg_locks", settings) as (_, sprung):
-            await asyncio.wait_for(sprung.wait(), 30)
-            doomed.kill()
-            other.kill()
-            with WorkerProcess(settings) as heir:
-                await wait_for(lambda: "ready." in heir.output, what="the heir is up")
+        with WorkerProcess(settings) as heir:
+            await wait_for(lambda: "ready." in heir.output, what="the heir is up")
+            async with frozen_when_it_says(b"pg_locks", settings) as (_, sprung):
+                await asyncio.wait_for(sprung.wait(), 30)
+                doomed.kill()
                 await wait_for(
                     lambda: all(ledger.runs(job_id) == 2 for job_id in mine),
                     what="all run elsewhere",
