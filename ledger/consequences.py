@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from pydantic_core import to_json
 from sqlalchemy import text
@@ -19,14 +19,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Row
     from sqlalchemy.ext.asyncio import AsyncConnection
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """Children that no longer wait: their new states, and what is ready to run."""
-
-    states: dict[UUID, State]
-    woken: tuple[Woken, ...]
 
 
 CALLBACK_KIND = "http.callback"
@@ -46,32 +38,25 @@ async def follow(
 
     `traces`: the traceparent of the run that ended each job. Returns what became ready by it.
     """
-    rows = (await connection.execute(SQL["finished_with_consequences"], {"ids": list(ended)})).all()
-    callbacks = [_callback(row, (traces or {}).get(row.id)) for row in rows if row.callback_url]
-    if callbacks:
-        new = to_json([job.as_row() for job in callbacks]).decode()
-        await connection.execute(SQL["accept"], {"jobs": new})
-    woken = [Woken(job.id, job.queue, job.kind) for job in callbacks]
-    parents = [row.id for row in rows if row.has_children]
-    if parents:
-        settled = await settle_children(connection, parents)
-        woken.extend(settled.woken)
+    if not ended:
+        return []
+    woken = await _call_back(connection, ended, traces or {})
+    return woken + await settle(connection, ended)
+
+
+async def settle(connection: AsyncConnection, parents: Sequence[UUID]) -> list[Woken]:
+    """Fail, cancel or free whatever waits for `parents`, as far as they are over."""
+    woken: list[Woken] = []
+    ended = list(parents)
+    while ended:
+        values = {"parents": ended}
+        doomed = list((await connection.execute(SQL["fail_descendants"], values)).scalars())
+        freed = (await connection.execute(SQL["free_children"], values)).all()
+        woken += [Woken(row.id, row.queue, row.kind) for row in freed if row.state == State.READY]
+        if doomed:
+            woken += await _call_back(connection, doomed, {})
+        ended = doomed  # whoever does not mind their end is set free by it
     return woken
-
-
-async def settle_children(connection: AsyncConnection, parents: Sequence[UUID]) -> Settled:
-    """Unblock, fail or cancel the children of `parents`, as far as their parents are over."""
-    parameters = {"parents": list(parents)}
-    children = list((await connection.execute(SQL["lock_children"], parameters)).scalars())
-    if not children:
-        return Settled({}, ())
-    failed = (await connection.execute(SQL["fail_children"], parameters)).all()
-    freed = (await connection.execute(SQL["unblock"], {"children": children})).all()
-    woken = [Woken(row.id, row.queue, row.kind) for row in freed if row.state == State.READY]
-    if failed:
-        woken.extend(await follow(connection, [row.id for row in failed]))
-    states = {row.id: State(row.state) for row in (*failed, *freed)}
-    return Settled(states, tuple(woken))
 
 
 async def state_of(connection: AsyncConnection, *, tenant: str, job_id: UUID) -> State | None:
@@ -79,6 +64,18 @@ async def state_of(connection: AsyncConnection, *, tenant: str, job_id: UUID) ->
     result = await connection.execute(STATE_OF, {"tenant": tenant, "id": job_id})
     value = result.scalar_one_or_none()
     return None if value is None else State(value)
+
+
+async def _call_back(
+    connection: AsyncConnection, ended: Sequence[UUID], traces: Mapping[UUID, str | None]
+) -> list[Woken]:
+    rows = (await connection.execute(SQL["callbacks_of"], {"ids": list(ended)})).all()
+    callbacks = [_callback(row, traces.get(row.id)) for row in rows]
+    if callbacks:
+        no_parents = {"waits_for": 0, "ended": None, "reason": None}
+        new = to_json([job.as_row() | no_parents for job in callbacks]).decode()
+        await connection.execute(SQL["accept"], {"jobs": new})
+    return [Woken(job.id, job.queue, job.kind) for job in callbacks]
 
 
 def _callback(row: Row[Any], trace: str | None) -> NewJob:
@@ -105,6 +102,7 @@ def _callback(row: Row[Any], trace: str | None) -> NewJob:
         tenant=row.tenant,
         kind=CALLBACK_KIND,
         queue="callback",
+        lane=f"{row.tenant}/host:{_host_of(row.callback_url)}",
         payload={"url": row.callback_url, "body": body},
         max_attempts=CALLBACK_ATTEMPTS,
         timeout_s=CALLBACK_TIMEOUT_S,
@@ -114,3 +112,11 @@ def _callback(row: Row[Any], trace: str | None) -> NewJob:
         trace_id=row.trace_id,
         accepted_by=f"job:{row.id}",
     )
+
+
+def _host_of(url: str) -> str:
+    """What callbacks to one endpoint share trouble with; as `tasks.callbacks` says it."""
+    try:
+        return urlsplit(url).netloc.rpartition("@")[2].lower()[:128]
+    except ValueError:
+        return "?"

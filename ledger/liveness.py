@@ -1,4 +1,4 @@
-"""Which owners of running jobs have no living process behind them."""
+"""Which workers have no living process behind them; costs the same however many jobs run."""
 
 from __future__ import annotations
 
@@ -11,48 +11,65 @@ from sqlalchemy import text
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-# Owners of running jobs whose advisory lock nobody holds (an owner without a row counts as dead),
-# or who have let a lease run out.
-QUIET_OWNERS = text("""
-SELECT * FROM (
-    SELECT o.owner, o.is_overdue, NOT EXISTS (
-        SELECT FROM pg_locks AS l
+# Workers whose advisory lock nobody holds, or who have let their lease run out; and how many
+# there are.
+QUIET_WORKERS = text("""
+SELECT w.id, w.is_silent, w.is_overdue, w.everybody FROM (
+    SELECT w.id, w.lease_until < statement_timestamp() AS is_overdue,
+           count(*) OVER () AS everybody, held.key IS NULL AS is_silent
+    FROM relais.workers AS w
+    LEFT JOIN (
+        SELECT (l.classid::bigint << 32) | l.objid::bigint AS key
+        FROM pg_locks AS l
         WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
           AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-          AND ((l.classid::bigint << 32) | l.objid::bigint) = w.lock_key
-    ) AS is_silent
-    FROM (
-        SELECT owner, bool_or(lease_until < clock_timestamp()) AS is_overdue
-        FROM relais.jobs WHERE state = 'running' GROUP BY owner
-    ) AS o
-    LEFT JOIN relais.workers AS w ON w.id = o.owner
-) AS owners
-WHERE is_silent OR is_overdue
+    ) AS held ON held.key = w.lock_key
+) AS w
+""")
+
+# Owners of running jobs that have no row in `workers`: from one owner to the next, not over jobs.
+ORPHANS = text("""
+WITH RECURSIVE owners (id) AS (
+    (SELECT owner FROM relais.jobs WHERE state = 'running' ORDER BY owner LIMIT 1)
+  UNION ALL
+    SELECT (SELECT owner FROM relais.jobs WHERE state = 'running' AND owner > owners.id
+            ORDER BY owner LIMIT 1)
+    FROM owners WHERE owners.id IS NOT NULL
+)
+SELECT o.id FROM owners AS o
+WHERE o.id IS NOT NULL AND NOT EXISTS (SELECT FROM relais.workers AS w WHERE w.id = o.id)
 """)
 
 # Rows of processes that have been gone for a while and own nothing.
 FORGET_WORKERS = text("""
 DELETE FROM relais.workers AS w
-WHERE w.seen_at < clock_timestamp() - interval '5 minutes'
+WHERE w.seen_at < statement_timestamp() - interval '5 minutes'
   AND NOT EXISTS (SELECT FROM relais.jobs WHERE state = 'running' AND owner = w.id)
 """)
 
 
 @dataclass(frozen=True, slots=True)
 class Quiet:
-    """Owners of running jobs that hold no lock, and owners whose lease on some job ran out."""
+    """Workers that hold no lock, workers whose lease ran out, and how many there are in all."""
 
     silent: frozenset[UUID]
     overdue: frozenset[UUID]
+    everybody: int = 0
 
 
-async def quiet_owners(connection: AsyncConnection) -> Quiet:
-    """Owners that do not prove themselves alive at this moment."""
-    rows = (await connection.execute(QUIET_OWNERS)).all()
+async def quiet_workers(connection: AsyncConnection) -> Quiet:
+    """Workers that do not prove themselves alive at this moment."""
+    rows = (await connection.execute(QUIET_WORKERS)).all()
     return Quiet(
-        silent=frozenset(row.owner for row in rows if row.is_silent),
-        overdue=frozenset(row.owner for row in rows if row.is_overdue),
+        silent=frozenset(row.id for row in rows if row.is_silent),
+        overdue=frozenset(row.id for row in rows if row.is_overdue),
+        everybody=rows[0].everybody if rows else 0,
     )
+
+
+async def orphans(connection: AsyncConnection) -> frozenset[UUID]:
+    """Owners of running jobs that nobody has ever signed on as, or who are forgotten."""
+    return frozenset((await connection.execute(ORPHANS)).scalars())
 
 
 async def forget_workers(connection: AsyncConnection) -> None:

@@ -28,6 +28,7 @@ _HERE = Path(__file__).parent / "migrations"
 # A role called "relais" would otherwise have the schema of its name as the default one, and
 # Alembic would take every table for a stranger's.
 CONNECT = {"connect_timeout": 5, "options": "-c search_path=public"}
+HAS_JOBS = text("SELECT to_regclass('relais.jobs') IS NOT NULL")
 _LOCK_KEY = 0x52454C41  # one migration at a time, whoever starts it
 
 
@@ -50,10 +51,13 @@ def migrate(url: str, phase: str) -> None:
         with engine.connect() as connection:
             connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK_KEY})
             try:
+                is_new = not connection.execute(HAS_JOBS).scalar_one()
                 connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
                 connection.commit()
-                command.upgrade(configuration(connection), f"{phase}@head")
-                connection.commit()
+                # Nobody runs old code on a database that is new: both phases at once.
+                for each in PHASES if is_new else (phase,):
+                    command.upgrade(configuration(connection), f"{each}@head")
+                    connection.commit()
             finally:
                 connection.rollback()
                 connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _LOCK_KEY})

@@ -17,7 +17,6 @@ from uuid import UUID
 import psycopg
 
 from ledger import database, ids
-from ledger.statements import TRANSITIONS
 from runtime import logs
 
 if TYPE_CHECKING:
@@ -29,19 +28,21 @@ log = logs.logger("presence")
 
 RECONNECT_S = 0.25  # well within the time after which a silent worker counts as dead
 REGISTER = """
-INSERT INTO relais.workers (id, name, queue, colour, version, host, pid, lock_key)
-VALUES (%(id)s, %(name)s, %(queue)s, %(colour)s, %(version)s, %(host)s, %(pid)s, %(lock_key)s)
-ON CONFLICT (id) DO UPDATE SET seen_at = clock_timestamp()
+INSERT INTO relais.workers (id, name, queue, colour, version, host, pid, lock_key,
+    lease_until)
+VALUES (%(id)s, %(name)s, %(queue)s, %(colour)s, %(version)s, %(host)s, %(pid)s, %(lock_key)s,
+    clock_timestamp() + interval '60 s')
+ON CONFLICT (id) DO UPDATE SET seen_at = clock_timestamp(),
+    lease_until = excluded.lease_until
 """
 CANCELS = """
 SELECT id, attempt FROM relais.jobs
 WHERE owner = %s AND state = 'running' AND cancel_requested_at IS NOT NULL
 """
-EXTEND = (
-    str(TRANSITIONS["extend_leases"])
-    .replace(":lease_s", "%(lease_s)s")
-    .replace(":owner", "%(owner)s")
-)
+EXTEND = """
+UPDATE relais.jobs SET lease_until = clock_timestamp() + %(lease_s)s * interval '1 second'
+WHERE owner = %(owner)s AND state = 'running'
+"""
 
 
 class Presence:

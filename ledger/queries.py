@@ -10,8 +10,9 @@ from uuid import UUID
 
 from sqlalchemy import text
 
+from ledger import counts
 from ledger.filters import literals
-from ledger.models.jobs import FINISHED
+from ledger.models.jobs import FINISHED, OPEN, State
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,19 +28,24 @@ _BRIEF = (
     " j.workflow_id, j.tags, j.trace_id"
 )
 _FULL = (
-    f"{_BRIEF}, j.timeout_s, j.error, j.result, j.worker, j.colour, j.version, j.deaths,"
+    f"{_BRIEF}, j.lane, j.deadline, j.timeout_s, j.error, body.result, j.worker,"
+    " j.colour, j.version, j.deaths,"
     " j.cancel_requested_at, j.callback_url, j.idempotency_key, j.on_parent_failure,"
     " j.traceparent, j.accepted_by, ARRAY(SELECT p.parent_id FROM relais.job_parents AS p"
     " WHERE p.child_id = j.id ORDER BY p.parent_id) AS depends_on"
 )
 
 # One job, whoever asks belongs to its tenant.
-JOB = f"SELECT {_FULL} FROM relais.jobs AS j WHERE j.tenant = :tenant AND j.id = :id"
-JOB_WITH_PAYLOAD = JOB.replace(_FULL, f"{_FULL}, j.payload")
+JOB = (
+    f"SELECT {_FULL} FROM relais.jobs AS j"
+    " LEFT JOIN relais.job_bodies AS body ON body.job_id = j.id"
+    " WHERE j.tenant = :tenant AND j.id = :id"
+)
+JOB_WITH_PAYLOAD = JOB.replace(_FULL, f"{_FULL}, body.payload")
 # The history of one job, oldest first; it outlives the job.
 EVENTS = text(
     "SELECT seq, from_state, to_state, attempt, worker, colour, version, reason, error,"
-    " duration_ms, at FROM relais.job_events"
+    " duration_ms, at, repeats, last_at FROM relais.job_events"
     " WHERE job_id = :id AND tenant = :tenant AND seq > :after ORDER BY seq LIMIT :limit"
 )
 # The messages of one job, in the order of its recipients.
@@ -54,12 +60,20 @@ OVER = text(
     "SELECT id FROM relais.jobs WHERE id = ANY(CAST(:ids AS uuid[]))"
     f" AND state IN ({literals(FINISHED)})"
 )
-# Jobs of one open state by queue; each branch reads one partial index.
-OPEN = """
-SELECT j.queue, j.state, count(*) AS jobs,
-       extract(epoch FROM clock_timestamp() - min(j.run_at))::float8 AS oldest_s
-FROM relais.jobs AS j WHERE j.state = '{state}' {tenant} GROUP BY j.queue, j.state
-"""
+# Since when the longest ready job of each queue has been; one probe a lane.
+OLDEST_READY = text("""
+SELECT l.queue, extract(epoch FROM statement_timestamp() - min(head.ready_at))::float8 AS oldest_s
+FROM relais.lanes AS l
+CROSS JOIN LATERAL (
+    SELECT j.ready_at FROM relais.jobs AS j
+    WHERE j.queue = l.queue AND j.lane = l.lane AND j.kind = l.kind AND j.priority = l.priority
+      AND j.state = 'ready'
+    ORDER BY j.ready_at LIMIT 1
+) AS head
+WHERE CAST(:tenant AS text) IS NULL OR l.lane = :tenant
+      OR left(l.lane, length(:tenant) + 1) = :tenant || '/'
+GROUP BY l.queue
+""")
 # What operators decided about queues, and when the newest canary came through.
 QUEUES = text(
     "SELECT name, paused_at, paused_by, canary_at,"
@@ -150,16 +164,23 @@ async def over_among(connection: AsyncConnection, job_ids: Sequence[UUID]) -> li
 async def open_jobs(
     connection: AsyncConnection, *, tenant: str | None = None
 ) -> list[dict[str, Any]]:
-    """Waiting and running jobs by queue and state, and how long the oldest has waited.
+    """Open jobs by queue and state, and how long the oldest ready one has waited.
 
-    `tenant` None: of all tenants. Blocked jobs are left out: no index holds them alone.
+    `tenant` None: of all tenants. Costs the same however many there are.
     """
-    condition = "" if tenant is None else "AND j.tenant = :tenant"
-    branches = [
-        OPEN.format(state=state, tenant=condition) for state in ("ready", "scheduled", "running")
+    known = await counts.read(connection, tenant=tenant)
+    result = await connection.execute(OLDEST_READY, {"tenant": tenant})
+    oldest_s = {row.queue: row.oldest_s for row in result}
+    return [
+        {
+            "queue": queue,
+            "state": state,
+            "jobs": jobs,
+            "oldest_s": oldest_s.get(queue) if state is State.READY else None,
+        }
+        for (queue, state), jobs in known.items()
+        if state in OPEN
     ]
-    statement = text(" UNION ALL ".join(branches))
-    return _rows(await connection.execute(statement, {"tenant": tenant} if tenant else {}))
 
 
 async def queues(connection: AsyncConnection) -> list[dict[str, Any]]:

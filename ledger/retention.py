@@ -22,20 +22,22 @@ SYSTEM_TENANT = "system"  # owns the jobs that Relais gives itself
 # still put them right, so they stay as long as history does. A parent stays while a child is open.
 # `after` is where the slice before ended: what stays is not looked at again by every slice.
 PRUNE_JOBS = text("""
-DELETE FROM relais.jobs WHERE id = ANY(ARRAY(
+WITH gone AS (DELETE FROM relais.jobs WHERE id = ANY(ARRAY(
     SELECT j.id FROM relais.jobs AS j
     WHERE j.finished_at < clock_timestamp() - :finished_s * interval '1 second'
       AND j.finished_at >= coalesce(CAST(:after AS timestamptz), '-infinity')
       AND (j.state IN ('succeeded', 'cancelled')
            OR j.finished_at < clock_timestamp() - :shelf_s * interval '1 second')
-      AND NOT (j.has_children AND EXISTS (
+      AND NOT EXISTS (
           SELECT FROM relais.job_parents AS link
           JOIN relais.jobs AS child ON child.id = link.child_id
           WHERE link.parent_id = j.id AND child.finished_at IS NULL
-      ))
+      )
     ORDER BY j.finished_at LIMIT :limit FOR UPDATE OF j SKIP LOCKED
 ))
-RETURNING finished_at
+RETURNING id, finished_at
+), bodies AS (DELETE FROM relais.job_bodies USING gone WHERE job_bodies.job_id = gone.id)
+SELECT finished_at FROM gone
 """)
 
 # Relais' own jobs (a canary each few seconds) go soon, and take their history along.
@@ -52,6 +54,8 @@ WITH pruned AS (
 ), history AS (
     DELETE FROM relais.job_events USING pruned
     WHERE job_events.job_id = pruned.id
+), bodies AS (
+    DELETE FROM relais.job_bodies USING pruned WHERE job_bodies.job_id = pruned.id
 )
 SELECT count(*) FROM pruned
 """)

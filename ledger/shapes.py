@@ -22,8 +22,11 @@ class NewJob:
     max_attempts: int
     timeout_s: float
     priority: int = 5
+    lane: str | None = None  # None: the tenant's own
+    payload_bytes: int = 0  # as JSON; what a claim counts
     run_at: datetime | None = None
     delay_s: float | None = None
+    deadline: datetime | None = None
     backoff: dict[str, Any] | None = None
     idempotency_key: str | None = None
     request_hash: bytes | None = None
@@ -43,11 +46,13 @@ class NewJob:
             "tenant": self.tenant,
             "kind": self.kind,
             "queue": self.queue,
-            "blocked": bool(self.depends_on),
+            "lane": self.tenant if self.lane is None else self.lane,
             "priority": self.priority,
             "payload": self.payload,
+            "payload_bytes": self.payload_bytes,
             "run_at": self.run_at,
             "delay_s": self.delay_s,
+            "deadline": self.deadline,
             "max_attempts": self.max_attempts,
             "timeout_s": self.timeout_s,
             "backoff": self.backoff,
@@ -89,7 +94,7 @@ class ClaimedJob:
     kind: str
     queue: str
     tenant: str
-    payload: dict[str, Any]
+    lane: str
     priority: int
     max_attempts: int
     uncounted: int
@@ -102,6 +107,9 @@ class ClaimedJob:
     traceparent: str | None
     run_at: datetime
     started_at: datetime
+    ready_at: datetime  # where this claim found it
+    is_late: bool  # its deadline had passed when it was claimed
+    payload: dict[str, Any]
 
     @property
     def fence(self) -> tuple[UUID, int]:
@@ -117,6 +125,20 @@ class ClaimedJob:
     def tries_left(self) -> int:
         """Attempts that may follow this one."""
         return max(0, self.max_attempts - self.counted)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a claim may take: jobs of one lane, kind and priority, so many at most.
+
+    `floor`: none of them became ready before; the scan starts there.
+    """
+
+    lane: str
+    kind: str
+    priority: int
+    quota: int
+    floor: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,4 +179,5 @@ class Reclaimed:
 
     ready: tuple[tuple[UUID, str, str], ...]  # (job id, queue, kind)
     quarantined: tuple[tuple[UUID, str, str], ...]
+    cancelled: tuple[UUID, ...] = ()  # their cancel had been accepted
     woken: tuple[Woken, ...] = ()

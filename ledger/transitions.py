@@ -7,20 +7,32 @@ world only then. The statements are in `transitions.sql`.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from pydantic_core import to_json
 
-from ledger import consequences
+from ledger import consequences, parents
 from ledger.errors import NotFound, WrongState
 from ledger.models.jobs import State
-from ledger.shapes import Accepted, ClaimedJob, Finish, Finished, NewJob, Reclaimed, Woken
+from ledger.shapes import (
+    Accepted,
+    ClaimedJob,
+    Finish,
+    Finished,
+    NewJob,
+    Reclaimed,
+    Wish,
+    Woken,
+)
 from ledger.statements import TRANSITIONS as SQL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from uuid import UUID
+    from collections.abc import Sequence
+    from datetime import datetime
 
     from sqlalchemy.ext.asyncio import AsyncConnection
+
+    Fence = tuple[UUID, int]
 
 __all__ = [
     "Accepted",
@@ -29,10 +41,12 @@ __all__ = [
     "Finished",
     "NewJob",
     "Reclaimed",
+    "Wish",
     "Woken",
     "accept",
     "cancel",
     "claim",
+    "expire_unknown_kinds",
     "extend_leases",
     "finish",
     "promote",
@@ -40,69 +54,88 @@ __all__ = [
     "release_strays",
     "resolve",
     "retry",
+    "settle_blocked",
 ]
+
+CLAIM_BYTES_MAX = 64 * 1024 * 1024  # payloads of one claim, beyond the first job's
+SNOOZE_MAX_S = 3 * 86_400.0
+EVER = "-infinity"
 
 
 async def accept(connection: AsyncConnection, jobs: Sequence[NewJob]) -> list[Accepted]:
-    """Write new jobs; answers in the order of `jobs`. Safe to repeat with the same keys."""
-    parents = await _adopt_parents(connection, jobs)
-    missing = {
-        job.id: tuple(p for p in job.depends_on if (job.tenant, p) not in parents) for job in jobs
-    }
+    """Write new jobs; answers in the order of `jobs`. Safe to repeat with the same keys.
+
+    Parents are locked against finishing meanwhile; raises ParentBusy where one stays locked.
+    """
+    families = await parents.look(connection, jobs)
     # Sorted by key, so that two writers with the same keys wait for each other in one order.
     ordered = sorted(
-        (job for job in jobs if not missing[job.id]),
+        (job for job in jobs if not families.missing(job)),
         key=lambda job: (job.tenant, job.idempotency_key or ""),
     )
     inserted: dict[UUID, Accepted] = {}
     if ordered:
-        rows = to_json([job.as_row() for job in ordered]).decode()
+        rows = to_json([job.as_row() | families.columns(job) for job in ordered]).decode()
         result = await connection.execute(SQL["accept"], {"jobs": rows})
         inserted = {
             row.id: Accepted(row.id, State(row.state), row.created_at, row.run_at) for row in result
         }
     children = [job for job in ordered if job.id in inserted and job.depends_on]
     if children:
-        links = [(job.id, parent) for job in children for parent in dict.fromkeys(job.depends_on)]
-        await connection.execute(
-            SQL["link_parents"],
-            {"children": [child for child, _ in links], "parents": [p for _, p in links]},
-        )
-        inserted |= await _settle_children(connection, [p for _, p in links], inserted)
+        await parents.link(connection, children, families)
+        born_over = [job.id for job in children if families.columns(job)["ended"]]
+        await consequences.follow(connection, born_over)
     known = await _find_by_key(connection, [job for job in ordered if job.id not in inserted])
-    return [_answer(job, inserted, known, missing[job.id]) for job in jobs]
+    return [_answer(job, inserted, known, families.missing(job)) for job in jobs]
 
 
 async def claim(
     connection: AsyncConnection,
     *,
     queue: str,
+    wishes: Sequence[Wish],
     owner: UUID,
     worker: str,
     colour: str,
     version: str,
     lease_s: float,
     limit: int,
+    bytes_max: int = CLAIM_BYTES_MAX,
 ) -> list[ClaimedJob]:
-    """Take up to `limit` ready jobs, in the order in which they should run."""
+    """Take up to `limit` ready jobs, as `wishes` say, in the order in which they should run.
+
+    Nothing where `owner` has no row in `workers`. Beyond `bytes_max` of payload no further job is
+    taken.
+    """
     result = await connection.execute(
         SQL["claim"],
         {
             "queue": queue,
+            "lanes": [wish.lane for wish in wishes],
+            "kinds": [wish.kind for wish in wishes],
+            "priorities": [wish.priority for wish in wishes],
+            "floors": [wish.floor or EVER for wish in wishes],
+            "quotas": [wish.quota for wish in wishes],
             "owner": owner,
             "worker": worker,
             "colour": colour,
             "version": version,
             "lease_s": lease_s,
             "limit": limit,
+            "bytes_max": bytes_max,
         },
     )
     jobs = [ClaimedJob(*row) for row in result]
-    jobs.sort(key=lambda job: (-job.priority, job.run_at, job.id))
+    jobs.sort(key=lambda job: (-job.priority, job.ready_at, job.id))
     return jobs
 
 
-async def finish(connection: AsyncConnection, finishes: Sequence[Finish]) -> Finished:
+async def finish(
+    connection: AsyncConnection,
+    finishes: Sequence[Finish],
+    *,
+    snooze_max_s: float = SNOOZE_MAX_S,
+) -> Finished:
     """Write outcomes, each fenced by (id, attempt).
 
     Whatever follows from an end (children, the callback) is written in the same transaction.
@@ -110,24 +143,39 @@ async def finish(connection: AsyncConnection, finishes: Sequence[Finish]) -> Fin
     written: set[UUID] = set()
     ended: list[UUID] = []
     for name, rows in _by_statement(finishes).items():
-        result = await connection.execute(SQL[name], {"rows": to_json(rows).decode()})
-        ids = list(result.scalars())
-        written.update(ids)
-        if name in {"succeed", "finish"}:
-            ended.extend(ids)
-    woken: list[Woken] = []
-    if ended:
-        traces = {item.id: item.traceparent for item in finishes}
-        woken = await consequences.follow(connection, ended, traces=traces)
+        parameters: dict[str, Any] = {
+            "rows": to_json(rows).decode(),
+            "ids": [row["id"] for row in rows],
+        }
+        if name == "defer":
+            parameters["snooze_max_s"] = snooze_max_s
+        for row in await connection.execute(SQL[name], parameters):
+            written.add(row.id)
+            if row.is_over:
+                ended.append(row.id)
+    over = set(ended)
+    results = [
+        {"id": item.id, "result": item.result}
+        for item in finishes
+        if item.result is not None and item.id in over
+    ]
+    if results:
+        await connection.execute(SQL["keep_results"], {"rows": to_json(results).decode()})
+    traces = {item.id: item.traceparent for item in finishes}
+    woken = await consequences.follow(connection, ended, traces=traces)
     return Finished([item.id in written for item in finishes], woken)
 
 
 async def release_strays(
-    connection: AsyncConnection, *, owner: UUID, known: Iterable[UUID]
+    connection: AsyncConnection, *, owner: UUID, held: Sequence[Fence], since_s: float = 1e9
 ) -> list[UUID]:
-    """Give back what `owner` holds without knowing it."""
-    result = await connection.execute(SQL["release_strays"], {"owner": owner, "known": list(known)})
-    return list(result.scalars())
+    """Give back what `owner` was given within `since_s` and does not hold."""
+    result = await connection.execute(
+        SQL["release_strays"], {"owner": owner, "since_s": since_s, **_fences(held)}
+    )
+    rows = result.all()
+    await consequences.follow(connection, [row.id for row in rows if row.is_over])
+    return [row.id for row in rows]
 
 
 async def reclaim(
@@ -135,40 +183,58 @@ async def reclaim(
     *,
     dead: Sequence[UUID] = (),
     overdue: Sequence[UUID] = (),
-    died: Sequence[tuple[UUID, int]] = (),
+    died: Sequence[Fence] = (),
+    counted: bool = True,
     reason: str = "its worker died",
 ) -> Reclaimed:
     """Take back jobs of `dead` owners, expired ones of `overdue` owners, and `died` attempts.
 
-    A job that was taken back runs alone from then on; at its third death alone it is quarantined.
+    A job that was taken back runs alone from then on. Only where its own process died, and
+    `counted` says that it was its doing, this counts against it; the third time it is quarantined.
     """
     parameters = {
         "dead": list(dead),
         "overdue": list(overdue),
         "died": [job_id for job_id, _ in died],
         "died_attempts": [attempt for _, attempt in died],
+        "reason": reason,
     }
-    gone = (await connection.execute(SQL["quarantine"], parameters)).all()
-    woken: list[Woken] = []
-    if gone:
-        woken = await consequences.follow(connection, [row.id for row in gone])
-    back = (await connection.execute(SQL["reclaim"], {**parameters, "reason": reason})).all()
+    is_counted = counted and bool(died)
+    gone = (await connection.execute(SQL["quarantine"], parameters)).all() if is_counted else []
+    back = (
+        await connection.execute(SQL["reclaim"], {**parameters, "is_counted": is_counted})
+    ).all()
+    cancelled = [row.id for row in back if row.is_over]
+    woken = await consequences.follow(connection, [*(row.id for row in gone), *cancelled])
     return Reclaimed(
-        ready=tuple((row.id, row.queue, row.kind) for row in back),
+        ready=tuple((row.id, row.queue, row.kind) for row in back if not row.is_over),
         quarantined=tuple((row.id, row.queue, row.kind) for row in gone),
+        cancelled=tuple(cancelled),
         woken=tuple(woken),
     )
 
 
-async def promote(connection: AsyncConnection, *, queue: str, limit: int) -> int:
-    """Make due jobs of `queue` ready; how many."""
-    result = await connection.execute(SQL["promote"], {"queue": queue, "limit": limit})
+async def promote(
+    connection: AsyncConnection,
+    *,
+    queue: str,
+    limit: int,
+    per_lane: int | None = None,
+    since: datetime | None = None,
+) -> int:
+    """Make due jobs of `queue` ready, those due since `since` only; how many."""
+    result = await connection.execute(
+        SQL["promote"],
+        {"queue": queue, "limit": limit, "per_lane": per_lane or limit, "since": since or EVER},
+    )
     return len(result.all())
 
 
-async def extend_leases(connection: AsyncConnection, *, owner: UUID, lease_s: float) -> None:
-    """Prolong what `owner` has been running for a while."""
-    await connection.execute(SQL["extend_leases"], {"owner": owner, "lease_s": lease_s})
+async def extend_leases(
+    connection: AsyncConnection, *, held: Sequence[Fence], lease_s: float
+) -> None:
+    """Prolong those of these attempts that have been running for a while."""
+    await connection.execute(SQL["extend_leases"], {"lease_s": lease_s, **_fences(held)})
 
 
 async def cancel(connection: AsyncConnection, *, tenant: str, job_id: UUID, by: str) -> State:
@@ -189,7 +255,11 @@ async def cancel(connection: AsyncConnection, *, tenant: str, job_id: UUID, by: 
 async def retry(
     connection: AsyncConnection, *, tenant: str, job_ids: Sequence[UUID], by: str
 ) -> list[tuple[UUID, str, str]]:
-    """Make failed, cancelled or unknown jobs ready again; (id, queue, kind) of those that were."""
+    """Make failed, cancelled or unknown jobs ready again, or blocked where a parent is open.
+
+    (id, queue, kind) of those that were; raises ParentBusy where a parent stays locked.
+    """
+    await parents.lock_all_of(connection, job_ids)
     result = await connection.execute(
         SQL["retry"], {"tenant": tenant, "ids": list(job_ids), "reason": f"retried by {by}"}
     )
@@ -218,13 +288,41 @@ async def resolve(
     await consequences.follow(connection, [job_id])
 
 
+async def settle_blocked(
+    connection: AsyncConnection, *, after: UUID, limit: int
+) -> tuple[UUID | None, list[Woken]]:
+    """Move children in a slice of blocked jobs that nobody told of their parents' ends.
+
+    Where the next slice begins (None: that was the last), and what became ready.
+    """
+    slice_of = {"after": after, "limit": limit}
+    last: UUID | None = (await connection.execute(SQL["last_blocked"], slice_of)).scalar()
+    found = list((await connection.execute(SQL["parents_left_behind"], slice_of)).scalars())
+    return last, await consequences.settle(connection, found)
+
+
+async def expire_unknown_kinds(
+    connection: AsyncConnection, *, older_than_s: float, limit: int
+) -> list[UUID]:
+    """Fail jobs that have been ready for so long and whose kind no worker knows."""
+    result = await connection.execute(
+        SQL["expire_unknown_kinds"], {"older_than_s": older_than_s, "limit": limit}
+    )
+    expired = list(result.scalars())
+    await consequences.follow(connection, expired)
+    return expired
+
+
+def _fences(held: Sequence[Fence]) -> dict[str, Any]:
+    return {"ids": [job_id for job_id, _ in held], "attempts": [attempt for _, attempt in held]}
+
+
 def _by_statement(finishes: Sequence[Finish]) -> dict[str, list[dict[str, Any]]]:
     groups: dict[str, list[dict[str, Any]]] = {}
-    for item in finishes:
+    for item in sorted(finishes, key=lambda item: item.id):
         row: dict[str, Any] = {"id": item.id, "attempt": item.attempt}
         if item.state is State.SUCCEEDED:
             name = "succeed"
-            row |= {"result": item.result}
         elif item.state is State.SCHEDULED:
             name = "defer"
             row |= {
@@ -238,39 +336,9 @@ def _by_statement(finishes: Sequence[Finish]) -> dict[str, list[dict[str, Any]]]
             row |= {"reason": item.reason}
         else:
             name = "finish"
-            row |= {
-                "state": item.state.value,
-                "reason": item.reason,
-                "error": item.error,
-                "result": item.result,
-            }
+            row |= {"state": item.state.value, "reason": item.reason, "error": item.error}
         groups.setdefault(name, []).append(row)
     return groups
-
-
-async def _adopt_parents(
-    connection: AsyncConnection, jobs: Sequence[NewJob]
-) -> set[tuple[str, UUID]]:
-    wanted = {(parent, job.tenant) for job in jobs for parent in job.depends_on}
-    if not wanted:
-        return set()
-    result = await connection.execute(
-        SQL["adopt_parents"],
-        {"ids": [parent for parent, _ in wanted], "tenants": [tenant for _, tenant in wanted]},
-    )
-    return {(row.tenant, row.id) for row in result}
-
-
-async def _settle_children(
-    connection: AsyncConnection, parents: Sequence[UUID], inserted: dict[UUID, Accepted]
-) -> dict[UUID, Accepted]:
-    """Children of parents that are over already do not wait; their new states."""
-    settled = await consequences.settle_children(connection, sorted(set(parents)))
-    return {
-        job_id: Accepted(job_id, state, inserted[job_id].created_at, inserted[job_id].run_at)
-        for job_id, state in settled.states.items()
-        if job_id in inserted
-    }
 
 
 async def _find_by_key(

@@ -1,34 +1,50 @@
 -- Every statement that changes relais.jobs.state. ledger/transitions.py runs them by name.
--- Fence: an outcome names (id, attempt); a row that has moved on is not touched.
+-- Fence: an outcome names (id, attempt); a row that has moved on is not touched. The ids come as an
+-- array too, so that the primary key finds them: a join alone would read all that runs.
+-- Predicates use statement_timestamp(), which an index can serve. A trigger writes the history.
 
 -- name: accept
--- Insert jobs; one whose idempotency key is taken is left out.
-INSERT INTO relais.jobs (
-    id, tenant, kind, queue, state, priority, payload, run_at, max_attempts, timeout_s, backoff,
-    idempotency_key, request_hash, callback_url, workflow_id, tags, traceparent, trace_id,
-    accepted_by, on_parent_failure
-)
-SELECT
-    j.id, j.tenant, j.kind, j.queue,
-    CASE
-        WHEN j.blocked THEN 'blocked'
-        WHEN coalesce(j.run_at, clock_timestamp() + j.delay_s * interval '1 second')
-             > clock_timestamp() THEN 'scheduled'
+-- Insert jobs and their payloads; one whose idempotency key is taken is left out. A child whose
+-- parent has failed is born as it would have ended.
+WITH asked AS (
+    SELECT j.*, CASE
+        WHEN j.ended IS NOT NULL THEN j.ended
+        WHEN j.waits_for > 0 THEN 'blocked'
+        WHEN coalesce(j.run_at, statement_timestamp() + j.delay_s * interval '1 second')
+             > statement_timestamp() THEN 'scheduled'
         ELSE 'ready'
-    END::relais.job_state,
-    j.priority, j.payload,
-    coalesce(j.run_at, clock_timestamp() + coalesce(j.delay_s, 0) * interval '1 second'),
-    j.max_attempts, j.timeout_s, j.backoff, j.idempotency_key, decode(j.request_hash, 'hex'),
-    j.callback_url, j.workflow_id, coalesce(j.tags, '{}'), j.traceparent, j.trace_id,
-    j.accepted_by, j.on_parent_failure
-FROM json_to_recordset(:jobs) AS j (
-    id uuid, tenant text, kind text, queue text, blocked boolean, priority smallint,
-    payload jsonb, run_at timestamptz, delay_s float8, max_attempts smallint, timeout_s float8,
-    backoff jsonb, idempotency_key text, request_hash text, callback_url text, workflow_id text,
-    tags text[], traceparent text, trace_id text, accepted_by text, on_parent_failure text
+    END::relais.job_state AS state
+    FROM json_to_recordset(:jobs) AS j (
+        id uuid, tenant text, lane text, kind text, queue text, waits_for int, ended text,
+        reason text, priority smallint, payload jsonb, payload_bytes int, run_at timestamptz,
+        delay_s float8, deadline timestamptz, max_attempts smallint, timeout_s float8,
+        backoff jsonb, idempotency_key text, request_hash text, callback_url text,
+        workflow_id text, tags text[], traceparent text, trace_id text, accepted_by text,
+        on_parent_failure text
+    )
+), born AS (
+    INSERT INTO relais.jobs (
+        id, tenant, lane, kind, queue, state, priority, payload_bytes, run_at, ready_at,
+        finished_at, deadline, waits_for, max_attempts, timeout_s, backoff, idempotency_key,
+        request_hash, callback_url, workflow_id, tags, traceparent, trace_id, accepted_by,
+        on_parent_failure, reason
+    )
+    SELECT
+        id, tenant, lane, kind, queue, state, priority, payload_bytes,
+        coalesce(run_at, clock_timestamp() + coalesce(delay_s, 0) * interval '1 second'),
+        CASE WHEN state = 'ready' THEN clock_timestamp() END,
+        CASE WHEN ended IS NOT NULL THEN clock_timestamp() END,
+        deadline, waits_for, max_attempts, timeout_s, backoff, idempotency_key,
+        decode(request_hash, 'hex'), callback_url, workflow_id, coalesce(tags, '{}'), traceparent,
+        trace_id, accepted_by, on_parent_failure, reason
+    FROM asked
+    ON CONFLICT (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
+    RETURNING id, state, created_at, run_at
+), bodies AS (
+    INSERT INTO relais.job_bodies (job_id, payload)
+    SELECT born.id, asked.payload FROM born JOIN asked ON asked.id = born.id
 )
-ON CONFLICT (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
-RETURNING id, state, created_at, run_at
+SELECT id, state, created_at, run_at FROM born
 
 -- name: find_by_key
 -- The jobs that already hold these idempotency keys.
@@ -37,195 +53,344 @@ FROM relais.jobs AS j
 JOIN unnest(CAST(:tenants AS text[]), CAST(:keys AS text[])) AS k (tenant, key)
   ON j.tenant = k.tenant AND j.idempotency_key = k.key
 
--- name: adopt_parents
--- Mark parents, so that their finish looks for children; locks them against finishing meanwhile.
--- No join in the locking part: where two of its rows were locked and changed by others, Postgres
--- would find only the first again (the caller compares ids with tenants).
-UPDATE relais.jobs SET has_children = true
-WHERE id = ANY(ARRAY(
-    SELECT id FROM relais.jobs
-    WHERE id = ANY(CAST(:ids AS uuid[])) AND tenant = ANY(CAST(:tenants AS text[]))
-    ORDER BY id FOR NO KEY UPDATE
-))
-RETURNING id, tenant, state
+-- name: lock_parents
+-- Parents as they stand, locked against finishing meanwhile; siblings share the lock. Never waits:
+-- whoever holds one in vain would close a circle with a batch of finishes, which has no order.
+SELECT id, tenant, state FROM relais.jobs WHERE id = ANY(CAST(:ids AS uuid[]))
+ORDER BY id FOR SHARE NOWAIT
 
 -- name: link_parents
--- Remember which parents a child waits for.
-INSERT INTO relais.job_parents (child_id, parent_id)
-SELECT * FROM unnest(CAST(:children AS uuid[]), CAST(:parents AS uuid[]))
+-- Remember which parents a child waits for, and which are over already.
+INSERT INTO relais.job_parents (child_id, parent_id, is_open)
+SELECT * FROM unnest(
+    CAST(:children AS uuid[]), CAST(:parents AS uuid[]), CAST(:are_open AS bool[])
+)
+
+-- name: promote
+-- scheduled -> ready: the time has come. Of each lane so many at most, the most urgent first.
+-- `since` is where the last look ended: what is due and older is not there any more.
+WITH due AS MATERIALIZED (
+    SELECT d.id, d.run_at
+    FROM (SELECT * FROM relais.lanes WHERE queue = :queue ORDER BY priority DESC) AS l
+    CROSS JOIN LATERAL (
+        SELECT j.id, j.run_at FROM relais.jobs AS j
+        WHERE j.queue = l.queue AND j.lane = l.lane AND j.kind = l.kind
+          AND j.priority = l.priority AND j.state = 'scheduled'
+          AND j.run_at <= statement_timestamp() AND j.run_at >= CAST(:since AS timestamptz)
+        ORDER BY j.run_at LIMIT :per_lane FOR UPDATE SKIP LOCKED
+    ) AS d
+    LIMIT :limit
+), placed AS (
+    SELECT id, row_number() OVER (ORDER BY run_at, id) AS place FROM due
+)
+UPDATE relais.jobs AS j
+SET state = 'ready', reason = NULL,
+    ready_at = statement_timestamp() + placed.place * interval '1 microsecond'
+FROM placed WHERE j.id = placed.id
+RETURNING j.id
 
 -- name: claim
--- ready -> running: of one queue, most urgent first, then longest waiting.
-UPDATE relais.jobs AS j
-SET state = 'running', attempt = j.attempt + 1, owner = :owner,
-    lease_until = clock_timestamp() + :lease_s * interval '1 second',
-    started_at = clock_timestamp(), worker = :worker, colour = :colour, version = :version,
-    reason = NULL, error = NULL
-WHERE j.id = ANY(ARRAY(
-    SELECT id FROM relais.jobs
-    WHERE queue = :queue AND state = 'ready'
-      AND NOT EXISTS (SELECT FROM relais.queues AS q
-                      WHERE q.name = :queue AND q.paused_at IS NOT NULL)
-    ORDER BY priority DESC, run_at, id
-    LIMIT :limit FOR UPDATE SKIP LOCKED
-))
-RETURNING j.id, j.attempt, j.kind, j.queue, j.tenant, j.payload, j.priority, j.max_attempts,
-          j.uncounted, j.timeout_s, j.backoff, j.alone, j.deaths, j.workflow_id, j.tags,
-          j.traceparent, j.run_at, j.started_at
+-- ready -> running: of each wish (a lane, a kind, a priority) the longest ready, from where the
+-- last claim ended. Nothing for an owner that the ledger does not know to be alive.
+WITH found AS MATERIALIZED (
+    SELECT ready.*, wish.place
+    FROM unnest(
+        CAST(:lanes AS text[]), CAST(:kinds AS text[]), CAST(:priorities AS int[]),
+        CAST(:floors AS timestamptz[]), CAST(:quotas AS int[])
+    ) WITH ORDINALITY AS wish (lane, kind, priority, floor, quota, place)
+    CROSS JOIN LATERAL (
+        SELECT j.id, j.ready_at, j.payload_bytes FROM relais.jobs AS j
+        WHERE j.queue = :queue AND j.lane = wish.lane AND j.kind = wish.kind
+          AND j.priority = wish.priority AND j.state = 'ready' AND j.ready_at >= wish.floor
+        ORDER BY j.ready_at, j.id LIMIT wish.quota FOR UPDATE SKIP LOCKED
+    ) AS ready
+    LIMIT :limit
+), picked AS (
+    SELECT id, ready_at,
+           sum(payload_bytes) OVER (ORDER BY place, ready_at, id) - payload_bytes AS bytes_before
+    FROM found
+), taken AS (
+    UPDATE relais.jobs AS j
+    SET state = 'running', attempt = j.attempt + 1, owner = :owner,
+        lease_until = clock_timestamp() + :lease_s * interval '1 second',
+        started_at = clock_timestamp(), worker = :worker, colour = :colour, version = :version,
+        ready_at = NULL, reason = NULL, error = NULL
+    FROM picked AS p
+    WHERE j.id = p.id AND p.bytes_before < :bytes_max
+      AND EXISTS (SELECT FROM relais.workers AS w WHERE w.id = :owner)
+    RETURNING j.id, j.attempt, j.kind, j.queue, j.tenant, j.lane, j.priority, j.max_attempts,
+              j.uncounted, j.timeout_s, j.backoff, j.alone, j.deaths, j.workflow_id, j.tags,
+              j.traceparent, j.run_at, j.started_at, p.ready_at,
+              coalesce(j.deadline < statement_timestamp(), false) AS is_late
+)
+SELECT taken.*, body.payload
+FROM taken LEFT JOIN relais.job_bodies AS body ON body.job_id = taken.id
 
 -- name: succeed
 -- running -> succeeded.
 UPDATE relais.jobs AS j
 SET state = 'succeeded', finished_at = clock_timestamp(), owner = NULL, lease_until = NULL,
-    result = d.result, reason = NULL, error = NULL
-FROM json_to_recordset(:rows) AS d (id uuid, attempt int, result jsonb)
-WHERE j.id = d.id AND j.attempt = d.attempt AND j.state = 'running'
-RETURNING j.id
+    snoozes = 0, snoozed_since = NULL, reason = NULL, error = NULL
+FROM json_to_recordset(:rows) AS d (id uuid, attempt int)
+WHERE j.id = ANY(CAST(:ids AS uuid[]))
+  AND j.id = d.id AND j.attempt = d.attempt AND j.state = 'running'
+RETURNING j.id, true AS is_over
 
 -- name: finish
 -- running -> failed, cancelled or unknown.
 UPDATE relais.jobs AS j
 SET state = d.state::relais.job_state, finished_at = clock_timestamp(), owner = NULL,
-    lease_until = NULL, reason = d.reason, error = d.error, result = d.result
-FROM json_to_recordset(:rows)
-    AS d (id uuid, attempt int, state text, reason text, error jsonb, result jsonb)
-WHERE j.id = d.id AND j.attempt = d.attempt AND j.state = 'running'
-RETURNING j.id
+    lease_until = NULL, snoozes = 0, snoozed_since = NULL, reason = d.reason, error = d.error
+FROM json_to_recordset(:rows) AS d (id uuid, attempt int, state text, reason text, error jsonb)
+WHERE j.id = ANY(CAST(:ids AS uuid[]))
+  AND j.id = d.id AND j.attempt = d.attempt AND j.state = 'running'
+RETURNING j.id, true AS is_over
+
+-- name: keep_results
+-- What the jobs that have just ended gave back.
+UPDATE relais.job_bodies AS b SET result = d.result
+FROM json_to_recordset(:rows) AS d (id uuid, result jsonb)
+WHERE b.job_id = d.id
 
 -- name: defer
--- running -> scheduled: a retry (costs an attempt) or a snooze (uncounted = 1: costs none).
+-- running -> scheduled: a retry (costs an attempt) or a snooze (uncounted = 1: costs none). One
+-- whose cancel was accepted meanwhile is cancelled; one that snoozes without end fails.
+WITH asked AS (
+    SELECT j.id, j.attempt, d.delay_s, d.uncounted, d.error, CASE
+        WHEN j.cancel_requested_at IS NOT NULL THEN 'cancelled'
+        WHEN d.uncounted = 1
+             AND j.snoozed_since < statement_timestamp() - :snooze_max_s * interval '1 second'
+        THEN 'failed'
+        ELSE 'scheduled' END::relais.job_state AS state,
+        coalesce(d.reason, 'put off') AS reason
+    FROM json_to_recordset(:rows)
+        AS d (id uuid, attempt int, delay_s float8, uncounted int, reason text, error jsonb)
+    JOIN relais.jobs AS j ON j.id = d.id AND j.attempt = d.attempt AND j.state = 'running'
+    WHERE j.id = ANY(CAST(:ids AS uuid[]))
+    FOR NO KEY UPDATE OF j
+)
 UPDATE relais.jobs AS j
-SET state = 'scheduled', run_at = clock_timestamp() + d.delay_s * interval '1 second',
-    owner = NULL, lease_until = NULL, uncounted = j.uncounted + d.uncounted,
-    reason = d.reason, error = d.error
-FROM json_to_recordset(:rows)
-    AS d (id uuid, attempt int, delay_s float8, uncounted int, reason text, error jsonb)
-WHERE j.id = d.id AND j.attempt = d.attempt AND j.state = 'running'
-RETURNING j.id
+SET state = a.state, owner = NULL, lease_until = NULL, uncounted = j.uncounted + a.uncounted,
+    finished_at = CASE WHEN a.state <> 'scheduled' THEN clock_timestamp() END,
+    run_at = CASE WHEN a.state = 'scheduled'
+                  THEN clock_timestamp() + a.delay_s * interval '1 second' ELSE j.run_at END,
+    snoozes = CASE WHEN a.uncounted = 1 THEN j.snoozes + 1 ELSE 0 END,
+    snoozed_since = CASE WHEN a.uncounted = 1
+                         THEN coalesce(j.snoozed_since, clock_timestamp()) END,
+    reason = CASE a.state
+        WHEN 'cancelled' THEN coalesce(j.reason, 'cancelled while running')
+        WHEN 'failed' THEN 'put off again and again since '
+            || to_char(j.snoozed_since AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS "UTC"')
+            || ', which is longer than ' || round(CAST(:snooze_max_s AS numeric))
+            || ' s; last: ' || a.reason
+        ELSE a.reason END,
+    error = a.error
+FROM asked AS a
+WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.id = a.id AND j.state = 'running'
+RETURNING j.id, j.state <> 'scheduled' AS is_over
 
 -- name: release
--- running -> ready: given back before it had an effect; costs no attempt.
+-- running -> ready: given back before it had an effect; costs no attempt. Or cancelled, where that
+-- was asked for.
 UPDATE relais.jobs AS j
-SET state = 'ready', owner = NULL, lease_until = NULL, uncounted = j.uncounted + 1,
-    reason = d.reason
+SET state = CASE WHEN j.cancel_requested_at IS NULL THEN 'ready' ELSE 'cancelled' END
+            ::relais.job_state,
+    ready_at = CASE WHEN j.cancel_requested_at IS NULL THEN clock_timestamp() END,
+    finished_at = CASE WHEN j.cancel_requested_at IS NOT NULL THEN clock_timestamp() END,
+    owner = NULL, lease_until = NULL, uncounted = j.uncounted + 1,
+    reason = CASE WHEN j.cancel_requested_at IS NULL THEN d.reason
+                  ELSE coalesce(j.reason, 'cancelled while running') END
 FROM json_to_recordset(:rows) AS d (id uuid, attempt int, reason text)
-WHERE j.id = d.id AND j.attempt = d.attempt AND j.state = 'running'
-RETURNING j.id
+WHERE j.id = ANY(CAST(:ids AS uuid[]))
+  AND j.id = d.id AND j.attempt = d.attempt AND j.state = 'running'
+RETURNING j.id, j.state = 'cancelled' AS is_over
 
 -- name: release_strays
--- running -> ready: claims whose COMMIT was answered into the void; their owner never ran them.
+-- running -> ready: claims that their owner does not hold (a COMMIT whose answer was lost, or that
+-- came late); it never ran them. `since` bounds the look to claims that can be news.
 UPDATE relais.jobs AS j
-SET state = 'ready', owner = NULL, lease_until = NULL, uncounted = j.uncounted + 1,
-    reason = 'its claim was never confirmed'
-WHERE j.state = 'running' AND j.owner = :owner AND NOT j.id = ANY(CAST(:known AS uuid[]))
-RETURNING j.id
-
--- name: quarantine
--- running -> failed: the third worker died under it while it ran alone.
-UPDATE relais.jobs AS j
-SET state = 'failed', finished_at = clock_timestamp(), owner = NULL, lease_until = NULL,
-    deaths = j.deaths + 1, reason = 'poison: it ended the process that ran it, three times'
+SET state = CASE WHEN j.cancel_requested_at IS NULL THEN 'ready' ELSE 'cancelled' END
+            ::relais.job_state,
+    ready_at = CASE WHEN j.cancel_requested_at IS NULL THEN clock_timestamp() END,
+    finished_at = CASE WHEN j.cancel_requested_at IS NOT NULL THEN clock_timestamp() END,
+    owner = NULL, lease_until = NULL, uncounted = j.uncounted + 1,
+    reason = CASE WHEN j.cancel_requested_at IS NULL THEN 'its claim was never confirmed'
+                  ELSE coalesce(j.reason, 'cancelled while running') END
 WHERE j.id = ANY(ARRAY(
     SELECT id FROM relais.jobs
-    WHERE state = 'running' AND alone AND deaths >= 2
-      AND (owner = ANY(CAST(:dead AS uuid[]))
-           OR (owner = ANY(CAST(:overdue AS uuid[])) AND lease_until < clock_timestamp())
-           OR (id, attempt) IN (SELECT * FROM unnest(CAST(:died AS uuid[]),
-                                                   CAST(:died_attempts AS int[]))))
+    WHERE state = 'running' AND owner = :owner
+      AND started_at >= statement_timestamp() - :since_s * interval '1 second'
+      AND (id, attempt) NOT IN (
+          SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])))
     FOR UPDATE SKIP LOCKED
+))
+RETURNING j.id, j.state = 'cancelled' AS is_over
+
+-- name: quarantine
+-- running -> failed: the third process of its own died under it, and nobody else's.
+UPDATE relais.jobs AS j
+SET state = 'failed', finished_at = clock_timestamp(), owner = NULL, lease_until = NULL,
+    deaths = j.deaths + 1, death_attempts = j.death_attempts || j.attempt,
+    reason = 'poison: it ended the process of its own that ran it, '
+        || j.deaths + 1 || ' times (attempts '
+        || array_to_string(j.death_attempts || j.attempt, ', ') || '); last: ' || :reason
+WHERE j.id = ANY(ARRAY(
+    SELECT id FROM relais.jobs
+    WHERE state = 'running' AND deaths >= 2
+      AND (id, attempt) IN (SELECT * FROM unnest(CAST(:died AS uuid[]),
+                                                 CAST(:died_attempts AS int[])))
+    ORDER BY id FOR UPDATE SKIP LOCKED
 ))
 RETURNING j.id, j.queue, j.kind
 
 -- name: reclaim
--- running -> ready: its worker died or fell silent; it runs alone from now on.
+-- running -> ready: its worker died or fell silent, or its own process did; it runs alone from now
+-- on. Only a death of its own process counts against it (`is_counted`).
 UPDATE relais.jobs AS j
-SET state = 'ready', owner = NULL, lease_until = NULL, uncounted = j.uncounted + 1,
-    deaths = j.deaths + CASE WHEN j.alone OR j.id = ANY(CAST(:died AS uuid[])) THEN 1 ELSE 0 END,
-    alone = true, reason = :reason
+SET state = CASE WHEN j.cancel_requested_at IS NULL THEN 'ready' ELSE 'cancelled' END
+            ::relais.job_state,
+    ready_at = CASE WHEN j.cancel_requested_at IS NULL THEN clock_timestamp() END,
+    finished_at = CASE WHEN j.cancel_requested_at IS NOT NULL THEN clock_timestamp() END,
+    owner = NULL, lease_until = NULL, uncounted = j.uncounted + 1, alone = true,
+    deaths = j.deaths + CASE WHEN :is_counted THEN 1 ELSE 0 END,
+    death_attempts = CASE WHEN :is_counted THEN j.death_attempts || j.attempt
+                          ELSE j.death_attempts END,
+    reason = CASE WHEN j.cancel_requested_at IS NULL THEN :reason
+                  ELSE coalesce(j.reason, 'cancelled while running') END
 WHERE j.id = ANY(ARRAY(
     SELECT id FROM relais.jobs
     WHERE state = 'running'
       AND (owner = ANY(CAST(:dead AS uuid[]))
-           OR (owner = ANY(CAST(:overdue AS uuid[])) AND lease_until < clock_timestamp())
+           OR (owner = ANY(CAST(:overdue AS uuid[])) AND lease_until < statement_timestamp())
            OR (id, attempt) IN (SELECT * FROM unnest(CAST(:died AS uuid[]),
                                                    CAST(:died_attempts AS int[]))))
-      AND NOT (alone AND deaths >= 2)
     LIMIT 5000 FOR UPDATE SKIP LOCKED
 ))
-RETURNING j.id, j.queue, j.kind
+RETURNING j.id, j.queue, j.kind, j.state = 'cancelled' AS is_over
 
--- name: promote
--- scheduled -> ready: the time has come.
-UPDATE relais.jobs AS j
-SET state = 'ready', reason = NULL
-WHERE j.id = ANY(ARRAY(
+-- name: fail_descendants
+-- blocked -> failed or cancelled: whatever waits, over any number of links, for one of these
+-- parents that ended so, and does not want to run without it.
+WITH RECURSIVE doomed (id, parent_id, state) AS (
+    SELECT child.id, parent.id, parent.state
+    FROM relais.jobs AS parent
+    JOIN relais.job_parents AS link ON link.parent_id = parent.id AND link.is_open
+    JOIN relais.jobs AS child ON child.id = link.child_id
+    WHERE parent.id = ANY(CAST(:parents AS uuid[])) AND parent.state IN ('failed', 'cancelled')
+      AND child.state = 'blocked' AND child.on_parent_failure = 'fail'
+  UNION
+    SELECT child.id, doomed.id, doomed.state
+    FROM doomed
+    JOIN relais.job_parents AS link ON link.parent_id = doomed.id AND link.is_open
+    JOIN relais.jobs AS child ON child.id = link.child_id
+    WHERE child.state = 'blocked' AND child.on_parent_failure = 'fail'
+), locked AS MATERIALIZED (
     SELECT id FROM relais.jobs
-    WHERE queue = :queue AND state = 'scheduled' AND run_at <= clock_timestamp()
-    ORDER BY run_at LIMIT :limit FOR UPDATE SKIP LOCKED
-))
+    WHERE id = ANY(ARRAY(SELECT id FROM doomed)) AND state = 'blocked'
+    ORDER BY id FOR NO KEY UPDATE
+)
+UPDATE relais.jobs AS j
+SET state = why.state, finished_at = clock_timestamp(), waits_for = 0,
+    reason = 'parent job ' || why.parent_id || ' ' || why.state
+FROM locked
+JOIN (SELECT DISTINCT ON (id) * FROM doomed ORDER BY id, parent_id) AS why ON why.id = locked.id
+WHERE j.id = locked.id AND j.state = 'blocked'
 RETURNING j.id
 
--- name: lock_children
--- Of two parents that finish at once, the second waits here and then sees the first one's end.
-SELECT child.id FROM relais.jobs AS child
-JOIN relais.job_parents AS link ON link.child_id = child.id
-WHERE link.parent_id = ANY(CAST(:parents AS uuid[])) AND child.state = 'blocked'
-ORDER BY child.id FOR UPDATE OF child
-
--- name: unblock
--- blocked -> ready or scheduled: every parent succeeded (or is over, where the caller chose so).
+-- name: free_children
+-- blocked -> ready or scheduled: the last parent it waited for is over. Each link counts once;
+-- one to an unknown parent stays open, until somebody settles it.
+WITH closed AS (
+    UPDATE relais.job_parents AS link SET is_open = false
+    WHERE link.parent_id = ANY(CAST(:parents AS uuid[])) AND link.is_open
+      AND NOT EXISTS (SELECT FROM relais.jobs AS parent
+                      WHERE parent.id = link.parent_id AND parent.state = 'unknown')
+    RETURNING link.child_id
+), fewer AS (
+    SELECT child_id, count(*) AS parents FROM closed GROUP BY child_id
+), locked AS MATERIALIZED (
+    SELECT id FROM relais.jobs
+    WHERE id = ANY(ARRAY(SELECT child_id FROM fewer)) AND state = 'blocked'
+    ORDER BY id FOR NO KEY UPDATE
+)
 UPDATE relais.jobs AS j
-SET state = CASE WHEN j.run_at > clock_timestamp() THEN 'scheduled' ELSE 'ready' END
-            ::relais.job_state
-WHERE j.state = 'blocked'
-  AND j.id = ANY(CAST(:children AS uuid[]))
-  AND NOT EXISTS (
-      SELECT FROM relais.job_parents AS link
-      JOIN relais.jobs AS parent ON parent.id = link.parent_id
-      WHERE link.child_id = j.id
-        AND parent.state <> 'succeeded'
-        AND NOT (j.on_parent_failure = 'release' AND parent.state IN ('failed', 'cancelled'))
-  )
+SET waits_for = greatest(0, j.waits_for - fewer.parents),
+    state = CASE WHEN j.waits_for > fewer.parents THEN 'blocked'
+                 WHEN j.run_at > statement_timestamp() THEN 'scheduled'
+                 ELSE 'ready' END::relais.job_state,
+    ready_at = CASE WHEN j.waits_for <= fewer.parents AND j.run_at <= statement_timestamp()
+                    THEN clock_timestamp() END
+FROM locked JOIN fewer ON fewer.child_id = locked.id
+WHERE j.id = locked.id AND j.state = 'blocked'
 RETURNING j.id, j.state, j.queue, j.kind
 
--- name: fail_children
--- blocked -> failed or cancelled, after a parent that ended so.
-UPDATE relais.jobs AS j
-SET state = parent.state, finished_at = clock_timestamp(),
-    reason = 'parent job ' || parent.id || ' ' || parent.state
-FROM relais.job_parents AS link
-JOIN relais.jobs AS parent ON parent.id = link.parent_id
-WHERE link.parent_id = ANY(CAST(:parents AS uuid[])) AND j.id = link.child_id
-  AND j.state = 'blocked' AND j.on_parent_failure = 'fail'
-  AND parent.state IN ('failed', 'cancelled')
-RETURNING j.id, j.state
+-- name: parents_left_behind
+-- Parents that are over (or gone) and whose blocked children were not told: they ended in code of
+-- the release before, which knows no links that are open.
+SELECT DISTINCT link.parent_id AS id
+FROM (SELECT id FROM relais.jobs WHERE state = 'blocked' AND id > :after
+      ORDER BY id LIMIT :limit) AS child
+JOIN relais.job_parents AS link ON link.child_id = child.id AND link.is_open
+LEFT JOIN relais.jobs AS parent ON parent.id = link.parent_id
+WHERE parent.id IS NULL OR (parent.finished_at IS NOT NULL AND parent.state <> 'unknown')
+
+-- name: last_blocked
+-- Where a slice of blocked jobs ends.
+SELECT max(id::text)::uuid FROM (
+    SELECT id FROM relais.jobs WHERE state = 'blocked' AND id > :after ORDER BY id LIMIT :limit
+) AS child
 
 -- name: cancel
 -- blocked, scheduled or ready -> cancelled.
 UPDATE relais.jobs
-SET state = 'cancelled', finished_at = clock_timestamp(), reason = :reason
+SET state = 'cancelled', finished_at = clock_timestamp(), ready_at = NULL, reason = :reason
 WHERE id = :id AND tenant = :tenant AND state IN ('blocked', 'scheduled', 'ready')
 RETURNING id
 
 -- name: request_cancel
--- running stays running; its worker is asked to stop before the next irreversible step.
+-- running stays running; its worker is asked to stop before the next irreversible step, and
+-- whatever would have run it again cancels it instead.
 UPDATE relais.jobs
 SET cancel_requested_at = coalesce(cancel_requested_at, clock_timestamp()), reason = :reason
 WHERE id = :id AND tenant = :tenant AND state = 'running'
 RETURNING id
 
+-- name: parents_of
+-- Whom these jobs may have to wait for.
+SELECT DISTINCT parent_id FROM relais.job_parents WHERE child_id = ANY(CAST(:ids AS uuid[]))
+
 -- name: retry
--- failed, cancelled or unknown -> ready, with a full set of attempts.
-UPDATE relais.jobs
-SET state = 'ready', run_at = clock_timestamp(), finished_at = NULL, uncounted = attempt,
-    deaths = 0, alone = false, cancel_requested_at = NULL, error = NULL, reason = :reason
-WHERE id = ANY(ARRAY(
+-- failed, cancelled or unknown -> ready, with a full set of attempts; or -> blocked, where a parent
+-- is open or is being retried too. The caller has locked the parents.
+WITH chosen AS MATERIALIZED (
     SELECT id FROM relais.jobs
     WHERE id = ANY(CAST(:ids AS uuid[])) AND tenant = :tenant
       AND state IN ('failed', 'cancelled', 'unknown')
-    ORDER BY id FOR UPDATE
-))
-RETURNING id, queue, kind
+    ORDER BY id FOR NO KEY UPDATE
+), links AS (
+    SELECT link.child_id, link.parent_id,
+           coalesce(parent.finished_at IS NULL OR parent.state = 'unknown'
+                    OR parent.id IN (SELECT id FROM chosen), false) AS is_open
+    FROM relais.job_parents AS link
+    LEFT JOIN relais.jobs AS parent ON parent.id = link.parent_id
+    WHERE link.child_id = ANY(ARRAY(SELECT id FROM chosen))
+), relinked AS (
+    UPDATE relais.job_parents AS link SET is_open = links.is_open
+    FROM links WHERE link.child_id = links.child_id AND link.parent_id = links.parent_id
+      AND link.is_open IS DISTINCT FROM links.is_open
+), open AS (
+    SELECT child_id, count(*) AS parents FROM links WHERE is_open GROUP BY child_id
+)
+UPDATE relais.jobs AS j
+SET state = CASE WHEN open.parents > 0 THEN 'blocked' ELSE 'ready' END::relais.job_state,
+    ready_at = CASE WHEN open.parents > 0 THEN NULL ELSE clock_timestamp() END,
+    waits_for = coalesce(open.parents, 0), run_at = clock_timestamp(), finished_at = NULL,
+    uncounted = j.attempt, deaths = 0, death_attempts = '{}', alone = false, snoozes = 0,
+    snoozed_since = NULL, deadline = NULL, cancel_requested_at = NULL, error = NULL,
+    reason = :reason
+FROM chosen LEFT JOIN open ON open.child_id = chosen.id
+WHERE j.id = chosen.id
+RETURNING j.id, j.queue, j.kind, j.state
 
 -- name: resolve
 -- unknown -> succeeded or failed: a person knows what happened.
@@ -234,21 +399,52 @@ SET state = CAST(:state AS relais.job_state), reason = :reason
 WHERE id = :id AND tenant = :tenant AND state = 'unknown'
 RETURNING id
 
--- name: finished_with_consequences
--- Of these finished jobs, the ones with children or a callback.
-SELECT id, tenant, kind, queue, state, attempt, reason, result, callback_url, workflow_id, tags,
-       traceparent, trace_id, has_children, created_at, finished_at
-FROM relais.jobs
-WHERE id = ANY(CAST(:ids AS uuid[])) AND (has_children OR callback_url IS NOT NULL)
+-- name: expire_unknown_kinds
+-- ready -> failed: no worker has known its kind for so long.
+UPDATE relais.jobs AS j
+SET state = 'failed', finished_at = clock_timestamp(), ready_at = NULL,
+    reason = 'no worker has known the kind ' || j.kind || ' for ' || round(CAST(:older_than_s AS numeric)) || ' s'
+WHERE j.id = ANY(ARRAY(
+    SELECT old.id
+    FROM (SELECT * FROM relais.lanes AS l
+          WHERE NOT EXISTS (SELECT FROM relais.workers AS w WHERE l.kind = ANY(w.kinds))) AS l
+    CROSS JOIN LATERAL (
+        SELECT id FROM relais.jobs
+        WHERE queue = l.queue AND lane = l.lane AND kind = l.kind AND priority = l.priority
+          AND state = 'ready'
+          AND ready_at < statement_timestamp() - :older_than_s * interval '1 second'
+        ORDER BY ready_at LIMIT :limit FOR UPDATE SKIP LOCKED
+    ) AS old
+    LIMIT :limit
+))
+RETURNING j.id
+
+-- name: callbacks_of
+-- Of these jobs, which have ended, the ones with a callback.
+SELECT j.id, j.tenant, j.kind, j.queue, j.state, j.attempt, j.reason, body.result,
+       j.callback_url, j.workflow_id, j.tags, j.traceparent, j.trace_id, j.created_at,
+       j.finished_at
+FROM relais.jobs AS j LEFT JOIN relais.job_bodies AS body ON body.job_id = j.id
+WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.callback_url IS NOT NULL
 
 -- name: extend_leases
--- Keep long-running jobs of a living worker; not a state change. A row that is locked is being
--- finished: waiting for it could end in a deadlock, which would cost the worker its proof of life.
+-- Keep long-running jobs that a living worker really holds; not a state change. A row that is
+-- locked is being finished: waiting for it would cost the worker its proof of life.
 UPDATE relais.jobs
 SET lease_until = clock_timestamp() + :lease_s * interval '1 second'
 WHERE id = ANY(ARRAY(
-    SELECT id FROM relais.jobs
-    WHERE owner = :owner AND state = 'running'
-      AND lease_until < clock_timestamp() + :lease_s * 0.7 * interval '1 second'
-    FOR UPDATE SKIP LOCKED
+    SELECT j.id FROM relais.jobs AS j
+    JOIN unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS held (id, attempt)
+      ON held.id = j.id AND held.attempt = j.attempt
+    WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.state = 'running'
+      AND j.lease_until < statement_timestamp() + :lease_s * 0.7 * interval '1 second'
+    FOR UPDATE OF j SKIP LOCKED
 ))
+
+-- name: asked_to_stop
+-- Which of these attempts should stop.
+SELECT j.id, j.attempt FROM relais.jobs AS j
+JOIN unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS held (id, attempt)
+  ON held.id = j.id AND held.attempt = j.attempt
+WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.state = 'running'
+  AND j.cancel_requested_at IS NOT NULL

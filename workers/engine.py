@@ -18,10 +18,12 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as NoConnectionInTime
 
 from ledger import database as ledger_database
-from ledger import transitions
+from ledger import lanes, transitions
 from runtime import logs, metrics
+from tasks import kinds
 from tasks.email import pool
 from workers import execute, reconcile
+from workers.claims import Claims
 from workers.isolation import IsolationPool
 from workers.outbox import Outbox
 from workers.pace import Pace
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
 log = logs.logger("engine")
 
 PROMOTE_MAX = 1000
+STRAYS_EVERY_S = 5.0
+STRAYS_SINCE_S = 300.0  # no transaction of ours lives longer
 AWAY_S = 0.3  # between two tries while Postgres is away
 JOIN_S = 10.0  # beyond the grace, for writing what is left
 POOL_SIZE = 8
@@ -66,7 +70,9 @@ class Engine:
         self._pace = Pace(concurrency=settings.concurrency(queue), claim_max=settings.claim_max)
         self._promote_at = 0.0  # monotonic
         self._is_stopping = False
-        self._is_suspicious = False  # a claim's COMMIT went unanswered
+        self._strays_at = 0.0  # monotonic
+        self._claims = Claims()
+        self._kinds = sorted(kinds.load(settings.kinds))
         self._grace_s = settings.grace_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self._slots: Slots | None = None
@@ -148,11 +154,8 @@ class Engine:
         while not self._is_stopping:
             self._bell.clear()
             room = self._pace.room(held=slots.held)
-            if room:
-                jobs = await self._claim(database, slots, room)
-                await slots.take(jobs)
-                if len(jobs) == room:
-                    continue  # there is more where that came from
+            if room and await self._claim(database, slots, room):
+                continue  # there may be more where that came from
             await slots.give_back_stale()
             await self._rest()
 
@@ -165,34 +168,67 @@ class Engine:
         except TimeoutError:
             pass
 
-    async def _claim(self, database: AsyncEngine, slots: Slots, limit: int) -> list[ClaimedJob]:
-        """Make due jobs ready, claim up to `limit`; none where Postgres is away."""
+    async def _claim(self, database: AsyncEngine, slots: Slots, limit: int) -> bool:
+        """Make due jobs ready, claim up to `limit`; whether any came. None while Postgres is away.
+
+        Nothing is claimed by a worker that cannot prove to be alive.
+        """
+        if not self._presence.still_owned():
+            return False
         started = time.monotonic()
         try:
-            if self._is_suspicious:
-                await self._release_strays(database, slots)
+            await self._release_strays(database, slots, now=started)
+            await self._look_at_all(database, now=started)
             async with database.begin() as connection:
                 await self._promote(connection, now=started)
-                jobs = await transitions.claim(
-                    connection,
-                    queue=self._queue,
-                    owner=self._presence.owner,
-                    worker=self._presence.name,
-                    colour=self._settings.colour,
-                    version=self._settings.version,
-                    lease_s=self._settings.lease_s,
-                    limit=limit,
-                )
+                jobs = await self._take(connection, slots, limit)
         except (DBAPIError, NoConnectionInTime, OSError) as error:
-            self._is_suspicious = True
             log.warning("claim.failed", queue=self._queue, error=type(error).__name__)
             await asyncio.sleep(AWAY_S)
-            return []
+            return False
+        if not jobs:
+            return False
         metrics.claimed(seconds=time.monotonic() - started, jobs=len(jobs))
         for job in jobs:
             waited_s = max(0.0, (job.started_at - job.run_at).total_seconds())
             metrics.waited(queue=self._queue, seconds=waited_s)
+        await slots.take(jobs)
+        return True
+
+    async def _take(
+        self, connection: AsyncConnection, slots: Slots, limit: int
+    ) -> list[ClaimedJob]:
+        heads = await lanes.look(
+            connection, queue=self._queue, kinds=self._kinds, floors=self._claims.floors
+        )
+        if not self._claims.looked(heads):
+            return []
+        wishes = self._claims.plan(room=limit, held=slots.held_by_lane, allowed=slots.allowed)
+        if not wishes:
+            return []
+        jobs = await transitions.claim(
+            connection,
+            queue=self._queue,
+            wishes=wishes,
+            owner=self._presence.owner,
+            worker=self._presence.name,
+            colour=self._settings.colour,
+            version=self._settings.version,
+            lease_s=self._settings.lease_s,
+            limit=limit,
+        )
+        self._claims.claimed(wishes, jobs)
         return jobs
+
+    async def _look_at_all(self, database: AsyncEngine, *, now: float) -> None:
+        """What came in behind a floor, seldom; and among how many workers the lanes are shared."""
+        if not self._claims.wants_full_look(now=now):
+            return
+        async with database.begin() as connection:
+            heads = await lanes.look(connection, queue=self._queue, kinds=self._kinds)
+            self._claims.workers = await lanes.workers(connection, queue=self._queue)
+        ended = time.monotonic()
+        self._claims.looked_at_all(heads, took_s=ended - now, now=ended)
 
     async def _promote(self, connection: AsyncConnection, *, now: float) -> None:
         if now < self._promote_at:
@@ -201,12 +237,17 @@ class Engine:
         if due < PROMOTE_MAX:
             self._promote_at = now + self._settings.poll_s / 2
 
-    async def _release_strays(self, database: AsyncEngine, slots: Slots) -> None:
-        """A claim whose COMMIT was answered into the void holds jobs that nobody runs."""
+    async def _release_strays(self, database: AsyncEngine, slots: Slots, *, now: float) -> None:
+        """A claim whose COMMIT was never answered, or came late, holds jobs that nobody runs."""
+        if now < self._strays_at:
+            return
         async with database.begin() as connection:
             strays = await transitions.release_strays(
-                connection, owner=self._presence.owner, known=slots.held_ids
+                connection,
+                owner=self._presence.owner,
+                held=slots.fences,
+                since_s=STRAYS_SINCE_S,
             )
-        self._is_suspicious = False
+        self._strays_at = time.monotonic() + STRAYS_EVERY_S
         if strays:
             log.warning("claim.strays_released", queue=self._queue, count=len(strays))

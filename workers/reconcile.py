@@ -142,7 +142,7 @@ async def _look(database: AsyncEngine, coroner: Coroner, ringer: Ringer) -> None
     async with database.connect() as connection:
         # One statement and its own transaction: a process that is frozen here holds up nobody.
         await connection.execution_options(isolation_level="AUTOCOMMIT")
-        quiet = await liveness.quiet_owners(connection)
+        quiet = await liveness.quiet_workers(connection)
     dead, overdue = coroner.look(quiet, asked_at=asked_at, told_at=time.monotonic())
     if not dead and not overdue:
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from ledger.models.jobs import State
@@ -63,9 +63,18 @@ class Slots:
         return len(self._held)
 
     @property
-    def held_ids(self) -> list[UUID]:
-        """The jobs behind these claims."""
-        return [job_id for job_id, _ in self._held]
+    def fences(self) -> list[Fence]:
+        """These claims."""
+        return list(self._held)
+
+    @property
+    def held_by_lane(self) -> Counter[str]:
+        """How many of them each lane has."""
+        return Counter(job.lane for job in self._held.values())
+
+    def allowed(self, _lane: str) -> int | None:
+        """How many more jobs of a lane could run here; None: any number."""
+        return None
 
     async def take(self, jobs: Sequence[ClaimedJob]) -> None:
         """Hold claimed jobs; they run in this order as slots come free."""

@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from ledger.models.access import ApiKey, Tenant
-from ledger.models.jobs import Job, JobEvent, JobParent, Queue, State
+from ledger.models.jobs import (
+    Job,
+    JobBody,
+    JobCount,
+    JobCountDelta,
+    JobEvent,
+    JobParent,
+    Lane,
+    LaneSettings,
+    Queue,
+    State,
+)
 from ledger.models.mail import Message, MessageState, RelayState, Suppression
 from ledger.models.registry import SCHEMA, Model
 from ledger.models.schedules import Schedule, ScheduleTick
@@ -13,8 +24,13 @@ __all__ = [
     "SCHEMA",
     "ApiKey",
     "Job",
+    "JobBody",
+    "JobCount",
+    "JobCountDelta",
     "JobEvent",
     "JobParent",
+    "Lane",
+    "LaneSettings",
     "Message",
     "MessageState",
     "Model",

@@ -13,11 +13,12 @@ from sqlalchemy import (
     ForeignKey,
     Identity,
     Index,
+    Integer,
     SmallInteger,
     Text,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, REAL
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ledger.models.registry import SCHEMA, Id, Instant, Model, Now, TenantName
@@ -43,6 +44,8 @@ JOB_STATE = Enum(
     State, name="job_state", schema=SCHEMA, values_callable=lambda states: [s.value for s in states]
 )
 
+LANE = Text(collation="C")  # compared for equality and order alone
+
 
 class Job(Model):
     """One unit asked for by a caller."""
@@ -51,12 +54,17 @@ class Job(Model):
 
     id: Mapped[Id]
     tenant: Mapped[TenantName]
+    lane: Mapped[str] = mapped_column(
+        LANE, server_default=text("''")
+    )  # what it shares trouble with
     kind: Mapped[str]
     queue: Mapped[str]
     state: Mapped[State] = mapped_column(JOB_STATE)
     priority: Mapped[int] = mapped_column(SmallInteger, server_default=text("5"))
-    payload: Mapped[dict[str, Any]] = mapped_column(JSONB)
-    run_at: Mapped[Now]  # ready: since when; scheduled: not before
+    payload_bytes: Mapped[int] = mapped_column(server_default=text("0"))
+    run_at: Mapped[Now]  # not before
+    ready_at: Mapped[Instant | None]  # ready: since when
+    deadline: Mapped[Instant | None]  # not after
     attempt: Mapped[int] = mapped_column(server_default=text("0"))  # the fence: never goes back
     uncounted: Mapped[int] = mapped_column(server_default=text("0"))  # attempts that cost nothing
     max_attempts: Mapped[int] = mapped_column(SmallInteger)
@@ -68,15 +76,19 @@ class Job(Model):
     colour: Mapped[str | None]
     version: Mapped[str | None]
     alone: Mapped[bool] = mapped_column(server_default=text("false"))  # a worker died under it
-    deaths: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
+    deaths: Mapped[int] = mapped_column(
+        SmallInteger, server_default=text("0")
+    )  # of its own process
+    death_attempts: Mapped[list[int]] = mapped_column(ARRAY(Integer), server_default=text("'{}'"))
+    snoozes: Mapped[int] = mapped_column(server_default=text("0"))  # in a row
+    snoozed_since: Mapped[Instant | None]
+    waits_for: Mapped[int] = mapped_column(server_default=text("0"))  # parents that are open
     reason: Mapped[str | None]  # why it is in this state, for a person
     error: Mapped[dict[str, Any] | None] = mapped_column(JSONB)  # {type, message, traceback}
-    result: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
     created_at: Mapped[Now]
     started_at: Mapped[Instant | None]  # of the last attempt
     finished_at: Mapped[Instant | None]
     cancel_requested_at: Mapped[Instant | None]
-    has_children: Mapped[bool] = mapped_column(server_default=text("false"))
     on_parent_failure: Mapped[str] = mapped_column(server_default=text("'fail'"))
     idempotency_key: Mapped[str | None]
     request_hash: Mapped[bytes | None]
@@ -102,17 +114,28 @@ class Job(Model):
         CheckConstraint("max_attempts >= 1 AND timeout_s > 0", name="limits"),
         CheckConstraint("on_parent_failure IN ('fail','release')", name="on_parent_failure"),
         CheckConstraint("(idempotency_key IS NULL) = (request_hash IS NULL)", name="idempotency"),
-        # The claim: most urgent first, then longest waiting. Holds unfinished rows only.
+        CheckConstraint("(state = 'ready') = (ready_at IS NOT NULL)", name="ready_at"),
+        # The claim, by lane: the longest ready of a kind and priority. Holds ready rows only.
         Index(
-            "ix_jobs_claim",
+            "ix_jobs_ready",
             "queue",
-            text("priority DESC"),
-            "run_at",
+            "lane",
+            "kind",
+            "priority",
+            "ready_at",
             "id",
             postgresql_where=text("state = 'ready'"),
         ),
-        Index("ix_jobs_due", "queue", "run_at", postgresql_where=text("state = 'scheduled'")),
-        Index("ix_jobs_owner", "owner", postgresql_where=text("state = 'running'")),
+        Index(
+            "ix_jobs_scheduled",
+            "queue",
+            "lane",
+            "kind",
+            "priority",
+            "run_at",
+            postgresql_where=text("state = 'scheduled'"),
+        ),
+        Index("ix_jobs_held", "owner", "started_at", postgresql_where=text("state = 'running'")),
         Index(
             "uq_jobs_idempotency",
             "tenant",
@@ -147,12 +170,28 @@ class Job(Model):
     )
 
 
+class JobBody(Model):
+    """What a job was given and gave back, apart from the row that claims read."""
+
+    __tablename__ = "job_bodies"
+
+    job_id: Mapped[Id]  # no foreign key: retention removes both in one statement
+    payload: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    result: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
+    key_id: Mapped[str | None]  # of the key that encrypted it
+
+
 class JobEvent(Model):
-    """One change of one job's state; written by a trigger, never cascaded away."""
+    """One change of one job's state; written by a trigger, never cascaded away.
+
+    Partitioned by day, so that old history is dropped, not deleted.
+    """
 
     __tablename__ = "job_events"
 
-    seq: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    seq: Mapped[int] = mapped_column(
+        BigInteger, server_default=text("nextval('relais.job_events_number')"), primary_key=True
+    )
     job_id: Mapped[UUID]
     tenant: Mapped[str]
     from_state: Mapped[State | None] = mapped_column(JOB_STATE)
@@ -165,10 +204,12 @@ class JobEvent(Model):
     error: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
     duration_ms: Mapped[float | None]  # of the attempt that this change ended
     at: Mapped[Now]
+    repeats: Mapped[int] = mapped_column(server_default=text("1"))  # snoozes in a row: how many
+    last_at: Mapped[Instant | None]  # of the last repeat
 
     __table_args__ = (
         Index("ix_job_events_job", "job_id", "seq"),
-        Index("ix_job_events_at", "at", postgresql_using="brin"),
+        {"postgresql_partition_by": "RANGE (at)"},
     )
 
 
@@ -181,8 +222,68 @@ class JobParent(Model):
         ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True
     )
     parent_id: Mapped[UUID] = mapped_column(primary_key=True)  # outlives a pruned parent
+    is_open: Mapped[bool] = mapped_column(server_default=text("true"))  # counted in `waits_for`
 
-    __table_args__ = (Index("ix_job_parents_parent", "parent_id"),)
+    __table_args__ = (
+        Index("ix_job_parents_parent", "parent_id"),
+        Index("ix_job_parents_open", "parent_id", postgresql_where=text("is_open")),
+    )
+
+
+class Lane(Model):
+    """That a queue has had such jobs; filled by the trigger that writes the history."""
+
+    __tablename__ = "lanes"
+
+    queue: Mapped[str] = mapped_column(primary_key=True)
+    lane: Mapped[str] = mapped_column(LANE, primary_key=True)
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    priority: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
+
+
+class LaneSettings(Model):
+    """What operators, or relays in trouble, decided about a lane; of every queue: queue '*'."""
+
+    __tablename__ = "lane_settings"
+
+    queue: Mapped[str] = mapped_column(primary_key=True)
+    lane: Mapped[str] = mapped_column(LANE, primary_key=True)
+    paused_at: Mapped[Instant | None]
+    paused_until: Mapped[Instant | None]  # None: until somebody resumes it
+    paused_by: Mapped[str | None]
+    reason: Mapped[str | None]
+    running_max: Mapped[int | None]  # jobs at once, over all workers of the queue
+    weight: Mapped[float] = mapped_column(REAL, server_default=text("1"))
+    changed_at: Mapped[Now]
+
+    __table_args__ = (
+        CheckConstraint("running_max > 0", name="running_max"),
+        CheckConstraint("weight > 0 AND weight <= 1000", name="weight"),
+        CheckConstraint("paused_until IS NULL OR paused_at IS NOT NULL", name="paused"),
+    )
+
+
+class JobCount(Model):
+    """How many jobs there are, up to the deltas that are not rolled up yet."""
+
+    __tablename__ = "job_counts"
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    queue: Mapped[str] = mapped_column(primary_key=True)
+    state: Mapped[State] = mapped_column(JOB_STATE, primary_key=True)
+    jobs: Mapped[int] = mapped_column(BigInteger)
+
+
+class JobCountDelta(Model):
+    """What one statement changed about the counts: inserted, never updated, so nobody waits."""
+
+    __tablename__ = "job_count_deltas"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    tenant: Mapped[str]
+    queue: Mapped[str]
+    state: Mapped[State] = mapped_column(JOB_STATE)
+    jobs: Mapped[int]
 
 
 class Queue(Model):

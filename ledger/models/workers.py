@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from sqlalchemy import BigInteger
+from sqlalchemy import BigInteger, Text, text
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import UUID as PgUUID
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -23,6 +24,8 @@ class Worker(Model):
     version: Mapped[str]
     host: Mapped[str]
     pid: Mapped[int]
-    lock_key: Mapped[int] = mapped_column(BigInteger)
+    lock_key: Mapped[int] = mapped_column(BigInteger)  # of its present connection
+    kinds: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
     started_at: Mapped[Now]
     seen_at: Mapped[Now]
+    lease_until: Mapped[Now]  # prolonged while its event loop lives

@@ -10,6 +10,13 @@ from ledger import database, migrate
 from ledger.models import SCHEMA, Model
 
 
+def _is_compared(name: str | None, kind: str, _: object) -> bool:
+    """Of the partitions only their parent has a model."""
+    if kind == "schema":
+        return name == SCHEMA
+    return not (kind == "table" and str(name).startswith("job_events_"))
+
+
 def test_migrations_equal_models(database_url: str) -> None:
     engine = create_engine(
         database.async_url(database_url), poolclass=NullPool, connect_args=migrate.CONNECT
@@ -20,7 +27,7 @@ def test_migrations_equal_models(database_url: str) -> None:
             opts={
                 "compare_type": True,
                 "include_schemas": True,
-                "include_name": lambda name, kind, _: name == SCHEMA if kind == "schema" else True,
+                "include_name": _is_compared,
                 "version_table": "schema_version",
                 "version_table_schema": SCHEMA,
             },

@@ -95,21 +95,44 @@ async def test_reclaim_loses_to_a_finish(database: AsyncEngine) -> None:
     assert (await row(database, job.id)).state == "succeeded"
 
 
-async def test_release_costs_no_attempt_and_death_is_counted_alone(database: AsyncEngine) -> None:
+async def test_four_kills_of_a_worker_condemn_no_job_that_ran_alone(
+    database: AsyncEngine,
+) -> None:
+    job = new_job(max_attempts=1)
+    await accept(database, job)
+    for death in range(5):
+        (claimed,) = await claim(database)
+        assert claimed.tries_left == 0
+        assert (claimed.alone, claimed.deaths) == (death > 0, 0)
+        async with database.begin() as connection:
+            back = await transitions.reclaim(connection, dead=[(await row(database, job.id)).owner])
+        assert back.quarantined == ()
+    (claimed,) = await claim(database)
+    assert await finish(database, claimed, State.SUCCEEDED)
+
+
+async def test_release_costs_no_attempt_and_three_own_deaths_are_poison(
+    database: AsyncEngine,
+) -> None:
     job = new_job(max_attempts=1)
     await accept(database, job)
     (claimed,) = await claim(database)
     assert await finish(database, claimed, State.READY, reason="shutting down")
-    for death in range(4):  # the first in company, then three alone
+    for death, is_own in enumerate([True, False, True, True]):
         (claimed,) = await claim(database)
         assert claimed.tries_left == 0
-        assert (claimed.alone, claimed.deaths) == (death > 0, max(0, death - 1))
+        assert (claimed.alone, claimed.deaths) == (death > 0, [0, 1, 1, 2][death])
         async with database.begin() as connection:
-            back = await transitions.reclaim(connection, dead=[(await row(database, job.id)).owner])
+            back = await transitions.reclaim(
+                connection, died=[claimed.fence], counted=is_own, reason="signal 9"
+            )
     assert back.quarantined == ((job.id, "bulk", "test.nothing"),)
     poisoned = await row(database, job.id)
     assert poisoned.state == "failed"
-    assert poisoned.reason.startswith("poison")
+    assert poisoned.reason == (
+        "poison: it ended the process of its own that ran it, 3 times (attempts 2, 4, 5);"
+        " last: signal 9"
+    )
 
 
 async def test_expired_lease_is_reclaimed(database: AsyncEngine) -> None:
@@ -131,11 +154,10 @@ async def test_strays_are_given_back(database: AsyncEngine) -> None:
     known, stray = new_job(), new_job()
     await accept(database, known, stray)
     owner = ids.new()
-    await claim(database, owner=owner)
+    claimed = await claim(database, owner=owner)
+    held = next(job.fence for job in claimed if job.id == known.id)
     async with database.begin() as connection:
-        assert await transitions.release_strays(connection, owner=owner, known=[known.id]) == [
-            stray.id
-        ]
+        assert await transitions.release_strays(connection, owner=owner, held=[held]) == [stray.id]
     assert (await row(database, known.id)).state == "running"
 
 

@@ -1,0 +1,155 @@
+"""Lanes: what a job shares trouble with, so that nobody waits for somebody else's.
+
+A lane is a tenant (`acme`), or something that a tenant's jobs depend on (`acme/relay:main`,
+`acme/host:n8n.example.com`). Claims go round the lanes of a queue; a lane can be paused, for a
+while or until somebody resumes it, and bounded. The statements are in `lanes.sql`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ledger import statements
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+SQL = statements.load(Path(__file__).with_suffix(".sql"))
+
+ALL_QUEUES = "*"
+SYSTEM = "system"  # what Relais gives itself; runs in a paused queue too
+NAME_MAX = 200
+LIST_MAX = 1_000
+
+Group = tuple[str, str, int]  # lane, kind, priority
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The longest ready job of one lane, kind and priority."""
+
+    lane: str
+    kind: str
+    priority: int
+    ready_at: datetime
+    running_max: int | None  # jobs of the lane at once, over all workers
+    weight: float
+    now: datetime  # the database's, when it was asked
+    waited_s: float
+
+    @property
+    def group(self) -> Group:
+        """What a wish names."""
+        return (self.lane, self.kind, self.priority)
+
+
+@dataclass(frozen=True, slots=True)
+class LaneRecord:
+    """A lane as operators see it."""
+
+    lane: str
+    ready_at: datetime | None  # since when its longest ready job has been; None: none is ready
+    paused_at: datetime | None
+    paused_until: datetime | None
+    paused_by: str | None
+    reason: str | None
+    running_max: int | None
+    weight: float
+
+
+def name(tenant: str, dependence: str | None = None) -> str:
+    """The lane of a tenant's jobs that depend on `dependence` ("relay:main"), of bounded length."""
+    lane = f"{tenant}/{dependence}" if dependence else tenant
+    lane = "".join(c if c.isprintable() else "?" for c in lane)
+    if len(lane) > NAME_MAX:
+        digest = hashlib.sha256(lane.encode(errors="replace")).hexdigest()[:16]
+        lane = f"{lane[: NAME_MAX - 17]}~{digest}"
+    return lane
+
+
+def tenant_of(lane: str) -> str:
+    """Whose lane it is."""
+    return lane.partition("/")[0]
+
+
+async def look(
+    connection: AsyncConnection,
+    *,
+    queue: str,
+    kinds: Sequence[str] | None,
+    floors: Mapping[Group, datetime] | None = None,
+) -> list[Head]:
+    """What may be claimed of `queue` and `kinds` (None: of all), one head a group.
+
+    `floors`: none of a group became ready before its floor. Without one, all is looked at.
+    """
+    groups = list(floors or ())
+    result = await connection.execute(
+        SQL["look"],
+        {
+            "queue": queue,
+            "of_kinds": None if kinds is None else list(kinds),
+            "lanes": [lane for lane, _, _ in groups],
+            "kinds": [kind for _, kind, _ in groups],
+            "priorities": [priority for _, _, priority in groups],
+            "floors": [floors[group] for group in groups] if floors else [],
+        },
+    )
+    return [Head(*row) for row in result]
+
+
+async def workers(connection: AsyncConnection, *, queue: str) -> int:
+    """How many living processes claim from `queue`."""
+    return int((await connection.execute(SQL["workers"], {"queue": queue})).scalar_one())
+
+
+async def pause(
+    connection: AsyncConnection,
+    *,
+    lane: str,
+    by: str,
+    reason: str,
+    queue: str = ALL_QUEUES,
+    until_s: float | None = None,
+) -> None:
+    """Claim nothing of `lane`, for `until_s` seconds or until it is resumed."""
+    values = {"queue": queue, "lane": lane, "by": by, "reason": reason, "until_s": until_s}
+    await connection.execute(SQL["pause"], values)
+
+
+async def resume(connection: AsyncConnection, *, lane: str, queue: str = ALL_QUEUES) -> bool:
+    """Claim from `lane` again; False where it was not paused."""
+    result = await connection.execute(SQL["resume"], {"queue": queue, "lane": lane})
+    return result.first() is not None
+
+
+async def configure(
+    connection: AsyncConnection,
+    *,
+    lane: str,
+    running_max: int | None,
+    weight: float = 1.0,
+    queue: str = ALL_QUEUES,
+) -> None:
+    """Bound how many jobs of `lane` run at once (None: no bound); say how large its share is."""
+    values = {"queue": queue, "lane": lane, "running_max": running_max, "weight": weight}
+    await connection.execute(SQL["configure"], values)
+
+
+async def list_all(
+    connection: AsyncConnection,
+    *,
+    queue: str,
+    tenant: str | None,
+    after: str = "",
+    limit: int = LIST_MAX,
+) -> list[LaneRecord]:
+    """Lanes of `queue` by name, from the first one after `after`; `tenant` None: everybody's."""
+    values = {"queue": queue, "tenant": tenant, "after": after, "limit": limit}
+    return [LaneRecord(*row) for row in await connection.execute(SQL["list"], values)]
