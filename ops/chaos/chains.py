@@ -10,15 +10,15 @@ if TYPE_CHECKING:
     from ops.chaos.history import Job
 
 LEGAL: dict[str | None, frozenset[str]] = {
-    None: frozenset({"blocked", "scheduled", "ready"}),
+    None: frozenset({"blocked", "scheduled", "ready", "failed", "cancelled"}),
     "blocked": frozenset({"scheduled", "ready", "failed", "cancelled"}),
     "scheduled": frozenset({"ready", "cancelled"}),
     "ready": frozenset({"running", "cancelled"}),
     "running": frozenset({"succeeded", "failed", "cancelled", "unknown", "scheduled", "ready"}),
     "succeeded": frozenset(),
-    "failed": frozenset({"ready"}),
-    "cancelled": frozenset({"ready"}),
-    "unknown": frozenset({"ready", "succeeded", "failed"}),
+    "failed": frozenset({"ready", "blocked"}),
+    "cancelled": frozenset({"ready", "blocked"}),
+    "unknown": frozenset({"ready", "blocked", "succeeded", "failed"}),
 }
 GIVEN_BACK = ("its worker was shutting down", "claimed, but no slot", "its claim was never")
 
