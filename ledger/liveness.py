@@ -9,6 +9,8 @@ from uuid import UUID
 from sqlalchemy import text
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from sqlalchemy.ext.asyncio import AsyncConnection
 
 # Workers whose advisory lock nobody holds, or who have let their lease run out; and how many
@@ -47,6 +49,14 @@ WHERE w.seen_at < statement_timestamp() - interval '5 minutes'
   AND NOT EXISTS (SELECT FROM relais.jobs WHERE state = 'running' AND owner = w.id)
 """)
 
+# Rows of the dead once nothing is left of what they held. One who only seemed dead signs on again
+# with its next heartbeat; until then it claims nothing.
+BURY = text("""
+DELETE FROM relais.workers AS w
+WHERE w.id = ANY(CAST(:ids AS uuid[]))
+  AND NOT EXISTS (SELECT FROM relais.jobs WHERE state = 'running' AND owner = w.id)
+""")
+
 
 @dataclass(frozen=True, slots=True)
 class Quiet:
@@ -70,6 +80,11 @@ async def quiet_workers(connection: AsyncConnection) -> Quiet:
 async def orphans(connection: AsyncConnection) -> frozenset[UUID]:
     """Owners of running jobs that nobody has ever signed on as, or who are forgotten."""
     return frozenset((await connection.execute(ORPHANS)).scalars())
+
+
+async def bury(connection: AsyncConnection, dead: Iterable[UUID]) -> None:
+    """Remove the rows of `dead` workers that own nothing any more."""
+    await connection.execute(BURY, {"ids": list(dead)})
 
 
 async def forget_workers(connection: AsyncConnection) -> None:

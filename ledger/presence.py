@@ -31,7 +31,7 @@ REGISTER = """
 INSERT INTO relais.workers (id, name, queue, colour, version, host, pid, lock_key,
     lease_until)
 VALUES (%(id)s, %(name)s, %(queue)s, %(colour)s, %(version)s, %(host)s, %(pid)s, %(lock_key)s,
-    clock_timestamp() + interval '60 s')
+    clock_timestamp() + %(lease_s)s * interval '1 second')
 ON CONFLICT (id) DO UPDATE SET seen_at = clock_timestamp(),
     lease_until = excluded.lease_until
 """
@@ -154,6 +154,7 @@ class Presence:
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
                 "lock_key": self.lock_key,
+                "lease_s": settings.lease_s,
             },
         )
         connection.execute(EXTEND, {"owner": self.owner, "lease_s": settings.lease_s})

@@ -33,8 +33,10 @@ if TYPE_CHECKING:
 log = logs.logger("reconcile")
 
 LOOK_EVERY_S = 0.5
+SHARED_FROM = 4  # with more workers each looks less often; all together as often as so many would
 FORGET_EVERY_S = 60.0
-GAP_MAX = 2  # times the time after which a worker counts as dead
+ORPHANS_EVERY_S = 20.0
+GAP_MAX = 2  # times the time after which a worker counts as dead, or between two of our looks
 
 
 class Suspects:
@@ -52,10 +54,11 @@ class Suspects:
         self._since = {owner: self._since.get(owner, told_at) for owner in quiet}
         return [o for o, since in self._since.items() if asked_at - since >= self._dead_after_s]
 
-    def next_look_s(self, *, now: float) -> float:
-        """Seconds until a look could prove the first suspect dead; LOOK_EVERY_S without one."""
-        due = min(self._since.values(), default=now + LOOK_EVERY_S) + self._dead_after_s
-        return min(LOOK_EVERY_S, max(0.02, due - now))
+    def next_look_s(self, *, now: float, every_s: float) -> float:
+        """Seconds until a look could prove the first suspect dead; `every_s` without one."""
+        if not self._since:
+            return every_s
+        return min(LOOK_EVERY_S, max(0.02, min(self._since.values()) + self._dead_after_s - now))
 
     def forget(self) -> None:
         """Start over: what was seen before proves nothing any more."""
@@ -73,6 +76,7 @@ class Coroner:
     def __init__(self, *, dead_after_s: float) -> None:
         self._dead_after_s = dead_after_s
         self._told_at = 0.0
+        self._every_s = LOOK_EVERY_S
         self._silent = Suspects(dead_after_s=dead_after_s)
         self._overdue = Suspects(dead_after_s=dead_after_s)
 
@@ -84,9 +88,12 @@ class Coroner:
     ) -> tuple[list[UUID], list[UUID]]:
         """The dead, and the overdue, after Postgres named the quiet ones."""
         took_s, gap_s = told_at - asked_at, asked_at - self._told_at
-        if took_s >= self._dead_after_s or gap_s >= GAP_MAX * self._dead_after_s:
+        if took_s >= self._dead_after_s or gap_s >= GAP_MAX * max(
+            self._dead_after_s, self._every_s
+        ):
             self.forget()
         self._told_at = told_at
+        self._every_s = LOOK_EVERY_S * max(1.0, quiet.everybody / SHARED_FROM)
         return (
             self._silent.look(quiet.silent, asked_at=asked_at, told_at=told_at),
             self._overdue.look(quiet.overdue, asked_at=asked_at, told_at=told_at),
@@ -94,7 +101,10 @@ class Coroner:
 
     def next_look_s(self, *, now: float) -> float:
         """Seconds until a look could prove somebody dead."""
-        return min(self._silent.next_look_s(now=now), self._overdue.next_look_s(now=now))
+        return min(
+            self._silent.next_look_s(now=now, every_s=self._every_s),
+            self._overdue.next_look_s(now=now, every_s=self._every_s),
+        )
 
     def forget(self) -> None:
         """Start over."""
@@ -112,9 +122,10 @@ async def run(
 ) -> None:
     """Look for dead workers until cancelled; `on_suspicion` is told when one may have died."""
     coroner = Coroner(dead_after_s=settings.dead_after_s)
-    seen_connection = patient_until = forgotten_at = 0.0
+    orphanage = Suspects(dead_after_s=settings.lease_s)
+    seen_connection = patient_until = forgotten_at = orphans_at = 0.0
     while True:
-        jitter = random.uniform(0.9, 1.0)  # noqa: S311 - spreads load, guards nothing
+        jitter = random.uniform(0.7, 1.0)  # noqa: S311 - spreads load, guards nothing
         await asyncio.sleep(jitter * coroner.next_look_s(now=time.monotonic()))
         now = time.monotonic()
         if presence.connected_at != seen_connection:
@@ -128,6 +139,9 @@ async def run(
             await _look(database, coroner, ringer)
             if coroner:
                 on_suspicion()
+            if now - orphans_at > ORPHANS_EVERY_S:
+                orphans_at = now
+                await _look_for_orphans(database, orphanage, ringer)
             if now - forgotten_at > FORGET_EVERY_S:
                 async with database.begin() as connection:
                     await liveness.forget_workers(connection)
@@ -135,6 +149,19 @@ async def run(
         except (DBAPIError, NoConnectionInTime, OSError) as error:
             coroner.forget()
             log.warning("reconcile.failed", error=type(error).__name__)
+
+
+async def _look_for_orphans(database: AsyncEngine, orphanage: Suspects, ringer: Ringer) -> None:
+    """Jobs whose owner has no row: it was forgotten between its claim's look and its commit."""
+    async with database.connect() as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        found = await liveness.orphans(connection)
+    now = time.monotonic()
+    left = orphanage.look(found, asked_at=now, told_at=now)
+    if left:
+        async with database.begin() as connection:
+            taken = await transitions.reclaim(connection, dead=left)
+        _report(taken, owners=len(left), ringer=ringer)
 
 
 async def _look(database: AsyncEngine, coroner: Coroner, ringer: Ringer) -> None:
@@ -148,6 +175,7 @@ async def _look(database: AsyncEngine, coroner: Coroner, ringer: Ringer) -> None
         return
     async with database.begin() as connection:
         taken = await transitions.reclaim(connection, dead=dead, overdue=overdue)
+        await liveness.bury(connection, {*dead, *overdue})
     _report(taken, owners=len({*dead, *overdue}), ringer=ringer)
 
 
