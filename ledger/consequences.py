@@ -32,15 +32,17 @@ async def follow(
     connection: AsyncConnection,
     ended: Sequence[UUID],
     *,
+    calling: Sequence[UUID] | None = None,
     traces: Mapping[UUID, str | None] | None = None,
 ) -> list[Woken]:
     """Write the callbacks of `ended` jobs and move their children; children's ends too.
 
-    `traces`: the traceparent of the run that ended each job. Returns what became ready by it.
+    `calling`: those of them that have a callback, where the caller knows. `traces`: the traceparent
+    of the run that ended each job. Returns what became ready by it.
     """
     if not ended:
         return []
-    woken = await _call_back(connection, ended, traces or {})
+    woken = await _call_back(connection, ended if calling is None else calling, traces or {})
     return woken + await settle(connection, ended)
 
 
@@ -49,14 +51,45 @@ async def settle(connection: AsyncConnection, parents: Sequence[UUID]) -> list[W
     woken: list[Woken] = []
     ended = list(parents)
     while ended:
-        values = {"parents": ended}
-        doomed = list((await connection.execute(SQL["fail_descendants"], values)).scalars())
-        freed = (await connection.execute(SQL["free_children"], values)).all()
-        woken += [Woken(row.id, row.queue, row.kind) for row in freed if row.state == State.READY]
-        if doomed:
-            woken += await _call_back(connection, doomed, {})
+        closed = (await connection.execute(SQL["close_links"], {"parents": ended})).all()
+        if not closed:
+            break
+        doomed = await _fail_descendants(connection, ended, closed)
+        woken += await _free_children(connection, closed)
+        woken += await _call_back(connection, doomed, {})
         ended = doomed  # whoever does not mind their end is set free by it
     return woken
+
+
+async def _fail_descendants(
+    connection: AsyncConnection, ended: Sequence[UUID], closed: Sequence[Row[Any]]
+) -> list[UUID]:
+    asked = {"parents": list(ended), "children": [row.id for row in closed]}
+    found = (await connection.execute(SQL["find_doomed"], asked)).all()
+    locked = await _lock(connection, [row.id for row in found])
+    doomed = [row for row in found if row.id in locked]
+    if not doomed:
+        return []
+    values = {
+        "ids": [row.id for row in doomed],
+        "parents": [row.parent_id for row in doomed],
+        "states": [str(row.state) for row in doomed],
+    }
+    return list((await connection.execute(SQL["fail_children"], values)).scalars())
+
+
+async def _free_children(connection: AsyncConnection, closed: Sequence[Row[Any]]) -> list[Woken]:
+    await _lock(connection, [row.id for row in closed])
+    values = {"ids": [row.id for row in closed], "links": [row.links for row in closed]}
+    freed = (await connection.execute(SQL["free_children"], values)).all()
+    return [Woken(row.id, row.queue, row.kind) for row in freed if row.state == State.READY]
+
+
+async def _lock(connection: AsyncConnection, children: Sequence[UUID]) -> set[UUID]:
+    if not children:
+        return set()
+    locked = await connection.execute(SQL["lock_waiting"], {"ids": list(children)})
+    return set(locked.scalars())
 
 
 async def state_of(connection: AsyncConnection, *, tenant: str, job_id: UUID) -> State | None:
@@ -69,6 +102,8 @@ async def state_of(connection: AsyncConnection, *, tenant: str, job_id: UUID) ->
 async def _call_back(
     connection: AsyncConnection, ended: Sequence[UUID], traces: Mapping[UUID, str | None]
 ) -> list[Woken]:
+    if not ended:
+        return []
     rows = (await connection.execute(SQL["callbacks_of"], {"ids": list(ended)})).all()
     callbacks = [_callback(row, traces.get(row.id)) for row in rows]
     if callbacks:

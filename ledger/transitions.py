@@ -142,6 +142,7 @@ async def finish(
     """
     written: set[UUID] = set()
     ended: list[UUID] = []
+    calling: list[UUID] = []
     for name, rows in _by_statement(finishes).items():
         parameters: dict[str, Any] = {
             "rows": to_json(rows).decode(),
@@ -153,6 +154,8 @@ async def finish(
             written.add(row.id)
             if row.is_over:
                 ended.append(row.id)
+                if row.calls_back:
+                    calling.append(row.id)
     over = set(ended)
     results = [
         {"id": item.id, "result": item.result}
@@ -162,7 +165,7 @@ async def finish(
     if results:
         await connection.execute(SQL["keep_results"], {"rows": to_json(results).decode()})
     traces = {item.id: item.traceparent for item in finishes}
-    woken = await consequences.follow(connection, ended, traces=traces)
+    woken = await consequences.follow(connection, ended, calling=calling, traces=traces)
     return Finished([item.id in written for item in finishes], woken)
 
 

@@ -134,7 +134,7 @@ SET state = 'succeeded', finished_at = clock_timestamp(), owner = NULL, lease_un
 FROM json_to_recordset(:rows) AS d (id uuid, attempt int)
 WHERE j.id = ANY(CAST(:ids AS uuid[]))
   AND j.id = d.id AND j.attempt = d.attempt AND j.state = 'running'
-RETURNING j.id, true AS is_over
+RETURNING j.id, true AS is_over, j.callback_url IS NOT NULL AS calls_back
 
 -- name: finish
 -- running -> failed, cancelled or unknown.
@@ -144,7 +144,7 @@ SET state = d.state::relais.job_state, finished_at = clock_timestamp(), owner = 
 FROM json_to_recordset(:rows) AS d (id uuid, attempt int, state text, reason text, error jsonb)
 WHERE j.id = ANY(CAST(:ids AS uuid[]))
   AND j.id = d.id AND j.attempt = d.attempt AND j.state = 'running'
-RETURNING j.id, true AS is_over
+RETURNING j.id, true AS is_over, j.callback_url IS NOT NULL AS calls_back
 
 -- name: keep_results
 -- What the jobs that have just ended gave back.
@@ -187,7 +187,7 @@ SET state = a.state, owner = NULL, lease_until = NULL, uncounted = j.uncounted +
     error = a.error
 FROM asked AS a
 WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.id = a.id AND j.state = 'running'
-RETURNING j.id, j.state <> 'scheduled' AS is_over
+RETURNING j.id, j.state <> 'scheduled' AS is_over, j.callback_url IS NOT NULL AS calls_back
 
 -- name: release
 -- running -> ready: given back before it had an effect; costs no attempt. Or cancelled, where that
@@ -203,7 +203,7 @@ SET state = CASE WHEN j.cancel_requested_at IS NULL THEN 'ready' ELSE 'cancelled
 FROM json_to_recordset(:rows) AS d (id uuid, attempt int, reason text)
 WHERE j.id = ANY(CAST(:ids AS uuid[]))
   AND j.id = d.id AND j.attempt = d.attempt AND j.state = 'running'
-RETURNING j.id, j.state = 'cancelled' AS is_over
+RETURNING j.id, j.state = 'cancelled' AS is_over, j.callback_url IS NOT NULL AS calls_back
 
 -- name: release_strays
 -- running -> ready: claims that their owner does not hold (a COMMIT whose answer was lost, or that
@@ -268,15 +268,23 @@ WHERE j.id = ANY(ARRAY(
 ))
 RETURNING j.id, j.queue, j.kind, j.state = 'cancelled' AS is_over
 
--- name: fail_descendants
--- blocked -> failed or cancelled: whatever waits, over any number of links, for one of these
--- parents that ended so, and does not want to run without it.
+-- name: lock_waiting
+-- Children that are about to be moved, in one order. A statement of its own: one that waits for a
+-- lock and then joins sees the rows as they were before.
+SELECT id FROM relais.jobs
+WHERE id = ANY(CAST(:ids AS uuid[])) AND state = 'blocked'
+ORDER BY id FOR NO KEY UPDATE
+
+-- name: find_doomed
+-- Whatever waits, over any number of links, for one of these parents that failed or was cancelled,
+-- and does not want to run without it; and because of whom. `children`: whose links they closed.
 WITH RECURSIVE doomed (id, parent_id, state) AS (
     SELECT child.id, parent.id, parent.state
     FROM relais.jobs AS parent
-    JOIN relais.job_parents AS link ON link.parent_id = parent.id AND link.is_open
+    JOIN relais.job_parents AS link ON link.parent_id = parent.id
     JOIN relais.jobs AS child ON child.id = link.child_id
     WHERE parent.id = ANY(CAST(:parents AS uuid[])) AND parent.state IN ('failed', 'cancelled')
+      AND child.id = ANY(CAST(:children AS uuid[]))
       AND child.state = 'blocked' AND child.on_parent_failure = 'fail'
   UNION
     SELECT child.id, doomed.id, doomed.state
@@ -284,44 +292,42 @@ WITH RECURSIVE doomed (id, parent_id, state) AS (
     JOIN relais.job_parents AS link ON link.parent_id = doomed.id AND link.is_open
     JOIN relais.jobs AS child ON child.id = link.child_id
     WHERE child.state = 'blocked' AND child.on_parent_failure = 'fail'
-), locked AS MATERIALIZED (
-    SELECT id FROM relais.jobs
-    WHERE id = ANY(ARRAY(SELECT id FROM doomed)) AND state = 'blocked'
-    ORDER BY id FOR NO KEY UPDATE
 )
+SELECT DISTINCT ON (id) id, parent_id, state FROM doomed ORDER BY id, parent_id
+
+-- name: fail_children
+-- blocked -> failed or cancelled, as the parent was. The caller has locked them.
 UPDATE relais.jobs AS j
-SET state = why.state, finished_at = clock_timestamp(), waits_for = 0,
+SET state = why.state::relais.job_state, finished_at = clock_timestamp(), waits_for = 0,
     reason = 'parent job ' || why.parent_id || ' ' || why.state
-FROM locked
-JOIN (SELECT DISTINCT ON (id) * FROM doomed ORDER BY id, parent_id) AS why ON why.id = locked.id
-WHERE j.id = locked.id AND j.state = 'blocked'
+FROM unnest(CAST(:ids AS uuid[]), CAST(:parents AS uuid[]), CAST(:states AS text[]))
+    AS why (id, parent_id, state)
+WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.id = why.id AND j.state = 'blocked'
 RETURNING j.id
 
--- name: free_children
--- blocked -> ready or scheduled: the last parent it waited for is over. Each link counts once;
--- one to an unknown parent stays open, until somebody settles it.
+-- name: close_links
+-- These parents are over: how many open links each child loses. Each link is closed once; one to
+-- an unknown parent stays open, until somebody settles it.
 WITH closed AS (
     UPDATE relais.job_parents AS link SET is_open = false
     WHERE link.parent_id = ANY(CAST(:parents AS uuid[])) AND link.is_open
       AND NOT EXISTS (SELECT FROM relais.jobs AS parent
                       WHERE parent.id = link.parent_id AND parent.state = 'unknown')
     RETURNING link.child_id
-), fewer AS (
-    SELECT child_id, count(*) AS parents FROM closed GROUP BY child_id
-), locked AS MATERIALIZED (
-    SELECT id FROM relais.jobs
-    WHERE id = ANY(ARRAY(SELECT child_id FROM fewer)) AND state = 'blocked'
-    ORDER BY id FOR NO KEY UPDATE
 )
+SELECT child_id AS id, count(*) AS links FROM closed GROUP BY child_id
+
+-- name: free_children
+-- blocked -> ready or scheduled, where the last parent is over. The caller has locked them.
 UPDATE relais.jobs AS j
-SET waits_for = greatest(0, j.waits_for - fewer.parents),
-    state = CASE WHEN j.waits_for > fewer.parents THEN 'blocked'
+SET waits_for = greatest(0, j.waits_for - fewer.links),
+    state = CASE WHEN j.waits_for > fewer.links THEN 'blocked'
                  WHEN j.run_at > statement_timestamp() THEN 'scheduled'
                  ELSE 'ready' END::relais.job_state,
-    ready_at = CASE WHEN j.waits_for <= fewer.parents AND j.run_at <= statement_timestamp()
+    ready_at = CASE WHEN j.waits_for <= fewer.links AND j.run_at <= statement_timestamp()
                     THEN clock_timestamp() END
-FROM locked JOIN fewer ON fewer.child_id = locked.id
-WHERE j.id = locked.id AND j.state = 'blocked'
+FROM unnest(CAST(:ids AS uuid[]), CAST(:links AS int[])) AS fewer (id, links)
+WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.id = fewer.id AND j.state = 'blocked'
 RETURNING j.id, j.state, j.queue, j.kind
 
 -- name: parents_left_behind
