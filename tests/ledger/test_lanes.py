@@ -1,0 +1,214 @@
+"""Lanes in the ledger: who may be claimed, from where, and how much."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import text
+
+from ledger import ids, lanes, transitions
+from ledger.models.jobs import State
+from ledger.shapes import Wish
+from tests.ledger.jobs import accept, claim, finish, new_job, path, row, sign_on
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+
+async def heads(engine: AsyncEngine, **asked: Any) -> list[lanes.Head]:
+    async with engine.connect() as connection:
+        return await lanes.look(connection, **({"queue": "bulk", "kinds": None} | asked))
+
+
+async def take(engine: AsyncEngine, *wishes: Wish, **asked: Any) -> list[transitions.ClaimedJob]:
+    values: dict[str, Any] = {
+        "queue": "bulk", "wishes": wishes, "owner": ids.new(), "worker": "w", "colour": "blue",
+        "version": "0", "lease_s": 60, "limit": 100,
+    }  # fmt: skip
+    values |= asked
+    async with engine.begin() as connection:
+        return await transitions.claim(connection, **values)
+
+
+async def test_a_lane_is_the_tenant_or_what_its_job_depends_on(database: AsyncEngine) -> None:
+    await accept(database, new_job(), new_job(tenant="acme", lane="acme/relay:main", priority=7))
+    found = {(head.lane, head.kind, head.priority) for head in await heads(database)}
+    assert found == {("default", "test.nothing", 5), ("acme/relay:main", "test.nothing", 7)}
+
+
+def test_names_of_lanes_are_bounded_and_printable() -> None:
+    assert lanes.name("acme") == "acme"
+    assert lanes.name("acme", "relay:main") == "acme/relay:main"
+    long = lanes.name("acme", "host:" + "x" * 5_000)
+    assert len(long) == lanes.NAME_MAX
+    assert long != lanes.name("acme", "host:" + "x" * 5_001)
+    assert lanes.name("acme", "a\x1b[31m\ud800\x00b").isprintable()
+    assert lanes.tenant_of(long) == "acme"
+
+
+@pytest.mark.parametrize("queue", ["bulk", lanes.ALL_QUEUES])
+async def test_a_paused_lane_waits_until_it_is_resumed(database: AsyncEngine, queue: str) -> None:
+    await accept(database, new_job(), new_job(tenant="acme"))
+    async with database.begin() as connection:
+        await lanes.pause(connection, queue=queue, lane="acme", by="ops", reason="a test")
+    assert [head.lane for head in await heads(database)] == ["default"]
+    async with database.begin() as connection:
+        (record,) = await lanes.list_all(connection, queue="bulk", tenant="acme")
+        assert (record.paused_by, record.reason, record.paused_until) == ("ops", "a test", None)
+        assert await lanes.resume(connection, queue=queue, lane="acme")
+        assert not await lanes.resume(connection, queue=queue, lane="acme")
+    assert len(await heads(database)) == 2
+
+
+async def test_a_lane_that_is_paused_for_a_while_wakes_by_itself(database: AsyncEngine) -> None:
+    await accept(database, new_job())
+    async with database.begin() as connection:
+        await lanes.pause(connection, lane="default", by="relay", reason="421", until_s=0.3)
+    assert await heads(database) == []
+    await asyncio.sleep(0.35)
+    assert len(await heads(database)) == 1
+
+
+async def test_a_paused_queue_leaves_what_relais_gives_itself(database: AsyncEngine) -> None:
+    await accept(database, new_job(), new_job(tenant="system"))
+    async with database.begin() as connection:
+        await connection.execute(
+            text("INSERT INTO relais.queues (name, paused_at) VALUES ('bulk', now())")
+        )
+    assert [head.lane for head in await heads(database)] == ["system"]
+
+
+async def test_a_kind_that_nobody_knows_is_never_looked_at(database: AsyncEngine) -> None:
+    await accept(database, new_job(), new_job(kind="other.colours"))
+    assert [h.kind for h in await heads(database, kinds=["test.nothing"])] == ["test.nothing"]
+    assert await heads(database, kinds=[]) == []
+
+
+async def test_nothing_is_claimed_by_a_worker_that_never_signed_on(database: AsyncEngine) -> None:
+    job = new_job()
+    await accept(database, job)
+    owner = ids.new()
+    wish = Wish("default", "test.nothing", 5, quota=10)
+    assert await take(database, wish, owner=owner) == []
+    assert (await row(database, job.id)).state == "ready"
+    await sign_on(database, owner)
+    assert [claimed.id for claimed in await take(database, wish, owner=owner)] == [job.id]
+
+
+async def test_quotas_floors_and_limits(database: AsyncEngine) -> None:
+    await accept(database, *(new_job() for _ in range(5)), *(new_job(tenant="b") for _ in range(5)))
+    owner = ids.new()
+    await sign_on(database, owner)
+    a, b = (Wish(lane, "test.nothing", 5, quota=3) for lane in ("default", "b"))
+    first = await take(database, a, b, owner=owner, limit=4)
+    assert Counter(job.lane for job in first) == {"default": 3, "b": 1}
+    later = Wish("b", "test.nothing", 5, quota=9, floor=datetime.now(UTC) + timedelta(hours=1))
+    assert await take(database, later, owner=owner) == []
+    assert len(await take(database, Wish("b", "test.nothing", 5, quota=9), owner=owner)) == 4
+
+
+async def test_claimed_bytes_are_bounded(database: AsyncEngine) -> None:
+    await accept(database, *(new_job(payload_bytes=400) for _ in range(5)))
+    owner = ids.new()
+    await sign_on(database, owner)
+    wish = Wish("default", "test.nothing", 5, quota=5)
+    sizes = [len(await take(database, wish, owner=owner, bytes_max=1_000)) for _ in range(3)]
+    assert sizes == [3, 2, 0]  # the one that passes the bound comes along, the next does not
+
+
+async def test_a_job_says_whether_its_deadline_has_passed(database: AsyncEngine) -> None:
+    now = datetime.now(UTC)
+    await accept(
+        database,
+        new_job(deadline=now - timedelta(seconds=1)),
+        new_job(deadline=now + timedelta(hours=1)),
+        new_job(),
+    )
+    assert [job.is_late for job in await claim(database)] == [True, False, False]
+
+
+async def test_due_jobs_become_ready_the_urgent_first_and_from_every_lane(
+    database: AsyncEngine,
+) -> None:
+    flood = [new_job(delay_s=60) for _ in range(300)]
+    urgent, neighbour = new_job(delay_s=60, priority=9), new_job(delay_s=60, tenant="b")
+    await accept(database, *flood, urgent, neighbour)
+    async with database.begin() as connection:
+        await connection.execute(text("UPDATE relais.jobs SET run_at = now() - interval '1 s'"))
+        promote = transitions.promote
+        assert await promote(connection, queue="bulk", limit=100, per_lane=50) == 52
+    for job in (urgent, neighbour):
+        assert (await row(database, job.id)).state == "ready"
+
+
+async def test_what_is_due_is_looked_for_from_where_the_last_look_ended(
+    database: AsyncEngine,
+) -> None:
+    await accept(database, new_job(delay_s=0.001))
+    late = datetime.now(UTC) + timedelta(seconds=5)
+    await asyncio.sleep(0.01)
+    async with database.begin() as connection:
+        assert await transitions.promote(connection, queue="bulk", limit=9, since=late) == 0
+        assert await transitions.promote(connection, queue="bulk", limit=9) == 1
+
+
+async def test_snoozes_in_a_row_are_one_event_and_have_an_end(database: AsyncEngine) -> None:
+    job = new_job(max_attempts=1)
+    await accept(database, job)
+    for _ in range(5):
+        (claimed,) = await claim(database)
+        await finish(
+            database, claimed, State.SCHEDULED, reason="relay stopped", delay_s=0, is_counted=False
+        )
+        async with database.begin() as connection:
+            await transitions.promote(connection, queue="bulk", limit=1)
+    assert await path(database, job.id) == ["ready", "running", "scheduled", "ready"]
+    async with database.begin() as connection:
+        events = await connection.execute(
+            text("SELECT repeats, attempt FROM relais.job_events WHERE to_state = 'scheduled'")
+        )
+        assert [tuple(event) for event in events] == [(5, 5)]
+        await connection.execute(
+            text("UPDATE relais.jobs SET snoozed_since = now() - interval '4 days'")
+        )
+    (claimed,) = await claim(database)
+    await finish(
+        database, claimed, State.SCHEDULED, reason="relay stopped", delay_s=0, is_counted=False
+    )
+    ended = await row(database, job.id)
+    assert ended.state == "failed"
+    assert ended.reason.startswith("put off again and again since 20")
+    assert ended.reason.endswith("; last: relay stopped")
+
+
+async def test_a_snooze_after_a_counted_attempt_starts_anew(database: AsyncEngine) -> None:
+    job = new_job()
+    await accept(database, job)
+    for is_counted in (False, True, False):
+        (claimed,) = await claim(database)
+        await finish(
+            database, claimed, State.SCHEDULED, reason="x", delay_s=0, is_counted=is_counted
+        )
+        async with database.begin() as connection:
+            await transitions.promote(connection, queue="bulk", limit=1)
+    assert (await row(database, job.id)).snoozes == 1
+    assert (await path(database, job.id)).count("scheduled") == 3
+
+
+async def test_kinds_that_no_worker_knows_have_an_end(database: AsyncEngine) -> None:
+    known, unknown, young = (new_job(kind=kind) for kind in ("a.known", "a.lost", "a.lost"))
+    await accept(database, known, unknown, young)
+    await sign_on(database, ids.new())
+    async with database.begin() as connection:
+        await connection.execute(text("UPDATE relais.workers SET kinds = '{a.known}'"))
+        await connection.execute(
+            text("UPDATE relais.jobs SET ready_at = now() - interval '2 days' WHERE id <> :id"),
+            {"id": young.id},
+        )
+        expired = await transitions.expire_unknown_kinds(connection, older_than_s=86_400, limit=10)
+    assert expired == [unknown.id]
+    assert "no worker has known the kind a.lost" in (await row(database, unknown.id)).reason
