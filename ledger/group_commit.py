@@ -2,28 +2,94 @@
 
 While one batch is being committed the next one collects, so a lone caller never waits for
 company and a crowd shares the cost.
+
+A batch that is refused is taken apart, so that nobody pays for a neighbour:
+
+| the error | several items | one item |
+|---|---|---|
+| its own fault (`outage.is_own_fault`), or none of Postgres' | taken apart | told |
+| it waited for a lock (55P03), it took too long (57014) | taken apart | tried again, or told |
+| Postgres is away, read-only, out of means | tried again, or told | tried again, or told |
+| a deadlock, a lost race (class 40), and the rest | tried again, then taken apart | the same |
+| a `RelaisError`: `commit` has had a patience of its own | told | told |
+
+"Tried again, or told": a patient group tries until Postgres takes it; any other tries what a second
+try may settle (class 40) `TRIES` times, and tells its callers of everything else at once. Parts
+are written beside the fresh batches and hold up none of them.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Generic, TypeVar
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from sqlalchemy.exc import DataError, IntegrityError
+from ledger import outage
+from ledger.patience import Announcements, Patience
+from runtime.errors import RelaisError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+TRIES = 4  # of a batch that may succeed the next time, before it is taken apart
+PARTS = 8  # fewer rounds than halves; a round may cost a whole time-out
+MENDERS = 4  # parts that are written at once
+LONE_WAIT_MAX_S = 5.0  # between two tries of an item that nothing but its own trouble keeps
+_WAITED = frozenset({"55P03", "57014"})
+_AWAY_CLASSES = frozenset({"", "08", "25", "53", "57", "58"})
+_LOST_RACE_CLASS = "40"
+
+
+class _Verdict(Enum):
+    TELL = auto()  # the callers
+    AGAIN = auto()  # the batch as it is
+    APART = auto()  # each part by itself
+
+
+@dataclass(eq=False, slots=True)
+class _Entry(Generic[Item, Result]):
+    item: Item
+    future: asyncio.Future[Result]
+    size_bytes: int
+
+
+class _Batch(Generic[Item, Result]):
+    """Entries that are written together, and how often that has failed."""
+
+    def __init__(self, entries: list[_Entry[Item, Result]], announcements: Announcements) -> None:
+        self.entries = entries
+        self.patience = Patience(announcements)
+
+    def drop_the_gone(self) -> bool:
+        """Leave out whoever gave up by now: they were told "not written". Whether any stay."""
+        self.entries = [entry for entry in self.entries if not entry.future.done()]
+        return bool(self.entries)
+
+    def settle(self, results: Sequence[Result]) -> None:
+        """Answer the callers."""
+        for entry, result in zip(self.entries, results, strict=True):
+            if not entry.future.done():
+                entry.future.set_result(result)
+
+    def refuse(self, error: Exception) -> None:
+        """Tell the callers."""
+        for entry in self.entries:
+            if not entry.future.done():
+                entry.future.set_exception(error)
 
 
 class GroupCommit(Generic[Item, Result]):
     """Collects items of one event loop and hands them to `commit` in batches.
 
     `commit` returns one result per item, in order, after its transaction is durable. `writers`
-    batches may be under way at once.
+    batches may be under way at once. A batch has at most `batch_max` items and, where `weigh`
+    tells the size of one, about `batch_max_bytes`. `is_patient` and the errors: see above.
+    `on_wait` is told what keeps a write waiting, and how often it has.
     """
 
     def __init__(
@@ -31,12 +97,22 @@ class GroupCommit(Generic[Item, Result]):
         commit: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
         *,
         batch_max: int = 500,
+        batch_max_bytes: int = 0,
+        weigh: Callable[[Item], int] | None = None,
         writers: int = 1,
+        is_patient: bool = False,
+        on_wait: Callable[[BaseException, int], None] | None = None,
     ) -> None:
         self._commit = commit
         self._batch_max = batch_max
-        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._batch_max_bytes = batch_max_bytes
+        self._weigh = weigh
+        self._is_patient = is_patient
+        self._announcements = Announcements(on_wait)
+        self._waiting: deque[_Entry[Item, Result]] = deque()
+        self._parts: deque[_Batch[Item, Result]] = deque()
         self._idle_writers = writers
+        self._idle_menders = MENDERS
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def submit(self, item: Item) -> Result:
@@ -46,12 +122,11 @@ class GroupCommit(Generic[Item, Result]):
     def enqueue(self, item: Item) -> asyncio.Future[Result]:
         """Put `item` into the next batch without waiting."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future))
+        size_bytes = self._weigh(item) if self._weigh is not None else 0
+        self._waiting.append(_Entry(item, future, size_bytes))
         if self._idle_writers:
             self._idle_writers -= 1
-            task = asyncio.create_task(self._drain())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._start(self._drain())
         return future
 
     async def flush(self) -> None:
@@ -59,41 +134,101 @@ class GroupCommit(Generic[Item, Result]):
         while self._tasks:
             await asyncio.wait(self._tasks)
 
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     async def _drain(self) -> None:
+        """Write fresh batches until none waits."""
         try:
             while self._waiting:
-                batch: list[tuple[Item, asyncio.Future[Result]]] = []
-                while self._waiting and len(batch) < self._batch_max:
-                    entry = self._waiting.popleft()
-                    if not entry[1].cancelled():  # whoever gave up by now is told "not written"
-                        batch.append(entry)
-                if batch:
-                    await self._settle(batch)
+                batch = self._next()
+                wait_s = await self._try(batch)
+                while wait_s is not None:
+                    await asyncio.sleep(wait_s)
+                    wait_s = await self._try(batch)
         finally:
             self._idle_writers += 1
 
-    async def _settle(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+    def _next(self) -> _Batch[Item, Result]:
+        entries: list[_Entry[Item, Result]] = []
+        size_bytes = 0
+        while self._waiting and len(entries) < self._batch_max:
+            size_bytes += self._waiting[0].size_bytes
+            if entries and self._batch_max_bytes and size_bytes > self._batch_max_bytes:
+                break
+            entries.append(self._waiting.popleft())
+        return _Batch(entries, self._announcements)
+
+    async def _try(self, batch: _Batch[Item, Result]) -> float | None:
+        """Write `batch`; seconds until it is tried again as it is, None where it is dealt with."""
+        if not batch.drop_the_gone():
+            return None
         try:
-            results = await self._commit([item for item, _ in batch])
-        except (IntegrityError, DataError) as error:
-            if len(batch) > 1:  # one bad item must not refuse its neighbours
-                for entry in batch:
-                    await self._settle([entry])
-                return
-            _refuse(batch, error)
-        except BaseException as error:
-            _refuse(batch, error)
-            if not isinstance(error, Exception):
-                raise
+            results = await self._commit([entry.item for entry in batch.entries])
+        except Exception as error:  # noqa: BLE001 - each is dealt with, as the table above says
+            return self._deal_with(error, batch)
+        except BaseException:
+            batch.refuse(ConnectionAbortedError("shutting down"))
+            raise
+        batch.settle(results)
+        return None
+
+    def _deal_with(self, error: Exception, batch: _Batch[Item, Result]) -> float | None:
+        size, patience = len(batch.entries), batch.patience
+        match self._verdict(error, size=size, failures=patience.failures):
+            case _Verdict.TELL:
+                batch.refuse(error)
+            case _Verdict.AGAIN:
+                return patience.after(error)
+            case _Verdict.APART if size == 1:
+                wait_s = patience.after(error, wait_max_s=LONE_WAIT_MAX_S)
+                self._start(self._mend_later(batch, wait_s))
+            case _Verdict.APART:
+                patience.after(error)
+                length = -(-size // PARTS)
+                for start in range(0, size, length):
+                    entries = batch.entries[start : start + length]
+                    self._mend_soon(_Batch(entries, self._announcements))
+        return None
+
+    def _verdict(self, error: Exception, *, size: int, failures: int) -> _Verdict:
+        if isinstance(error, RelaisError):
+            return _Verdict.TELL
+        if outage.is_own_fault(error) or not outage.is_passing(error):
+            return _Verdict.APART if size > 1 else _Verdict.TELL
+        state = outage.sqlstate(error)
+        if state in _WAITED:
+            return _Verdict.APART if size > 1 or self._is_patient else _Verdict.TELL
+        if state[:2] in _AWAY_CLASSES:
+            return _Verdict.AGAIN if self._is_patient else _Verdict.TELL
+        if not self._is_patient and state[:2] != _LOST_RACE_CLASS:
+            return _Verdict.TELL
+        if failures < TRIES:
+            return _Verdict.AGAIN
+        return _Verdict.APART if size > 1 or self._is_patient else _Verdict.TELL
+
+    def _mend_soon(self, part: _Batch[Item, Result]) -> None:
+        if len(part.entries) > 1:
+            self._parts.appendleft(part)  # most of them are well: before those that are not
         else:
-            for (_, future), result in zip(batch, results, strict=True):
-                if not future.done():
-                    future.set_result(result)
+            self._parts.append(part)
+        if self._idle_menders:
+            self._idle_menders -= 1
+            self._start(self._mend())
 
+    async def _mend_later(self, part: _Batch[Item, Result], wait_s: float) -> None:
+        await asyncio.sleep(wait_s)
+        self._mend_soon(part)
 
-def _refuse(batch: list[tuple[Item, asyncio.Future[Result]]], error: BaseException) -> None:
-    for _, future in batch:
-        if not future.done():
-            future.set_exception(
-                error if isinstance(error, Exception) else ConnectionAbortedError("shutting down")
-            )
+    async def _mend(self) -> None:
+        """Write parts until none waits; what has to wait makes room for the others."""
+        try:
+            while self._parts:
+                part = self._parts.popleft()
+                wait_s = await self._try(part)
+                if wait_s is not None:
+                    self._start(self._mend_later(part, wait_s))
+        finally:
+            self._idle_menders += 1

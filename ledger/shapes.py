@@ -151,6 +151,15 @@ class Woken:
 
 
 @dataclass(frozen=True, slots=True)
+class Promoted:
+    """What one look for due jobs did."""
+
+    jobs: int  # made ready
+    most: int  # of one lane, kind and priority
+    looked_at: datetime  # everything due by then was looked at, as far as the limits went
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """What a batch of finishes did; `written[n]` False: the nth had lost its ownership."""
 

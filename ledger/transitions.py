@@ -20,6 +20,7 @@ from ledger.shapes import (
     Finish,
     Finished,
     NewJob,
+    Promoted,
     Reclaimed,
     Wish,
     Woken,
@@ -40,6 +41,7 @@ __all__ = [
     "Finish",
     "Finished",
     "NewJob",
+    "Promoted",
     "Reclaimed",
     "Wish",
     "Woken",
@@ -224,13 +226,13 @@ async def promote(
     limit: int,
     per_lane: int | None = None,
     since: datetime | None = None,
-) -> int:
-    """Make due jobs of `queue` ready, those due since `since` only; how many."""
+) -> Promoted:
+    """Make due jobs of `queue` ready, those due since `since` only; `per_lane` of each at most."""
     result = await connection.execute(
         SQL["promote"],
         {"queue": queue, "limit": limit, "per_lane": per_lane or limit, "since": since or EVER},
     )
-    return len(result.all())
+    return Promoted(*result.one())
 
 
 async def extend_leases(

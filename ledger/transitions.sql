@@ -67,10 +67,11 @@ SELECT * FROM unnest(
 )
 
 -- name: promote
--- scheduled -> ready: the time has come. Of each lane so many at most, the most urgent first.
+-- scheduled -> ready: the time has come. Of each lane so many at most, the most urgent first; how
+-- many of one lane there were, and until when was looked.
 -- `since` is where the last look ended: what is due and older is not there any more.
 WITH due AS MATERIALIZED (
-    SELECT d.id, d.run_at
+    SELECT d.id, d.run_at, l.lane, l.kind, l.priority
     FROM (SELECT * FROM relais.lanes WHERE queue = :queue ORDER BY priority DESC) AS l
     CROSS JOIN LATERAL (
         SELECT j.id, j.run_at FROM relais.jobs AS j
@@ -82,12 +83,15 @@ WITH due AS MATERIALIZED (
     LIMIT :limit
 ), placed AS (
     SELECT id, row_number() OVER (ORDER BY run_at, id) AS place FROM due
+), moved AS (
+    UPDATE relais.jobs AS j
+    SET state = 'ready', reason = NULL,
+        ready_at = statement_timestamp() + placed.place * interval '1 microsecond'
+    FROM placed WHERE j.id = placed.id
 )
-UPDATE relais.jobs AS j
-SET state = 'ready', reason = NULL,
-    ready_at = statement_timestamp() + placed.place * interval '1 microsecond'
-FROM placed WHERE j.id = placed.id
-RETURNING j.id
+SELECT coalesce(sum(jobs), 0)::int AS jobs, coalesce(max(jobs), 0) AS most,
+       statement_timestamp() AS looked_at
+FROM (SELECT count(*) AS jobs FROM due GROUP BY lane, kind, priority) AS of_lane
 
 -- name: claim
 -- ready -> running: of each wish (a lane, a kind, a priority) the longest ready, from where the

@@ -102,6 +102,13 @@ class Settings(BaseSettings):
     kinds: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Modules with your own `@kind`s, comma-separated."
     )
+    outcome_max_bytes: int = Field(
+        1_048_576,
+        ge=1024,
+        le=33_554_432,
+        description="Largest result of a job, as JSON; a larger one fails the job. Reasons and "
+        "error texts are cut.",
+    )
     isolated_memory_bytes: int = Field(
         1_073_741_824, ge=67_108_864, description="Address space of an isolated handler's process."
     )

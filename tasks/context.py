@@ -24,7 +24,7 @@ class Context:
     tenant: str
     tries_left: int  # attempts that may still follow this one
     settings: Settings
-    database: AsyncEngine
+    database: AsyncEngine  # a pool for handlers alone: what they keep, no claim waits for
     workflow_id: str | None = None
     traceparent: str | None = None  # of the span this attempt runs in
     tags: tuple[str, ...] = ()

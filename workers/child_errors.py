@@ -3,7 +3,7 @@
 RelaisError
 └── IsolationError
     ├── TimedOut         the time was over; the child was killed
-    ├── ChildDied        the child died by itself: a signal, an exit, out of memory
+    ├── ChildDied        the child died: a signal, an exit, out of memory
     ├── Interrupted      the child died with the process that had forked it: not its own doing
     └── HandlerRaised    the code raised; `report` has class, message and traceback
 """
@@ -26,20 +26,38 @@ class TimedOut(IsolationError):  # noqa: N818 - reads as the event it is
     """The time was over; the child was killed."""
 
 
+# What the kernel sends to a process for its own doing; any other signal was sent by somebody.
+_OWN_FAULTS = frozenset(
+    {"SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP", "SIGXCPU", "SIGXFSZ"}
+)
+
+
 class ChildDied(IsolationError):  # noqa: N818 - reads as the event it is
-    """The child died by itself."""
+    """The child died; its fork server lives."""
 
     def __init__(self, what: str, *, returncode: int | None) -> None:
         self.signal = -returncode if returncode is not None and returncode < 0 else None
         self.exit_code = returncode if self.signal is None else None
         super().__init__(f"The process that ran {what} died: {self._cause()}.")
 
+    @property
+    def by_itself(self) -> bool:
+        """Whether it ended by its own doing, not by a signal that others send."""
+        return self.signal is None or _signal_name(self.signal) in _OWN_FAULTS
+
     def _cause(self) -> str:
         if self.signal is not None:
-            return f"killed by {signal.Signals(self.signal).name}"
+            return f"killed by {_signal_name(self.signal)}"
         if self.exit_code is not None:
             return f"it ended itself with exit code {self.exit_code}"
         return "it closed its connection or sent what is not an answer"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal has no name
+        return f"signal {number}"
 
 
 class Interrupted(IsolationError):  # noqa: N818 - reads as the event it is

@@ -17,7 +17,7 @@ from tasks import kinds
 from tasks.context import Context
 from tasks.email import pool as mail_pool
 from tasks.errors import KindError, PayloadError
-from workers import frames, functions
+from workers import frames, functions, sealing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from tasks.kinds import Kind
-    from tasks.outcomes import Outcome
 
 _CONTEXT_FIELDS = {field.name for field in dataclasses.fields(Context)}
 
@@ -59,8 +58,10 @@ class KindRunner:
         payload = _payload(kind, request["payload"])
         context = self._context(request["context"])
         with telemetry.span("isolated", parent=context.traceparent):
-            outcome = _perform(kind, payload, context)
-        return {"outcome": frames.outcome_as_json(outcome)}
+            returned = _perform(kind, payload, context)
+        # Sealed here, where it was made, and again by the worker, which does not rely on it.
+        sealed = sealing.sealed(returned, max_bytes=self._settings.outcome_max_bytes)
+        return {"outcome": frames.outcome_as_json(sealed.outcome)}
 
     def _context(self, fields: dict[str, Any]) -> Context:
         given = {name: value for name, value in fields.items() if name in _CONTEXT_FIELDS}
@@ -84,22 +85,22 @@ def _payload(kind: Kind, payload: dict[str, Any]) -> BaseModel:
         raise PayloadError(sentence) from None
 
 
-def _perform(kind: Kind, payload: BaseModel, context: Context) -> Outcome:
+def _perform(kind: Kind, payload: BaseModel, context: Context) -> object:
     if inspect.iscoroutinefunction(kind.handler):
         return asyncio.run(_await(kind, payload, context))
-    outcome = kind.handler(payload, context)
+    returned = kind.handler(payload, context)
     asyncio.run(context.database.dispose())
-    return outcome  # type: ignore[return-value]  # not a coroutine function
+    return returned
 
 
-async def _await(kind: Kind, payload: BaseModel, context: Context) -> Outcome:
+async def _await(kind: Kind, payload: BaseModel, context: Context) -> object:
     try:
-        outcome: Outcome = await kind.handler(payload, context)  # type: ignore[misc]
+        returned: object = await kind.handler(payload, context)  # type: ignore[misc]
     finally:
         # Connections belong to the event loop that ends here.
         await mail_pool.close_all()
         await context.database.dispose()
-    return outcome
+    return returned
 
 
 async def _already_isolated(name: str, arguments: dict[str, Any]) -> dict[str, Any]:

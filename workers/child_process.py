@@ -52,6 +52,10 @@ class Child:
         """Whether it was taken down by the death of its fork server."""
         return self._exited.done() and self._exited.result() is None
 
+    def on_exit(self, told: Callable[[Child, int | None], None]) -> None:
+        """Have `told` called with this child and its return code (None: its server died)."""
+        self._exited.add_done_callback(lambda exited: told(self, exited.result()))
+
     def is_alive(self) -> bool:
         """Whether it waits quietly for a request: its socket is open and has nothing to say."""
         if self._exited.done():

@@ -13,6 +13,7 @@ from workers.child_server import START_S, ForkServer
 
 if TYPE_CHECKING:
     from asyncio import Task
+    from collections.abc import Callable
 
     from runtime.settings import Settings
     from workers.child_environment import Role
@@ -27,10 +28,19 @@ class WarmChildren:
     Every child that was taken is given to `keep`, `end` or `obituary` in the end.
     """
 
-    def __init__(self, role: Role, settings: Settings, *, size: int, idle_s: float) -> None:
+    def __init__(
+        self,
+        role: Role,
+        settings: Settings,
+        *,
+        size: int,
+        idle_s: float,
+        on_idle_death: Callable[[], None] | None = None,
+    ) -> None:
         self.slots = asyncio.Semaphore(size)
         self._role = role
         self._idle_s = idle_s
+        self._on_idle_death = on_idle_death
         self._server = ForkServer(role, settings)
         self._idle: list[Child] = []
         self._ending: set[Task[None]] = set()
@@ -86,12 +96,19 @@ class WarmChildren:
             await asyncio.wait(self._ending)
         await self._server.close()
 
+    def _gone(self, child: Child, returncode: int | None) -> None:
+        """Told for each that ends; one that idles has not been ended by us."""
+        was_killed = returncode is not None and returncode < 0
+        if was_killed and child in self._idle and self._on_idle_death is not None:
+            self._on_idle_death()
+
     def _retire(self, child: Child) -> None:
         self._idle.remove(child)
         self.end(child)
 
     async def _start(self) -> Child:
         child = await self._server.fork()
+        child.on_exit(self._gone)
         try:
             async with asyncio.timeout(START_S):
                 answer = await frames.read(child.reader)

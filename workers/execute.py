@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
@@ -14,8 +15,9 @@ from tasks.context import Context
 from tasks.errors import TaskError
 from tasks.kinds import Backoff, Kind
 from tasks.outcomes import ErrorReport, Failed, RetryLater, Snooze, Succeeded
-from workers import isolation
+from workers import isolation, sealing
 from workers.reports import error_report
+from workers.sealing import Sealed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -25,8 +27,9 @@ if TYPE_CHECKING:
     from ledger.shapes import ClaimedJob
     from runtime.settings import Settings
     from tasks.outcomes import Outcome
+    from workers.slots import Fence
 
-    AsyncHandler = Callable[[Any, Context], Awaitable[Outcome]]
+    AsyncHandler = Callable[[Any, Context], Awaitable[object]]
 
 log = logs.logger("execute")
 
@@ -35,25 +38,37 @@ DEFAULT_BACKOFF = Backoff()
 
 
 class ProcessDied(Exception):  # noqa: N818 - an event, not an error of ours
-    """The process of its own in which the job ran died; counted against the job alone."""
+    """The process of its own in which the job ran died.
+
+    `by_itself`: by an exit or a fault of its own, not by a signal that others send.
+    """
+
+    def __init__(self, what: str, *, by_itself: bool) -> None:
+        super().__init__(what)
+        self.by_itself = by_itself
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What every attempt of this worker shares."""
+    """What every attempt of this worker shares; `database` is the handlers' own pool."""
 
     settings: Settings
     database: AsyncEngine
     isolation: isolation.IsolationPool
-    still_owned: Callable[[], bool]
+    still_owned: Callable[[Fence], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Performed:
-    """How an attempt ended, and the traceparent of the span it ran in."""
+    """How an attempt ended, sealed, and the traceparent of the span it ran in."""
 
-    outcome: Outcome
+    sealed: Sealed
     traceparent: str | None
+
+    @property
+    def outcome(self) -> Outcome:
+        """The outcome, fit for the ledger."""
+        return self.sealed.outcome
 
 
 def backoff_of(job: ClaimedJob) -> Backoff:
@@ -64,66 +79,91 @@ def backoff_of(job: ClaimedJob) -> Backoff:
     return kind.backoff if kind else DEFAULT_BACKOFF
 
 
+def performed(job: ClaimedJob, around: Surroundings, outcome: Outcome) -> Performed:
+    """An attempt that ended outside its handler."""
+    limit = around.settings.outcome_max_bytes
+    return Performed(sealing.sealed(outcome, max_bytes=limit), job.traceparent)
+
+
 async def perform(job: ClaimedJob, around: Surroundings) -> Performed:
     """Run one claimed job; raises ProcessDied, Interrupted and CancelledError only."""
     kind = kinds.get(job.kind)
     if kind is None:
         reason = f"this worker does not know the kind {job.kind}"
-        return Performed(Snooze(UNKNOWN_KIND_DELAY_S, reason), job.traceparent)
+        return performed(job, around, Snooze(UNKNOWN_KIND_DELAY_S, reason))
+    if job.is_late:
+        return performed(job, around, Failed("its deadline had passed before it could run"))
     with telemetry.span(
         f"run {job.kind}",
         kind="consumer",
         parent=job.traceparent,
         attributes={"job_id": str(job.id), "queue": job.queue, "attempt": job.attempt},
     ) as span:
-        outcome = await _attempt(job, kind, around, span.traceparent)
+        traceparent = span.traceparent
+        returned = await _attempt(job, kind, around, traceparent)
+        sealed = sealing.sealed(returned, max_bytes=around.settings.outcome_max_bytes)
+        outcome = sealed.outcome
         if not isinstance(outcome, Succeeded):
             span.set(outcome=type(outcome).__name__)
             if isinstance(outcome, (RetryLater, Failed)):
                 span.fail(outcome.reason)
-        return Performed(outcome, span.traceparent)
+        return Performed(sealed, traceparent)
 
 
-async def _attempt(job: ClaimedJob, kind: Kind, around: Surroundings, traceparent: str) -> Outcome:
+async def _attempt(job: ClaimedJob, kind: Kind, around: Surroundings, traceparent: str) -> object:
+    """What the handler returned, or the outcome that its exception stands for."""
     context = _context(job, around, traceparent)
-    timer = asyncio.timeout(job.timeout_s)
     try:
         if kind.is_isolated or job.alone:
-            return await around.isolation.run_kind(
-                kind.name,
-                job.payload,
-                isolation.fields_of(context),
-                job.timeout_s,
-                still_owned=around.still_owned,
-            )
+            return await _run_apart(job, kind, around, context)
+        return await _run(job, kind, context)
+    except (asyncio.CancelledError, isolation.Interrupted):
+        raise  # whoever runs this task knows what that means
+    except isolation.ChildDied as error:
+        raise ProcessDied(str(error), by_itself=error.by_itself) from error
+    except BaseException as error:  # noqa: BLE001 - whatever a handler raises, SystemExit too, ends
+        return _outcome_of(error)  # its attempt, and nothing else
+
+
+async def _run(job: ClaimedJob, kind: Kind, context: Context) -> object:
+    try:
         payload = kind.payload.model_validate(job.payload)
+    except ValidationError as error:
+        return Failed(_what_does_not_fit(error), error=error_report(error))
+    timer = asyncio.timeout(job.timeout_s)
+    try:
         async with timer:
             handler = cast("AsyncHandler", kind.handler)  # as `is_isolated` says
             return await handler(payload, context)
+    except TimeoutError:  # the attempt's own, or of some socket inside the handler
+        if not timer.expired():
+            raise
+        return timed_out(job)
+
+
+async def _run_apart(job: ClaimedJob, kind: Kind, around: Surroundings, context: Context) -> object:
+    fields = isolation.fields_of(context)
+    try:
+        return await around.isolation.run_kind(
+            kind.name, job.payload, fields, job.timeout_s, still_owned=context.still_owned
+        )
     except isolation.TimedOut:
-        return _timed_out(job)
-    except TimeoutError as error:  # the attempt's own, or of some socket inside the handler
-        return _timed_out(job) if timer.expired() else _retry(error)
-    except isolation.ChildDied as error:
-        raise ProcessDied(str(error)) from error
-    except isolation.Interrupted:
-        raise
-    except isolation.HandlerRaised as error:
-        return RetryLater(f"{error.report.type}: {error.report.message}", error=error.report)
-    except ValidationError as error:
-        return Failed(_what_does_not_fit(error), error=error_report(error))
-    except TaskError as error:
-        return Failed(str(error), error=error_report(error))
-    except Exception as error:  # noqa: BLE001 - whatever a handler raises is that attempt's error
-        return _retry(error)
+        return timed_out(job)
 
 
-def _retry(error: BaseException) -> RetryLater:
+def _outcome_of(error: BaseException) -> Outcome:
+    match error:
+        case isolation.HandlerRaised(report=report):
+            return RetryLater(f"{report.type}: {report.message}", error=report)
+        case TaskError():
+            reason = sealing.plain_text(error, max_bytes=sealing.REASON_MAX_BYTES)
+            return Failed(reason, error=error_report(error))
     report = error_report(error)
     return RetryLater(f"{report.type}: {report.message}", error=report)
 
 
-def _timed_out(job: ClaimedJob) -> RetryLater:
+def timed_out(job: ClaimedJob) -> RetryLater:
+    """The outcome of an attempt that was not done in its time."""
     report = ErrorReport("TimedOut", f"not done after {job.timeout_s:g} s")
     return RetryLater(f"timed out after {job.timeout_s:g} s", error=report)
 
@@ -143,7 +183,7 @@ def _context(job: ClaimedJob, around: Surroundings, traceparent: str) -> Context
         tags=tuple(job.tags),
         deaths=job.deaths,
         isolate=_isolate(around, timeout_s=job.timeout_s),
-        still_owned=around.still_owned,
+        still_owned=partial(around.still_owned, job.fence),
     )
 
 

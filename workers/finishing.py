@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 from ledger.models.jobs import State
 from ledger.shapes import ClaimedJob, Finish
 from tasks.outcomes import Cancelled, Failed, RetryLater, Snooze, Succeeded, Unknown
+from workers.sealing import bounded_delay_s
 
 if TYPE_CHECKING:
     from tasks.kinds import Backoff
@@ -38,8 +39,8 @@ def _finish(job: ClaimedJob, outcome: Outcome, *, backoff: Backoff) -> Finish:
             return Finish(job.id, job.attempt, State.SUCCEEDED, result=result)
         case RetryLater() if job.tries_left > 0:
             wait_s = outcome.delay_s
-            if wait_s is None:
-                wait_s = delay_s(backoff, tries=job.counted)
+            if wait_s is None:  # a kind's backoff is anyone's, too
+                wait_s = bounded_delay_s(delay_s(backoff, tries=job.counted)) or 0.0
             return Finish(
                 job.id,
                 job.attempt,

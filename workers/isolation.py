@@ -61,11 +61,22 @@ def fields_of(context: Context) -> dict[str, Any]:
 class IsolationPool:
     """At most `size` children for functions and `size` for kinds; belongs to one event loop."""
 
-    def __init__(self, settings: Settings, *, size: int, idle_s: float = IDLE_S) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        size: int,
+        idle_s: float = IDLE_S,
+        on_idle_death: Callable[[], None] | None = None,
+    ) -> None:
+        """`on_idle_death` is called when a child without work was ended by a signal."""
         self._settings = settings
+        roles: tuple[Role, ...] = ("function", "kind")
         self._children: dict[Role, WarmChildren] = {
-            "function": WarmChildren("function", settings, size=size, idle_s=idle_s),
-            "kind": WarmChildren("kind", settings, size=size, idle_s=idle_s),
+            role: WarmChildren(
+                role, settings, size=size, idle_s=idle_s, on_idle_death=on_idle_death
+            )
+            for role in roles
         }
         self._suspects: set[str] = set()  # ids of jobs during which a fork server died
 

@@ -1,35 +1,39 @@
-"""Outcomes on their way to the ledger: batched, retried while Postgres is away, then reported."""
+"""Outcomes on their way to the ledger: batched, tried until Postgres takes them, then reported."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as NoConnectionInTime
+from sqlalchemy import text
 
-from ledger import transitions
+from ledger import outage, transitions
 from ledger.group_commit import GroupCommit
 from ledger.models.jobs import State
+from ledger.patience import Announcements, Patience
+from ledger.shapes import Finish
 from runtime import logs, metrics
 from tasks.outcomes import Failed, RetryLater
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
-    from typing import TypeVar
+    from collections.abc import Sequence
 
-    from sqlalchemy.ext.asyncio import AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-    from ledger.shapes import ClaimedJob, Finish, Finished, Woken
+    from ledger.shapes import ClaimedJob, Woken
     from tasks.outcomes import Outcome
     from workers.doorbell import Ringer
     from workers.events import TaskEvents
 
-    Result = TypeVar("Result")
-
 log = logs.logger("outbox")
 
-AGAIN_S = 0.3
+BATCH_MAX = 500
+BATCH_MAX_BYTES = 8 * 1024 * 1024
+FULL_BYTES = 64 * 1024 * 1024  # of results that wait: no more jobs are started
+ROW_BYTES = 200  # of an outcome, beside its texts and its result
+# A row that somebody has locked must not hold the rest of its batch; alone it waits longer.
+BATCH_LOCK_TIMEOUT = text("SET LOCAL lock_timeout = '1s'")
 EVENTS = {
     State.SUCCEEDED: "succeeded",
     State.FAILED: "failed",
@@ -38,6 +42,12 @@ EVENTS = {
     State.SCHEDULED: "retried",
     State.READY: "retried",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class _Outgoing:
+    finish: Finish
+    size_bytes: int
 
 
 class Outbox:
@@ -49,54 +59,81 @@ class Outbox:
     def __init__(self, database: AsyncEngine, *, ringer: Ringer, writers: int = 1) -> None:
         self._database = database
         self._ringer = ringer
-        self._commit = GroupCommit(self._write, batch_max=500, writers=writers)
+        self._waiting_bytes = 0
+        self._announcements = Announcements(_say_waiting)
+        self._commit = GroupCommit(
+            self._write,
+            batch_max=BATCH_MAX,
+            batch_max_bytes=BATCH_MAX_BYTES,
+            weigh=lambda outgoing: outgoing.size_bytes,
+            writers=writers,
+            is_patient=True,
+            on_wait=_say_waiting,
+        )
 
-    def put(self, item: Finish) -> asyncio.Future[bool]:
-        """True when written; False: ownership was lost."""
-        return self._commit.enqueue(item)
+    @property
+    def is_full(self) -> bool:
+        """Whether so much waits to be written that no more should be made."""
+        return self._waiting_bytes >= FULL_BYTES
+
+    def put(self, item: Finish, *, size_bytes: int = 0) -> asyncio.Future[bool]:
+        """True when written; False: ownership was lost. `size_bytes` of its texts and result."""
+        outgoing = _Outgoing(item, size_bytes + ROW_BYTES)
+        future = self._commit.enqueue(outgoing)
+        self._waiting_bytes += outgoing.size_bytes
+        future.add_done_callback(lambda _: self._gone(outgoing))
+        return future
 
     async def flush(self) -> None:
         """Wait until everything put so far is written."""
         await self._commit.flush()
 
-    async def report_death(self, job: ClaimedJob, *, reason: str) -> None:
+    async def report_death(self, job: ClaimedJob, *, counted: bool, reason: str) -> None:
         """The job's own process died: it runs alone from now on, or is quarantined."""
+        patience = Patience(self._announcements)
+        while True:
+            try:
+                async with self._database.begin() as connection:
+                    woken = await _take_back(connection, job, counted=counted, reason=reason)
+            except Exception as error:
+                if not outage.is_passing(error):
+                    raise
+                await asyncio.sleep(patience.after(error))
+            else:
+                self._ring(woken)
+                return
 
-        async def write() -> Sequence[Woken]:
-            async with self._database.begin() as connection:
-                died = [(job.id, job.attempt)]
-                taken = await transitions.reclaim(connection, died=died, reason=reason)
-            return taken.woken
-
-        self._ring(await self._until_postgres_answers(write))
-
-    async def _write(self, items: Sequence[Finish]) -> Sequence[bool]:
-        async def write() -> Finished:
-            async with self._database.begin() as connection:
-                return await transitions.finish(connection, items)
-
-        finished = await self._until_postgres_answers(write)
+    async def _write(self, batch: Sequence[_Outgoing]) -> Sequence[bool]:
+        async with self._database.begin() as connection:
+            if len(batch) > 1:
+                await connection.execute(BATCH_LOCK_TIMEOUT)
+            finished = await transitions.finish(connection, [each.finish for each in batch])
         self._ring(finished.woken)
         return finished.written
+
+    def _gone(self, outgoing: _Outgoing) -> None:
+        self._waiting_bytes -= outgoing.size_bytes
 
     def _ring(self, woken: Sequence[Woken]) -> None:
         for job in woken:
             self._ringer.ring(queue=job.queue, kind=job.kind, job_id=job.id)
 
-    async def _until_postgres_answers(self, write: Callable[[], Awaitable[Result]]) -> Result:
-        failures = 0
-        while True:
-            try:
-                return await write()
-            except (OperationalError, InterfaceError, NoConnectionInTime, OSError) as error:
-                failures += 1
-                if failures in {1, 10, 100}:
-                    log.warning("finish.waiting", failures=failures, error=type(error).__name__)
-                await asyncio.sleep(AGAIN_S)
-            except DBAPIError as error:
-                if not error.connection_invalidated:
-                    raise
-                await asyncio.sleep(AGAIN_S)
+
+async def _take_back(
+    connection: AsyncConnection, job: ClaimedJob, *, counted: bool, reason: str
+) -> Sequence[Woken]:
+    """Ready again after its process died; at the third death that counts it is put aside."""
+    taken = await transitions.reclaim(connection, died=[job.fence], counted=counted, reason=reason)
+    return taken.woken
+
+
+def _say_waiting(error: BaseException, failures: int) -> None:
+    log.warning(
+        "finish.waiting",
+        failures=failures,
+        error=type(error).__name__,
+        sqlstate=outage.sqlstate(error) or None,
+    )
 
 
 def report(

@@ -18,8 +18,11 @@ TRACEBACK_MAX_CHARS = 16_000
 
 
 def error_report(error: BaseException) -> ErrorReport:
-    """`error` as it is kept with the attempt."""
-    text = "".join(_lines(error))
+    """`error` as it is kept with the attempt; never fails, whatever `error` is made of."""
+    try:
+        text = "".join(_lines(error))
+    except BaseException as hindrance:  # noqa: BLE001 - attributes and texts written by anyone
+        text = f"(it cannot be shown: {_name(hindrance)})"
     if len(text) > TRACEBACK_MAX_CHARS:
         text = "[...]\n" + text[-TRACEBACK_MAX_CHARS:]
     return ErrorReport(type=_name(error), message=_message(error), traceback=text)
@@ -29,8 +32,8 @@ def raised(error: BaseException) -> dict[str, Any]:
     """`error_report` as JSON, with the parts of a RelaisError that make it again elsewhere."""
     content: dict[str, Any] = {"report": error_report(error).as_json()}
     if isinstance(error, RelaisError):
-        content["sentence"] = redacted(error.sentence)
-        content["remedy"] = error.remedy
+        content["sentence"] = redacted(f"{error.sentence}")
+        content["remedy"] = f"{error.remedy}"
     return content
 
 
@@ -46,21 +49,23 @@ def _lines(error: BaseException) -> Iterator[str]:
 
 def _message(error: BaseException) -> str:
     pydantic = sys.modules.get("pydantic")
-    if pydantic is not None and isinstance(error, pydantic.ValidationError):
-        # Its own text quotes the input, which may be somebody's mail.
-        details = error.errors(include_input=False, include_url=False, include_context=False)
-        places = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in details)
-        return "; ".join(places)[:MESSAGE_MAX_CHARS]
     try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - a __str__ written by anyone
+        if pydantic is not None and isinstance(error, pydantic.ValidationError):
+            # Its own text quotes the input, which may be somebody's mail.
+            details = error.errors(include_input=False, include_url=False, include_context=False)
+            places = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in details)
+            return "; ".join(places)[:MESSAGE_MAX_CHARS]
+        text = "".join(["", str(error)])  # a plain str, whatever `__str__` returned
+    except BaseException:  # noqa: BLE001 - a __str__ written by anyone
         text = "(its text cannot be shown)"
     return redacted(text[: 2 * MESSAGE_MAX_CHARS])[:MESSAGE_MAX_CHARS]
 
 
 def _name(error: BaseException) -> str:
     of = type(error)
-    return of.__qualname__ if of.__module__ == "builtins" else f"{of.__module__}.{of.__qualname__}"
+    name = type.__dict__["__qualname__"].__get__(of)  # past what its metaclass says
+    module = type.__dict__["__module__"].__get__(of)
+    return name if module == "builtins" or not isinstance(module, str) else f"{module}.{name}"
 
 
 def _chain(error: BaseException) -> Iterator[tuple[BaseException, str]]:

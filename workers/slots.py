@@ -1,17 +1,25 @@
-"""The slots of one worker: claimed jobs wait here, run, and settle in the ledger."""
+"""The slots of one worker: claimed jobs wait here, run, and settle in the ledger.
+
+Every attempt is a task of its own. Whatever becomes of that task, `_ended` is called and its slot
+is free again: there is no runner that a handler could end.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, deque
+from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ledger.models.jobs import State
 from runtime import logs, metrics
-from tasks.outcomes import Cancelled, Failed
+from tasks.outcomes import Cancelled, Failed, RetryLater
 from workers import execute, finishing, outbox
 from workers.child_errors import Interrupted
+from workers.deaths import Death, Deaths
+from workers.sealing import Sealed
+from workers.waiting import Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,7 +35,30 @@ if TYPE_CHECKING:
 log = logs.logger("slots")
 
 STALE_CLAIM_S = 1.0  # a claimed job that has not started by then is given back
-LOOK_EVERY_S = 0.05  # at what still runs, while shutting down
+STUBBORN_S = 30.0  # what goes on this long after its time-out is left to itself
+END_S = 2.0  # for handlers to end once they are cancelled, while shutting down
+UNWRITABLE_AGAIN_S = 60.0
+SHUTTING_DOWN = "its worker was shutting down"
+
+
+class Attempt:
+    """One job in a handler, in a task of its own; `performed` once the handler has ended."""
+
+    def __init__(self, job: ClaimedJob, around: execute.Surroundings) -> None:
+        self.job = job
+        self.fence = job.fence
+        self.started = time.monotonic()
+        self.performed: execute.Performed | None = None
+        self.task = asyncio.create_task(self._perform(around))
+
+    def seconds(self) -> float:
+        """For how long it has been running."""
+        return time.monotonic() - self.started
+
+    async def _perform(self, around: execute.Surroundings) -> None:
+        self.started = time.monotonic()  # not counting the wait for the loop
+        # Kept beside the task's own result: a handler may have its own task cancelled as it ends.
+        self.performed = await execute.perform(self.job, around)
 
 
 class Slots:
@@ -49,126 +80,166 @@ class Slots:
         self._out = out
         self._events = events
         self._on_room = on_room
-        self._waiting: deque[tuple[ClaimedJob, float]] = deque()
+        self._waiting = Waiting(slots=concurrency)
         self._held: dict[Fence, ClaimedJob] = {}  # claimed and not yet settled in the ledger
-        self._running: dict[Fence, asyncio.Task[None]] = {}  # in a handler right now
-        self._to_cancel: set[Fence] = set()
+        self._running: dict[Fence, Attempt] = {}  # in a handler right now
+        self._called_off: set[Fence] = set()
+        self._unwritable: set[Fence] = set()  # held, but no work that is under way
         self._is_over = False
-        self._work = asyncio.Condition()
-        self._runners = [asyncio.create_task(self._runner()) for _ in range(concurrency)]
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.deaths = Deaths(out.report_death, on_reported=self._let_go)
 
     @property
     def held(self) -> int:
         """How many claims have not settled yet."""
-        return len(self._held)
+        return len(self._held) - len(self._unwritable)
 
-    @property
-    def fences(self) -> list[Fence]:
-        """These claims."""
-        return list(self._held)
-
-    @property
     def held_by_lane(self) -> Counter[str]:
         """How many of them each lane has."""
         return Counter(job.lane for job in self._held.values())
 
-    def allowed(self, _lane: str) -> int | None:
-        """How many more jobs of a lane could run here; None: any number."""
+    def claimable(self, lane: str) -> int | None:
+        """How many more jobs of `lane` are worth claiming; None: any number."""
+        return self._waiting.claimable(lane)
+
+    def fences(self) -> list[Fence]:
+        """The fences of everything that is held; callable from any thread."""
+        return list(self._held)  # one step of the interpreter: nobody changes it meanwhile
+
+    def holds(self, fence: Fence) -> bool:
+        """Whether this claim is held, and its attempt was not left to itself."""
+        return fence in self._held
+
+    def kind_of(self, task: object) -> str | None:
+        """The kind whose handler `task` runs; callable from any thread."""
+        for attempt in list(self._running.values()):
+            if attempt.task is task:
+                return attempt.job.kind
         return None
 
-    async def take(self, jobs: Sequence[ClaimedJob]) -> None:
-        """Hold claimed jobs; they run in this order as slots come free."""
-        now = time.monotonic()
+    def take(self, jobs: Sequence[ClaimedJob]) -> None:
+        """Hold claimed jobs; they run as slots come free, the lanes in turn."""
         for job in jobs:
             self._held[job.fence] = job
-            self._waiting.append((job, now))
-        async with self._work:
-            self._work.notify(len(jobs))
+        self._waiting.add(jobs)
+        self._fill()
 
     async def give_back_stale(self) -> None:
         """Jobs that wait behind slow ones go back, so that another worker may take them."""
-        horizon = time.monotonic() - STALE_CLAIM_S
-        stale = []
-        while self._waiting and self._waiting[0][1] < horizon:
-            stale.append(self._waiting.popleft()[0])
+        stale = self._waiting.take_stale(before=time.monotonic() - STALE_CLAIM_S)
         if stale:
             self._pace.slow_down()
             await self._give_back(stale, reason="claimed, but no slot came free")
 
     def cancel(self, fences: Sequence[Fence]) -> None:
-        """Stop these attempts, where they run here."""
+        """Stop these attempts, where they are held here."""
         for fence in fences:
-            task = self._running.get(fence)
-            if task and fence not in self._to_cancel:
-                self._to_cancel.add(fence)
-                task.cancel()
+            if fence in self._held and fence not in self._called_off:
+                self._called_off.add(fence)
+                if fence in self._running:
+                    self._running[fence].task.cancel()
+
+    def leave_stubborn(self) -> None:
+        """Free the slots of handlers that go on long after their time-out, cancelled in vain."""
+        for attempt in list(self._running.values()):
+            if attempt.seconds() > attempt.job.timeout_s + STUBBORN_S:
+                _say_left(attempt.job)
+                attempt.task.cancel()
+                attempt.performed = self._performed(attempt.job, execute.timed_out(attempt.job))
+                self._ended(attempt, attempt.task)
 
     async def wind_down(self, *, grace_s: float) -> int:
         """Give back what waits, let the rest finish within the grace; how many were given back."""
-        reason = "its worker was shutting down"
-        unstarted = [job for job, _ in self._waiting]
-        self._waiting.clear()
-        await self._give_back(unstarted, reason=reason)
-        deadline = time.monotonic() + grace_s
-        while self._running and time.monotonic() < deadline:
-            await asyncio.wait(self._running.values(), timeout=min(LOOK_EVERY_S, grace_s))
-        self._is_over = True
-        interrupted = list(self._running)
+        unstarted = self._waiting.take_all()
+        await self._give_back(unstarted, reason=SHUTTING_DOWN)
+        if self._running:
+            await asyncio.wait(self._running_tasks(), timeout=grace_s)
         await self.close()
         await self._out.flush()
-        left = [self._held[fence] for fence in interrupted if fence in self._held]
-        await self._give_back(left, reason=reason)
+        left = list(self._held.values())
+        await self._give_back(left, reason=SHUTTING_DOWN)
         return len(unstarted) + len(left)
 
     async def close(self) -> None:
-        """End the runners and whatever runs in them."""
-        for runner in self._runners:
-            runner.cancel()
-        await asyncio.gather(*self._runners, return_exceptions=True)
+        """End whatever runs; what does not end in time is left to itself."""
+        self._is_over = True
+        tasks = self._running_tasks()
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=END_S)
+        for attempt in self._running.values():
+            if not attempt.task.done():
+                _say_left(attempt.job)
+        await self.deaths.close()
 
-    async def _give_back(self, jobs: Sequence[ClaimedJob], *, reason: str) -> None:
-        writes = [self._out.put(finishing.release_of(job, reason=reason)) for job in jobs]
-        await asyncio.gather(*writes, return_exceptions=True)
-        for job in jobs:
-            self._held.pop(job.fence, None)
+    def _running_tasks(self) -> list[asyncio.Task[None]]:
+        return [attempt.task for attempt in self._running.values()]
 
-    async def _runner(self) -> None:
-        """One slot: takes claimed jobs, oldest first, and runs them one at a time."""
-        while not self._is_over:
-            async with self._work:
-                while not self._waiting:
-                    await self._work.wait()
-                job, _ = self._waiting.popleft()
-            await self._run(job, _this_task())
+    def _fill(self) -> None:
+        """Start what waits, while there are slots and room for its outcomes."""
+        while not (self._is_over or self._out.is_full):
+            job = self._waiting.start()
+            if job is None:
+                return
+            if job.fence in self._called_off:
+                self._waiting.end(job)
+                self._settle(job, self._performed(job, Cancelled("cancelled before it ran")))
+                continue
+            if self._events is not None:
+                self._events.started(job)
+            attempt = self._running[job.fence] = Attempt(job, self._around)
+            attempt.task.add_done_callback(partial(self._ended, attempt))
 
-    async def _run(self, job: ClaimedJob, task: asyncio.Task[None]) -> None:
-        self._running[job.fence] = task
-        if self._events is not None:
-            self._events.started(job)
-        started = time.monotonic()
-        try:
-            performed = await execute.perform(job, self._around)
-        except execute.ProcessDied as death:
-            await self._settle_death(job, str(death))
+    def _ended(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
+        """The slot is free, whatever the attempt ended with."""
+        if self._running.get(attempt.fence) is not attempt:
+            if not task.cancelled():
+                task.exception()  # it was left to itself: nobody waits for how it ended
             return
-        except Interrupted as interruption:
-            await self._give_back([job], reason=str(interruption))
-            self._on_room()
-            return
-        except asyncio.CancelledError:
-            if job.fence not in self._to_cancel:
-                raise  # the worker is going down: `wind_down` gives the job back
-            performed = execute.Performed(Cancelled(), job.traceparent)
-        finally:
-            del self._running[job.fence]
-            while task.cancelling() and job.fence in self._to_cancel:
-                task.uncancel()
-            self._to_cancel.discard(job.fence)
-        seconds = time.monotonic() - started
-        self._pace.ran(seconds)
-        self._settle(job, performed, seconds=seconds)
+        del self._running[attempt.fence]
+        self._waiting.end(attempt.job)
+        seconds = attempt.seconds()
+        if attempt.performed is not None:
+            self._pace.ran(seconds)
+            self._settle(attempt.job, attempt.performed, seconds=seconds)
+        elif task.cancelled():
+            self._settle_cancelled(attempt.job, seconds=seconds)
+        else:
+            self._settle_broken(attempt, task.exception(), seconds=seconds)
+        self._fill()
 
-    def _settle(self, job: ClaimedJob, performed: execute.Performed, *, seconds: float) -> None:
+    def _settle_cancelled(self, job: ClaimedJob, *, seconds: float) -> None:
+        if job.fence in self._called_off:
+            self._settle(job, self._performed(job, Cancelled()), seconds=seconds)
+        elif not self._is_over:  # else `wind_down` gives the job back
+            outcome = RetryLater("the handler awaited something that was cancelled")
+            self._settle(job, self._performed(job, outcome), seconds=seconds)
+
+    def _settle_broken(
+        self, attempt: Attempt, error: BaseException | None, *, seconds: float
+    ) -> None:
+        """Something that ran the handler has ended, not the handler."""
+        job = attempt.job
+        match error:
+            case execute.ProcessDied() if not self._is_over:  # else `wind_down` gives the job back
+                now = time.monotonic()
+                self.deaths.note(Death(job, str(error), attempt.started, now, error.by_itself))
+            case Interrupted():
+                task = asyncio.create_task(self._give_back([job], reason=str(error)))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            case Exception():
+                log.error("attempt.broken", exc_info=error, job_id=job.id, kind=job.kind)
+                outcome = RetryLater(f"its worker is broken: {type(error).__name__}")
+                self._settle(job, self._performed(job, outcome), seconds=seconds)
+
+    def _performed(self, job: ClaimedJob, outcome: Outcome) -> execute.Performed:
+        return execute.performed(job, self._around, outcome)
+
+    def _settle(
+        self, job: ClaimedJob, performed: execute.Performed, *, seconds: float = 0.0
+    ) -> None:
         """Write the outcome with the next batch; the slot is free at once."""
         item = finishing.finish_of(
             job,
@@ -176,47 +247,66 @@ class Slots:
             backoff=execute.backoff_of(job),
             traceparent=performed.traceparent,
         )
-        future = self._out.put(item)
-        future.add_done_callback(
-            lambda done: self._settled(job, item, performed.outcome, seconds, done)
-        )
+        future = self._out.put(item, size_bytes=performed.sealed.size_bytes)
+        future.add_done_callback(partial(self._settled, job, item, performed, seconds))
 
     def _settled(
         self,
         job: ClaimedJob,
         item: Finish,
-        outcome: Outcome,
+        performed: execute.Performed,
         seconds: float,
         done: asyncio.Future[bool],
     ) -> None:
         error = None if done.cancelled() else done.exception()
-        if error is not None and item.state is not State.FAILED:
-            # Postgres refuses the outcome itself (a NUL in a result, say): that is a failure.
-            log.error("finish.unwritable", job_id=job.id, kind=job.kind, error=type(error).__name__)
-            reason = f"its outcome could not be written: {type(error).__name__}"
-            failed = execute.Performed(Failed(reason), item.traceparent)
-            self._settle(job, failed, seconds=seconds)
+        if error is not None:
+            self._settle_unwritable(job, item, performed, seconds=seconds, error=error)
             return
-        self._held.pop(job.fence, None)
-        if self._pace.has_room(held=self.held):
-            self._on_room()
-        if done.cancelled() or error is not None or not done.result():
+        self._let_go(job.fence)
+        if done.cancelled() or not done.result():
             log.warning("finish.fenced", job_id=job.id, attempt=job.attempt, state=item.state)
             metrics.finished(queue=job.queue, kind=job.kind, outcome="lost")
             return
-        outbox.report(job, item, outcome, seconds=seconds, events=self._events)
+        outbox.report(job, item, performed.outcome, seconds=seconds, events=self._events)
 
-    async def _settle_death(self, job: ClaimedJob, what: str) -> None:
-        """The job's own process died: one death of its own, none of its neighbours'."""
-        log.warning("job.process_died", job_id=job.id, kind=job.kind, attempt=job.attempt)
-        await self._out.report_death(job, reason=what)
-        self._held.pop(job.fence, None)
+    def _settle_unwritable(
+        self,
+        job: ClaimedJob,
+        item: Finish,
+        performed: execute.Performed,
+        *,
+        seconds: float,
+        error: BaseException,
+    ) -> None:
+        """Postgres refuses the outcome itself: that is a failure, and a failure must be told."""
+        log.error("finish.unwritable", job_id=job.id, kind=job.kind, error=type(error).__name__)
+        if item.state is not State.FAILED:
+            reason = f"its outcome could not be written: {type(error).__name__}"
+            failed = execute.Performed(Sealed(Failed(reason), len(reason)), performed.traceparent)
+            self._settle(job, failed, seconds=seconds)
+            return
+        # Not even that: the trouble is the ledger's. The job stays held, and is tried again.
+        self._unwritable.add(job.fence)
         self._on_room()
+        again = partial(self._settle, job, performed, seconds=seconds)
+        asyncio.get_running_loop().call_later(UNWRITABLE_AGAIN_S, again)
+
+    async def _give_back(self, jobs: Sequence[ClaimedJob], *, reason: str) -> None:
+        writes = [self._out.put(finishing.release_of(job, reason=reason)) for job in jobs]
+        await asyncio.gather(*writes, return_exceptions=True)
+        for job in jobs:
+            self._let_go(job.fence)
+
+    def _let_go(self, fence: Fence) -> None:
+        """Settled in the ledger: others may have it."""
+        self._held.pop(fence, None)
+        self._called_off.discard(fence)
+        self._unwritable.discard(fence)
+        if self._waiting:
+            self._fill()  # the outbox may have been full
+        if self._pace.has_room(held=self.held):
+            self._on_room()
 
 
-def _this_task() -> asyncio.Task[None]:
-    task = asyncio.current_task()
-    if task is None:
-        message = "a runner is a task"
-        raise RuntimeError(message)
-    return task
+def _say_left(job: ClaimedJob) -> None:
+    log.error("job.left_to_itself", job_id=job.id, kind=job.kind, attempt=job.attempt)

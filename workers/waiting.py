@@ -103,9 +103,9 @@ class Waiting:
     def _is_slow(self, lane: str) -> bool:
         if self._run_s.get(lane, SLOW_S) >= SLOW_S:
             return True  # or unknown: caution until its first job has ended
-        running = self._running.get(lane)
         # The first that was started is the first in the dictionary.
-        return bool(running) and time.monotonic() - next(iter(running.values())) >= SLOW_S
+        first = next(iter(self._running.get(lane, {}).values()), None)
+        return first is not None and time.monotonic() - first >= SLOW_S
 
     def _remove(self, is_meant: Callable[[float], bool]) -> list[ClaimedJob]:
         removed = []

@@ -137,17 +137,23 @@ async def test_prints_disturb_nothing(
     assert captured.out == ""
 
 
-async def test_large_results_pass_and_enormous_ones_are_refused(
-    pool: IsolationPool, fields: Fields
+async def test_results_pass_that_are_as_large_as_the_setting_allows(
+    isolated_settings: Settings, fields: Fields
 ) -> None:
-    outcome = await pool.run_kind(
-        "test.scripted", {"mode": "big", "size": 20_000_000}, fields(), 60
-    )
-    assert isinstance(outcome, Succeeded)
-    assert outcome.result is not None
-    assert len(outcome.result["text"]) == 20_000_000
-    with pytest.raises(HandlerRaised, match="FrameTooLarge"):
-        await pool.run_kind("test.scripted", {"mode": "big", "size": 70_000_000}, fields(), 60)
+    limited = isolated_settings.model_copy(update={"outcome_max_bytes": 32_000_000})
+    async with IsolationPool(limited, size=1) as pool:
+        outcome = await pool.run_kind(
+            "test.scripted", {"mode": "big", "size": 20_000_000}, fields(), 60
+        )
+        assert isinstance(outcome, Succeeded)
+        assert outcome.result is not None
+        assert len(outcome.result["text"]) == 20_000_000
+        for size in (40_000_000, 70_000_000):
+            outcome = await pool.run_kind(
+                "test.scripted", {"mode": "big", "size": size}, fields(), 60
+            )
+            assert isinstance(outcome, Failed)
+            assert f"its result has {size + 11:,} bytes" in outcome.reason
 
 
 async def test_cancelling_the_caller_kills_the_child(

@@ -140,7 +140,8 @@ async def test_due_jobs_become_ready_the_urgent_first_and_from_every_lane(
     async with database.begin() as connection:
         await connection.execute(text("UPDATE relais.jobs SET run_at = now() - interval '1 s'"))
         promote = transitions.promote
-        assert await promote(connection, queue="bulk", limit=100, per_lane=50) == 52
+        promoted = await promote(connection, queue="bulk", limit=100, per_lane=50)
+        assert (promoted.jobs, promoted.most) == (52, 50)
     for job in (urgent, neighbour):
         assert (await row(database, job.id)).state == "ready"
 
@@ -152,8 +153,9 @@ async def test_what_is_due_is_looked_for_from_where_the_last_look_ended(
     late = datetime.now(UTC) + timedelta(seconds=5)
     await asyncio.sleep(0.01)
     async with database.begin() as connection:
-        assert await transitions.promote(connection, queue="bulk", limit=9, since=late) == 0
-        assert await transitions.promote(connection, queue="bulk", limit=9) == 1
+        promote = transitions.promote
+        assert (await promote(connection, queue="bulk", limit=9, since=late)).jobs == 0
+        assert (await promote(connection, queue="bulk", limit=9)).jobs == 1
 
 
 async def test_snoozes_in_a_row_are_one_event_and_have_an_end(database: AsyncEngine) -> None:

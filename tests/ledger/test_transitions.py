@@ -39,7 +39,7 @@ async def test_scheduled_by_delay_and_by_time(database: AsyncEngine) -> None:
             text("UPDATE relais.jobs SET run_at = now() - interval '1 s' WHERE id = :id"),
             {"id": late.id},
         )
-        assert await transitions.promote(connection, queue="bulk", limit=10) == 1
+        assert (await transitions.promote(connection, queue="bulk", limit=10)).jobs == 1
     assert (await row(database, late.id)).state == "ready"
 
 

@@ -174,7 +174,7 @@ async def test_claim_whose_commit_was_never_answered_is_given_back(
             await connection.exec_driver_sql("LOCK TABLE relais.jobs IN ACCESS EXCLUSIVE MODE")
             await wait_for(lambda: _terminate_claims(ledger), what="it was claiming")
             await connection.exec_driver_sql(
-                "UPDATE relais.jobs SET queue = 'template', state = 'running', attempt = 1,"
+                "UPDATE relais.jobs SET queue = 'template', state = 'running', attempt = 1, ready_at = NULL,"
                 " owner = %s, lease_until = now() + interval '1 minute', started_at = now()",
                 (owner,),
             )
