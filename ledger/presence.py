@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from runtime.settings import Settings
 
-    Fence = tuple[UUID, int]
+Fence = tuple[UUID, int]
 
 log = logs.logger("presence")
 

@@ -89,6 +89,10 @@ class Engine:
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._bell.set)
 
+    def held(self) -> list[tuple[UUID, int]]:
+        """What is claimed and not yet settled; callable from any thread."""
+        return self._slots.fences if self._slots is not None else []
+
     def cancel(self, fences: list[tuple[UUID, int]]) -> None:
         """Stop these attempts, where they run here; callable from any thread."""
         if self._loop is not None and self._slots is not None and not self._loop.is_closed():
@@ -173,7 +177,7 @@ class Engine:
 
         Nothing is claimed by a worker that cannot prove to be alive.
         """
-        if not self._presence.still_owned():
+        if not self._presence.may_claim():
             return False
         started = time.monotonic()
         try:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -20,13 +19,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ledger import liveness
 from ledger.models.jobs import State
 from ledger.presence import Presence
-from ops.chaos.proxy import Link, Proxy, Trap
 from runtime.settings import Settings
 from tests.ledger import jobs
+from tests.proxied import half_open, proxied
 from tests.waiting import wait_for
 
 QUICK: dict[str, Any] = {"heartbeat_s": 0.1}
-EVERYTHING = re.compile(rb"(?s).")
 
 
 @contextmanager
@@ -37,32 +35,6 @@ def present(settings: Settings, **given: Any) -> Iterator[Presence]:
         yield presence
     finally:
         presence.stop()
-
-
-@asynccontextmanager
-async def proxied(settings: Settings) -> AsyncIterator[tuple[Proxy, Settings]]:
-    """A proxy before Postgres, and the settings that lead through it."""
-    url = make_url(settings.require_database_url())
-    proxy = Proxy(url.port or 5432)
-    await proxy.start()
-    through = url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
-    try:
-        yield proxy, settings.model_copy(update={"database_url": _secret(through)})
-    finally:
-        await proxy.stop()
-
-
-def _secret(url: str) -> Any:
-    return Settings.model_validate({"database_url": url}).database_url
-
-
-def half_open(proxy: Proxy, link: Link) -> None:
-    """Neither side hears of the other any more, not even of its end."""
-    for writer in (link.up, link.down):
-        writer.can_write_eof = lambda: False  # type: ignore[method-assign]
-    for way in ("up", "down"):
-        trap = Trap(way, EVERYTHING, "drop", times=sys.maxsize, concerns=lambda one: one is link)
-        proxy.traps.append(trap)
 
 
 async def row_of(database: AsyncEngine, presence: Presence) -> Any:
