@@ -1,4 +1,4 @@
-"""The connection to Postgres."""
+"""The connection to Postgres: direct, through a pooler, or to whichever of several leads."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import select
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import from_json, to_json
-from sqlalchemy import event, text
+from sqlalchemy import URL, event, text
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from ledger import outage
 from ledger.errors import UnfitDatabase
+from ledger.session import LIMITS, Session, expressions, parameters
 
 if TYPE_CHECKING:
-    from sqlalchemy.engine.interfaces import DBAPIConnection
+    from sqlalchemy import Connection, Dialect
+    from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from runtime.settings import Settings
 
-CONNECT_TIMEOUT_S = 5
-STATEMENT_TIMEOUT_MS = 60_000
-# No transaction of ours waits for anything but Postgres; whoever says nothing for so long is frozen
-# or cut off, and what it has locked is needed: reclaiming and claiming go around locked rows.
-FROZEN_AFTER_MS = 10_000
+DRIVER = "postgresql+psycopg"
+READ_ONLY = "25006"
 
 
 def _dumps(value: Any) -> str:  # noqa: ANN401 - any JSON
@@ -30,23 +30,23 @@ def _dumps(value: Any) -> str:  # noqa: ANN401 - any JSON
 
 
 def async_url(url: str) -> str:
-    """`url` with the driver that Relais uses."""
+    """`url` with the driver that Relais uses, for SQLAlchemy."""
     scheme, _, rest = url.partition("://")
     if scheme in {"postgres", "postgresql"}:
-        return f"postgresql+psycopg://{rest}"
+        return f"{DRIVER}://{rest}"
     return url
 
 
-def libpq_url(url: str) -> str:
-    """`url` as libpq and psycopg read it."""
-    _, _, rest = url.partition("://")
-    return f"postgresql://{rest}"
+def shown_url(told: dict[str, Any]) -> URL:
+    """For SQLAlchemy, which does not know every URL that libpq does: a name, not a way there."""
+    return URL.create(DRIVER, told.get("user"), host=told.get("host"), database=told.get("dbname"))
 
 
 def engine(settings: Settings, *, pool_size: int = 8, name: str = "relais") -> AsyncEngine:
     """A pool of connections; connections are made when they are first needed."""
+    told = parameters(settings.require_database_url(), application_name=name)
     made = create_async_engine(
-        async_url(settings.require_database_url()),
+        shown_url(told),
         pool_size=pool_size,
         max_overflow=0,
         pool_pre_ping=False,
@@ -54,20 +54,15 @@ def engine(settings: Settings, *, pool_size: int = 8, name: str = "relais") -> A
         json_serializer=_dumps,
         json_deserializer=from_json,
         hide_parameters=True,  # errors are logged; addresses and bodies are not
-        connect_args={
-            "connect_timeout": CONNECT_TIMEOUT_S,
-            "client_encoding": "utf8",  # whatever the database's own is
-            "application_name": name,
-            "keepalives_idle": 5,
-            "keepalives_interval": 2,
-            "keepalives_count": 3,
-            "tcp_user_timeout": 15_000,
-            "options": f"-c statement_timeout={STATEMENT_TIMEOUT_MS}"
-            f" -c idle_in_transaction_session_timeout={FROZEN_AFTER_MS}"
-            " -c lock_timeout=30000",
-        },
     )
+
+    def connect(dialect: Dialect, _: object, __: object, given: dict[str, Any]) -> DBAPIConnection:
+        return dialect.connect(told, context=given["context"], async_creator_fn=Session.begin)
+
+    event.listen(made.sync_engine, "do_connect", connect)
     event.listen(made.sync_engine, "checkout", _refuse_ended)
+    event.listen(made.sync_engine, "begin", _limit)
+    event.listen(made.sync_engine, "handle_error", _leave_read_only)
     return made
 
 
@@ -82,6 +77,19 @@ def _refuse_ended(connection: DBAPIConnection, *_: object) -> None:
     poll.register(descriptor, select.POLLIN)
     if poll.poll(0):
         raise InvalidatePoolError
+
+
+def _limit(connection: Connection) -> None:
+    """Behind a pooler, set for one transaction what must not be set for the session."""
+    session = connection.connection.driver_connection
+    if isinstance(session, Session) and session.is_pooled and not session.autocommit:
+        connection.exec_driver_sql(f"SELECT {expressions(LIMITS, is_local='true')}")
+
+
+def _leave_read_only(context: ExceptionContext) -> None:
+    """Drop every connection to a server that takes no writes any more: another one may lead now."""
+    if outage.sqlstate(context.original_exception) == READ_ONLY:
+        context.is_disconnect = True
 
 
 async def refuse_if_unfit(database: AsyncEngine) -> None:

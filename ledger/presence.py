@@ -1,47 +1,89 @@
 """Proof that a process is alive: a session advisory lock that Postgres frees when it dies.
 
 A thread of its own holds the connection, so that neither a busy event loop nor a long handler
-can look like a death. The thread also prolongs leases and notices requests to cancel.
+can look like a death. The thread also prolongs the leases of what the engine holds, and notices
+requests to cancel it. Every connection takes a lock of its own, whose key is in `relais.workers`:
+a session that the server still keeps for a connection that is long dead holds up nobody.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import threading
 import time
-from contextlib import suppress
-from typing import TYPE_CHECKING
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import psycopg
 
-from ledger import database, ids
+from ledger import ids, pooler
+from ledger.errors import UnfitDatabase
+from ledger.session import BriefSession, expressions, parameters
 from runtime import logs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from runtime.settings import Settings
+
+Fence = tuple[UUID, int]
 
 log = logs.logger("presence")
 
 RECONNECT_S = 0.25  # well within the time after which a silent worker counts as dead
-REGISTER = """
-INSERT INTO relais.workers (id, name, queue, colour, version, host, pid, lock_key,
-    lease_until)
-VALUES (%(id)s, %(name)s, %(queue)s, %(colour)s, %(version)s, %(host)s, %(pid)s, %(lock_key)s,
-    clock_timestamp() + %(lease_s)s * interval '1 second')
-ON CONFLICT (id) DO UPDATE SET seen_at = clock_timestamp(),
-    lease_until = excluded.lease_until
+REFUSED_S = 5.0  # somebody has to change the configuration first
+SESSION = {
+    "statement_timeout": 4_000,
+    # So that the server notices within seconds that nobody is there any more.
+    "tcp_keepalives_idle": 2,
+    "tcp_keepalives_interval": 1,
+    "tcp_keepalives_count": 3,
+    "tcp_user_timeout": 5_000,
+}
+# What a process says of itself; the rest it says with every beat.
+COLUMNS = ("id", "name", "queue", "colour", "version", "host", "pid", "lock_key", "kinds")
+REGISTER = f"""
+INSERT INTO relais.workers ({", ".join(COLUMNS)}, lease_until)
+VALUES ({", ".join(f"%({name})s" for name in COLUMNS)},
+        statement_timestamp() + %(lease_s)s * interval '1 second')
+ON CONFLICT (id) DO UPDATE SET
+    lock_key = excluded.lock_key, host = excluded.host, pid = excluded.pid,
+    seen_at = statement_timestamp(), lease_until = excluded.lease_until
+RETURNING pg_backend_pid()
+"""
+# The same as `extend_leases` and `asked_to_stop` of transitions.sql, but row by row and by its key,
+# whatever the planner believes: an index on what is running is as long as its dead entries, and
+# the cast keeps it from being considered. A row that is locked is being finished: waiting for it
+# could end in a deadlock, and cost the proof of life.
+EXTEND = """
+UPDATE relais.jobs
+SET lease_until = statement_timestamp() + %(lease_s)s * interval '1 second'
+WHERE id = ANY(ARRAY(
+    SELECT due.id FROM unnest(%(ids)s::uuid[], %(attempts)s::int[]) AS held (id, attempt)
+    CROSS JOIN LATERAL (
+        SELECT j.id FROM relais.jobs AS j
+        WHERE j.id = held.id AND j.attempt = held.attempt AND j.state::text = 'running'
+          AND j.lease_until < statement_timestamp() + %(lease_s)s * 0.7 * interval '1 second'
+        FOR UPDATE SKIP LOCKED
+    ) AS due
+))
 """
 CANCELS = """
-SELECT id, attempt FROM relais.jobs
-WHERE owner = %s AND state = 'running' AND cancel_requested_at IS NOT NULL
+SELECT asked.id, asked.attempt
+FROM unnest(%(ids)s::uuid[], %(attempts)s::int[]) AS held (id, attempt)
+CROSS JOIN LATERAL (
+    SELECT j.id, j.attempt FROM relais.jobs AS j
+    WHERE j.id = held.id AND j.attempt = held.attempt AND j.state::text = 'running'
+      AND j.cancel_requested_at IS NOT NULL
+    OFFSET 0
+) AS asked
 """
-EXTEND = """
-UPDATE relais.jobs SET lease_until = clock_timestamp() + %(lease_s)s * interval '1 second'
-WHERE owner = %(owner)s AND state = 'running'
+SIGN_OFF = """
+DELETE FROM relais.workers AS w WHERE w.id = %s
+  AND NOT EXISTS (SELECT FROM relais.jobs WHERE state = 'running' AND owner = w.id)
 """
 
 
@@ -53,24 +95,29 @@ class Presence:
         settings: Settings,
         *,
         queue: str,
-        on_cancel: Callable[[list[tuple[UUID, int]]], None] | None = None,
+        kinds: Sequence[str] = (),
+        held: Callable[[], list[Fence]] | None = None,
+        on_cancel: Callable[[list[Fence]], None] | None = None,
     ) -> None:
-        """`on_cancel` is called, from the thread, with running jobs that should stop."""
+        """`kinds` are those that this process knows; `held` says what it holds at this moment.
+
+        Both `held` and `on_cancel`, which is told which of these should stop, are called from the
+        thread.
+        """
         self.owner = ids.new()
         self.name = f"{queue}-{settings.colour}@{socket.gethostname()}:{os.getpid()}"
         self.connected_at = 0.0  # monotonic; changes with every new connection
+        self.lock_key = 0  # of the present connection
         self._settings = settings
         self._queue = queue
+        self._kinds = list(kinds)
+        self._held = held
         self._on_cancel = on_cancel
-        self._last_beat = 0.0
+        self._last_beat = float("-inf")
+        self._is_connected = False
         self._stop = threading.Event()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
-
-    @property
-    def lock_key(self) -> int:
-        """The advisory lock that proves this process alive (signed 64 bit)."""
-        return int.from_bytes(self.owner.bytes[8:], signed=True)
 
     def start(self, *, timeout_s: float | None = 10.0) -> bool:
         """Start the thread; True when Postgres knows of this process within `timeout_s`."""
@@ -78,7 +125,7 @@ class Presence:
         return self._ready.wait(timeout_s)
 
     def stop(self) -> None:
-        """Sign off: the row goes, the lock is freed."""
+        """Sign off: the lock is freed, and the row goes unless something is owned still."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout=5)
@@ -87,10 +134,15 @@ class Presence:
         """Whether our claims cannot have been taken over, by the monotonic clock.
 
         Checked right before what cannot be undone. The lock is retaken after a short break, so a
-        beat within the reclaimer's two looks is proof enough; a frozen process fails this.
+        beat within the reclaimer's two looks is proof enough; a frozen process fails this, and one
+        that never proved itself alive.
         """
         age_s = time.monotonic() - self._last_beat
         return age_s < min(self._settings.lease_s, self._allowed_silence_s())
+
+    def may_claim(self) -> bool:
+        """Whether what is claimed now is a living process's: nobody takes it at his next look."""
+        return self._is_connected and self.still_owned()
 
     def _allowed_silence_s(self) -> float:
         return max(5 * self._settings.heartbeat_s, self._settings.lease_s / 2)
@@ -106,60 +158,79 @@ class Presence:
     def _prove_life(self) -> None:
         failures = 0
         while not self._stop.is_set():
+            pause_s = RECONNECT_S
+            began_at = self.connected_at
             try:
-                with self._connect() as connection:
-                    failures = 0
+                with closing(self._connect()) as connection:
                     self._beat_until_stopped(connection)
-            except psycopg.Error as error:
-                failures += 1
-                if failures in {1, 10, 100}:
+            except (psycopg.Error, UnfitDatabase) as error:
+                failures = 1 if self.connected_at != began_at else failures + 1
+                if isinstance(error, UnfitDatabase):
+                    pause_s = REFUSED_S
+                    log.error("presence.refused", reason=str(error))
+                elif failures in {1, 10, 100}:
                     log.warning("presence.lost", error=type(error).__name__, failures=failures)
-            self._stop.wait(RECONNECT_S)
+            finally:
+                self._is_connected = False
+            self._stop.wait(pause_s)
 
-    def _connect(self) -> psycopg.Connection:
-        return psycopg.connect(
-            database.libpq_url(self._settings.require_database_url()),
-            autocommit=True,
-            connect_timeout=3,
-            application_name=f"relais presence {self._queue}",
-            keepalives_idle=2,
-            keepalives_interval=1,
-            keepalives_count=3,
-            tcp_user_timeout=5000,
-            options="-c statement_timeout=5000",
-        )
+    def _connect(self) -> BriefSession:
+        """A session that is ours alone, within limits."""
+        url = self._settings.require_direct_database_url()
+        told = parameters(url, application_name=f"relais presence {self._queue}")
+        told |= {"keepalives_idle": 2, "keepalives_interval": 1, "tcp_user_timeout": 5_000}
+        connection = BriefSession.connect(**told | {"connect_timeout": 3}, autocommit=True)
+        try:
+            pooler.refuse_shared_session(connection, url)
+            connection.execute(f"SELECT {expressions(SESSION, is_local='false')}".encode())
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
-    def _beat_until_stopped(self, connection: psycopg.Connection) -> None:
+    def _beat_until_stopped(self, connection: BriefSession) -> None:
+        self.lock_key = int.from_bytes(secrets.token_bytes(8), signed=True)
         connection.execute("SELECT pg_advisory_lock(%s)", (self.lock_key,))
-        self.connected_at = time.monotonic()
+        pid = pooler.pid(connection)
         while True:
-            self._beat(connection)
+            self._beat(connection, pid)
+            if not self._is_connected:
+                self.connected_at = time.monotonic()
+                self._is_connected = True
             self._ready.set()
             if self._stop.wait(self._settings.heartbeat_s):
                 break
         with suppress(psycopg.Error):
-            connection.execute("DELETE FROM relais.workers WHERE id = %s", (self.owner,))
+            connection.execute(SIGN_OFF, (self.owner,))
 
-    def _beat(self, connection: psycopg.Connection) -> None:
+    def _beat(self, connection: BriefSession, pid: int) -> None:
         started = time.monotonic()
-        settings = self._settings
-        connection.execute(
-            REGISTER,
-            {
-                "id": self.owner,
-                "name": self.name,
-                "queue": self._queue,
-                "colour": settings.colour,
-                "version": settings.version,
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-                "lock_key": self.lock_key,
-                "lease_s": settings.lease_s,
-            },
-        )
-        connection.execute(EXTEND, {"owner": self.owner, "lease_s": settings.lease_s})
+        row = connection.execute(REGISTER, self._described()).fetchone()
+        if row != (pid,):
+            raise pooler.shared()  # the lock is in another session than this one
+        held = self._held() if self._held is not None else []
+        fences: dict[str, Any] = {
+            "ids": [job_id for job_id, _ in held],
+            "attempts": [attempt for _, attempt in held],
+        }
+        if held:
+            connection.execute(EXTEND, {**fences, "lease_s": self._settings.lease_s})
         self._last_beat = started  # what was true when the beat began
-        if self._on_cancel is not None:
-            asked = connection.execute(CANCELS, (self.owner,)).fetchall()
+        if held and self._on_cancel is not None:
+            asked = connection.execute(CANCELS, fences).fetchall()
             if asked:
                 self._on_cancel([(row[0], row[1]) for row in asked])
+
+    def _described(self) -> dict[str, Any]:
+        return {
+            "id": self.owner,
+            "name": self.name,
+            "queue": self._queue,
+            "colour": self._settings.colour,
+            "version": self._settings.version,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "lock_key": self.lock_key,
+            "kinds": self._kinds,
+            "lease_s": self._settings.lease_s,
+        }

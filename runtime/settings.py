@@ -27,7 +27,13 @@ class Settings(BaseSettings):
     # services
     database_url: SecretStr = Field(
         SecretStr(""),
-        description="Postgres, `postgresql://user:password@host:port/database`. The truth.",
+        description="Postgres, `postgresql://user:password@host:port/database`, or whatever else "
+        "libpq reads: several hosts, keywords. The truth.",
+    )
+    direct_database_url: SecretStr = Field(
+        SecretStr(""),
+        description="The same database without a pooler in between, for what lives as long as its "
+        "session: workers' proof of life, migrations. Needed behind transaction pooling only.",
     )
     redis_url: SecretStr = Field(
         SecretStr(""),
@@ -163,6 +169,10 @@ class Settings(BaseSettings):
             message = "RELAIS_DATABASE_URL is not set."
             raise SettingsError(message, remedy="Set it, or start the local stack: ./relais up.")
         return url
+
+    def require_direct_database_url(self) -> str:
+        """The Postgres URL for what lives as long as its session."""
+        return self.direct_database_url.get_secret_value() or self.require_database_url()
 
 
 @lru_cache(maxsize=1)

@@ -6,7 +6,7 @@ bootstep of the worker, does the rest.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from celery import bootsteps, signals
 
@@ -21,6 +21,8 @@ from workers.events import TaskEvents
 if TYPE_CHECKING:
     from celery import Celery
     from celery.apps.worker import Worker
+
+    from ledger.presence import Fence
 
 _engines: list[Engine] = []
 
@@ -50,7 +52,13 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self._ringer = Ringer(settings, app=parent.app)
         if settings.task_events:
             self._events = TaskEvents(parent.app, hostname=parent.hostname)
-        self._presence = Presence(settings, queue=queue, on_cancel=self._cancel)
+        self._presence = Presence(
+            settings,
+            queue=queue,
+            kinds=sorted(kinds.load(settings.kinds)),
+            held=self._held,
+            on_cancel=self._cancel,
+        )
         # Without Postgres there is nothing to do; the thread keeps trying.
         self._presence.start(timeout_s=5)
         self._engine = Engine(
@@ -71,7 +79,10 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         """SIGQUIT: give everything back at once."""
         self._end(parent, grace_s=0.0)
 
-    def _cancel(self, fences: list[Any]) -> None:
+    def _held(self) -> list[Fence]:
+        return self._engine.held() if self._engine is not None else []
+
+    def _cancel(self, fences: list[Fence]) -> None:
         if self._engine is not None:
             self._engine.cancel(fences)
 

@@ -88,7 +88,7 @@ class Claimer:
 
     def _may_claim(self) -> bool:
         """Whether the ledger would see that our claims have a living owner."""
-        may = self._presence.still_owned()
+        may = self._presence.may_claim()
         if may == self._is_held_back:
             self._is_held_back = not may
             if self._is_held_back:

@@ -1,0 +1,124 @@
+"""One session with Postgres: what libpq is told, and what a session is set to once it is there.
+
+The URL is read by libpq alone, so whatever libpq understands works: several hosts, keywords and
+values, certificates. Settings are made after connecting, because a pooler refuses the `options`
+of a URL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import psycopg
+from psycopg import conninfo
+
+from ledger.errors import UnfitDatabase
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from psycopg.abc import PQGen
+    from psycopg.adapt import AdaptersMap
+
+Value = TypeVar("Value")
+
+STATEMENT_TIMEOUT_MS = 60_000
+# No transaction of ours waits for anything but Postgres; whoever says nothing for so long is frozen
+# or cut off, and what it has locked is needed: reclaiming and claiming go around locked rows.
+FROZEN_AFTER_MS = 10_000
+# Beyond the time limit of a statement, a server that is there has answered, if only with an error.
+ANSWER_WITHIN_S = STATEMENT_TIMEOUT_MS / 1000 + 5
+BRIEFLY_S = 5.0
+# What a URL may set otherwise.
+DEFAULTS: dict[str, str | int] = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+LIMITS = {
+    "statement_timeout": STATEMENT_TIMEOUT_MS,
+    "idle_in_transaction_session_timeout": FROZEN_AFTER_MS,
+    "lock_timeout": 30_000,
+}
+# The server's side of it: no session, and no lock of one, is kept for a client that went without
+# a word.
+KEEPALIVES = {
+    "tcp_keepalives_idle": 5,
+    "tcp_keepalives_interval": 2,
+    "tcp_keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+
+
+def libpq_url(url: str) -> str:
+    """`url` as libpq reads it, without SQLAlchemy's driver; `host=a,b dbname=c` stays as it is."""
+    _, separator, rest = url.partition("://")
+    return f"postgresql://{rest}" if separator else url
+
+
+def parameters(url: str, **ours: str | int) -> dict[str, Any]:
+    """What libpq is told: our defaults, then the URL, then `ours`; UnfitDatabase for a bad URL."""
+    try:
+        read = conninfo.conninfo_to_dict(libpq_url(url))
+    except psycopg.ProgrammingError:
+        # libpq quotes what it does not understand: a part of a password, maybe.
+        sentence = "The database's URL is not one that libpq understands."
+        remedy = "Write postgresql://user:password@host:port/database, with %40 for an @ inside."
+        raise UnfitDatabase(sentence, remedy=remedy) from None
+    return {**DEFAULTS, "client_encoding": "utf8", **read, **ours}
+
+
+def expressions(values: Mapping[str, int], *, is_local: str) -> str:
+    """What sets `values` where it is SELECTed; `is_local` is an expression too."""
+    return ", ".join(f"set_config('{name}', '{to}', {is_local})" for name, to in values.items())
+
+
+class Session(psycopg.AsyncConnection[Any]):
+    """A session within limits, which gives up a server that takes bytes and never answers."""
+
+    is_pooled = False  # whether others may get our session between two transactions
+
+    @classmethod
+    async def begin(cls, told: Mapping[str, Any], *, context: AdaptersMap) -> Session:
+        """Connect, and set what may be set for the whole session."""
+        session = await cls.connect(**told, autocommit=True, context=context)
+        try:
+            await session.limit()
+            await session.set_autocommit(False)
+        except BaseException:
+            await session.close()
+            raise
+        return session
+
+    async def limit(self) -> None:
+        """Set the limits, unless another process answers than greeted us: a pooler is in between.
+
+        Who gets the session next is unknown then, so nothing may be left behind in it.
+        """
+        is_pooled = f"pg_backend_pid() <> {self.info.backend_pid}"
+        values = expressions({**LIMITS, **KEEPALIVES}, is_local=is_pooled)
+        row = await (await self.execute(f"SELECT {is_pooled}, {values}".encode())).fetchone()
+        self.is_pooled = bool(row and row[0])
+        if self.is_pooled:
+            self.prepare_threshold = None
+
+    async def wait(
+        self,
+        gen: PQGen[Value],
+        interval: float = 0.1,
+        timeout: float | None = None,  # noqa: ASYNC109 - psycopg's own
+    ) -> Value:
+        """Like psycopg's own, but never for ever."""
+        async with asyncio.timeout(ANSWER_WITHIN_S if timeout is None else None):
+            return await super().wait(gen, interval, timeout)
+
+
+class BriefSession(psycopg.Connection[Any]):
+    """A session for a few quick statements; no answer within seconds means that it is dead."""
+
+    def wait(self, gen: PQGen[Value], interval: float = 0.1, timeout: float | None = None) -> Value:
+        """Like psycopg's own, but never for long."""
+        return super().wait(gen, interval, BRIEFLY_S if timeout is None else timeout)
