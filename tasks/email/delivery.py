@@ -119,7 +119,9 @@ class Delivery:
         try:
             await session.body(mail.stuffed)
             dot = self.books.dot(Dot(row.id, row.job_id, row.attempt))
-            # Even where we are called off now: whether the mark is there must be known.
+            # Where its commit is never confirmed it may be there all the same; and even where we
+            # are called off now, whether it is there must be known.
+            is_marked = True
             is_marked, is_called_off = await _undisturbed(dot)
             await session.listen()
             may_send = is_marked and not is_called_off and self.still_owned()
@@ -159,7 +161,10 @@ class Delivery:
     async def _withdraw(
         self, row: MessageRow, session: Session, result: Result, *, is_marked: bool
     ) -> Settlement:
-        """Hang up before the dot; the relay throws away what it has. Take the mark back."""
+        """Hang up before the dot; the relay throws away what it has. Take the mark back.
+
+        Without that, the next attempt would have to take the message for one in doubt.
+        """
         session.hang_up()
         pool.of(self.relay).release(session)
         if isinstance(result, replies.NotOurs):

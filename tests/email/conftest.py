@@ -63,14 +63,18 @@ class Jobs:
                 {"id": job_id, "attempt": attempt, "owner": uuid4(), "payload": json.dumps({})},
             )
         settings = self.settings.model_copy(update={"smtp_url": SecretStr(self.smtp_url)})
-        surroundings: dict[str, Any] = {"tries_left": 7, "tenant": "default", **fields}
+        surroundings: dict[str, Any] = {
+            "tries_left": 7,
+            "tenant": "default",
+            "database": self.database,
+            **fields,
+        }
         return Context(
             job_id=job_id,
             attempt=attempt,
             kind="email.send",
             queue="template",
             settings=settings,
-            database=self.database,
             **surroundings,
         )
 
