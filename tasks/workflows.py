@@ -133,10 +133,10 @@ async def trigger(payload: Trigger, context: Context) -> Outcome:
                 return Unknown(f"{error.sentence} The workflow may have run.")
             return RetryLater(error.sentence, error=report)
         span.set(status=answer.status)
-    return _outcome(answer, payload)
+    return _outcome(answer, payload, now=context.now())
 
 
-def _outcome(answer: Answer, payload: Trigger) -> Outcome:
+def _outcome(answer: Answer, payload: Trigger, *, now: float) -> Outcome:
     status = answer.status
     result = {"status": status, "body": _content(answer), "cut": answer.is_cut}
     expected = payload.expect_status or range(200, 300)
@@ -145,11 +145,11 @@ def _outcome(answer: Answer, payload: Trigger) -> Outcome:
     reason = f"the webhook answered {status}"
     report = ErrorReport("UnwelcomeAnswer", reason)
     if status in PASSING:
-        return RetryLater(reason, delay_s=retry_after_s(answer), error=report)
+        return RetryLater(reason, delay_s=retry_after_s(answer, now=now), error=report)
     if status >= 500:
         if payload.policy == "at_most_once":
             return Unknown(f"{reason}; the workflow may have run in part", result=result)
-        return RetryLater(reason, delay_s=retry_after_s(answer), error=report)
+        return RetryLater(reason, delay_s=retry_after_s(answer, now=now), error=report)
     return Failed(reason, error=report, result=result)
 
 
