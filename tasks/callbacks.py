@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ledger import dependence
 from runtime import telemetry
 from tasks.errors import BlockedAddress, Unreachable
 from tasks.kinds import Backoff, kind
@@ -62,6 +63,7 @@ class Callback(BaseModel):
     max_attempts=ATTEMPTS,
     timeout_s=60.0,
     backoff=Backoff(schedule_s=SCHEDULE_S),
+    lane=lambda payload: dependence.on_host(payload["url"]),
 )
 async def call_back(payload: Callback, context: Context) -> Outcome:
     """POST a JSON body to a URL, signed after Standard Webhooks, for up to three days.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 from pydantic_core import from_json, to_json
 
+from ledger import dependence
 from runtime import telemetry
 from tasks.callbacks import retry_after_s
 from tasks.errors import BlockedAddress, Unreachable
@@ -94,6 +95,7 @@ class Trigger(BaseModel):
     max_attempts=8,
     timeout_s=90.0,
     backoff=Backoff(base_s=2.0, cap_s=600.0),
+    lane=lambda payload: dependence.on_host(payload["url"]),
 )
 async def trigger(payload: Trigger, context: Context) -> Outcome:
     """Start a workflow by its webhook and keep what it answers.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from ledger import dependence
 from ledger.errors import LedgerUnavailable
 from ledger.messages import Preparation, Recipient
 from ledger.models.mail import MessageState
@@ -47,6 +48,7 @@ LEDGER_AWAY_S = 2.0  # the outcome itself waits for Postgres: by then it is back
     max_attempts=8,
     timeout_s=TIMEOUT_S,
     backoff=Backoff(schedule_s=RETRIES_S),
+    lane=lambda payload: dependence.on_relay(payload.get("relay", relays.DEFAULT)),
 )
 async def send(payload: Email, context: Context) -> Outcome:
     """Send one mail: to, cc and bcc, text, html, attachments, templates; through any relay.
