@@ -61,7 +61,7 @@ class Opened:
     @property
     def is_blocked(self) -> bool:
         """Whether the relay is stopped or backing off; nothing was written then."""
-        return _is_blocked(self.relay)
+        return self.relay.is_blocked
 
 
 _all_books: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[AsyncEngine, Books]] = (
@@ -207,9 +207,9 @@ class Books:
 async def _reopen(connection: AsyncConnection, openings: Sequence[Opening]) -> list[Opened]:
     """Later attempts, and relays with a history."""
     relays = await _relays_now(connection, openings)
-    usable = [o for o, now in zip(openings, relays, strict=True) if not _is_blocked(now)]
+    usable = [o for o, now in zip(openings, relays, strict=True) if not now.is_blocked]
     prepared = iter(await messages.prepare(connection, [o.preparation for o in usable]))
-    return [Opened(now, None if _is_blocked(now) else next(prepared)) for now in relays]
+    return [Opened(now, None if now.is_blocked else next(prepared)) for now in relays]
 
 
 async def _relays_now(connection: AsyncConnection, openings: Sequence[Opening]) -> list[RelayNow]:
@@ -224,6 +224,9 @@ async def _relays_now(connection: AsyncConnection, openings: Sequence[Opening]) 
         ):
             log.info("relay.resumed", relay=pair[1], tenant=pair[0], by="new login")
         known.pop(pair)
+    for (tenant, name), now in known.items():
+        if now.is_blocked and not now.is_parked:  # a pause of somebody else's has run out
+            await relay_states.park(connection, tenant=tenant, name=name)
     return [known.get(pair, relay_states.IN_ORDER) for pair in pairs]
 
 
@@ -232,7 +235,3 @@ def _words(error: Exception) -> str:
     cause = error.orig if isinstance(error, DBAPIError) else error
     said = getattr(getattr(cause, "diag", None), "message_primary", None)
     return str(said) if said else "Postgres does not answer"
-
-
-def _is_blocked(now: RelayNow) -> bool:
-    return now.is_stopped or now.backoff_s > 0
