@@ -159,13 +159,15 @@ async def mark(connection: AsyncConnection, marks: Sequence[Mark]) -> list[bool]
             "state": m.state.value,
             "reply_code": m.reply_code,
             "enhanced_code": m.enhanced_code,
-            "reply": m.reply,
-            "reason": m.reason,
+            "reply": _storable(m.reply),
+            "reason": _storable(m.reason),
         }
         for m in marks
     ]
     marked = {row.id for row in await _execute(connection, "mark", rows)}
-    unwanted = [(*m.suppress, m.reason or "") for m in marks if m.suppress and m.id in marked]
+    unwanted = [
+        (*m.suppress, _storable(m.reason) or "") for m in marks if m.suppress and m.id in marked
+    ]
     if unwanted:
         # By itself, the mark may be committed and this not; the address then bounces once more.
         await suppressions.suppress_many(connection, unwanted)
@@ -186,6 +188,13 @@ async def settle_abandoned(
     for row in result:
         settled[row.state] = settled.get(row.state, 0) + 1
     return settled
+
+
+def _storable(words: str | None) -> str | None:
+    """`words` as Postgres takes them: an answer to the dot must not be lost over its wording."""
+    if words is None:
+        return None
+    return words.replace("\x00", "").encode(errors="replace").decode()
 
 
 def _rows(preparation: Preparation) -> Iterable[dict[str, Any]]:

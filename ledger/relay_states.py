@@ -1,6 +1,10 @@
 """What the relays told us: a login was refused (535, stopped) or they are too busy (421).
 
 A relay without a row is in order. Times are the database's; waits are seconds from its now.
+
+While a relay must not be used, the lane of its mails is paused in every queue: they wait in
+`ready` and are not claimed again and again to be told to wait. The relay's row is the truth; the
+pause follows from it, is made anew by any mail that finds it missing (`park`), and ends with it.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ledger import statements
+from ledger import dependence, lanes, statements
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,6 +33,12 @@ class RelayNow:
     backoff_s: float = 0.0
     backoff_step: int = 0  # how many waits in a row; 0: it has recovered
     reason: str | None = None
+    is_parked: bool = False  # the lane of its mails is paused
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether nothing may be sent through it now."""
+        return self.is_stopped or self.backoff_s > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +53,15 @@ class RelayRecord:
     changed_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """A relay that refused a login, given as its fingerprint."""
+
+    tenant: str
+    name: str
+    login: str | None
+
+
 IN_ORDER = RelayNow()
 
 
@@ -52,7 +71,12 @@ async def look(
     """What is known of these (tenant, relay name); those in order are left out."""
     pairs = sorted(set(relays))
     result = await connection.execute(
-        SQL["look"], {"tenants": [t for t, _ in pairs], "names": [n for _, n in pairs]}
+        SQL["look"],
+        {
+            "tenants": [tenant for tenant, _ in pairs],
+            "names": [name for _, name in pairs],
+            "lanes": [_lane(tenant, name) for tenant, name in pairs],
+        },
     )
     return {
         (row.tenant, row.name): RelayNow(
@@ -61,6 +85,7 @@ async def look(
             backoff_s=row.backoff_s,
             backoff_step=row.backoff_step,
             reason=row.reason,
+            is_parked=row.is_parked,
         )
         for row in result
     }
@@ -82,18 +107,28 @@ async def list_all(connection: AsyncConnection, *, tenant: str) -> list[RelayRec
     ]
 
 
+async def stopped(connection: AsyncConnection) -> list[Stopped]:
+    """Every stopped relay of every tenant."""
+    return [Stopped(*row) for row in await connection.execute(SQL["stopped"])]
+
+
 async def stop(
     connection: AsyncConnection, *, tenant: str, name: str, reason: str, login: str | None = None
 ) -> None:
     """Send nothing through this relay until it is resumed or its login changes."""
-    await connection.execute(
-        SQL["stop"], {"tenant": tenant, "name": name, "reason": reason, "login": login}
-    )
+    values = {"tenant": tenant, "name": name, "reason": reason, "login": login}
+    await connection.execute(SQL["stop"], values)
+    await park(connection, tenant=tenant, name=name)
+
+
+async def park(connection: AsyncConnection, *, tenant: str, name: str) -> None:
+    """Pause the lane of a relay's mails for as long as the relay must not be used."""
+    await connection.execute(SQL["park"], _named(tenant, name))
 
 
 async def resume(connection: AsyncConnection, *, tenant: str, name: str) -> bool:
     """Use the relay again at once; False where it was in order."""
-    result = await connection.execute(SQL["resume"], {"tenant": tenant, "name": name})
+    result = await connection.execute(SQL["resume"], _named(tenant, name))
     return result.first() is not None
 
 
@@ -101,9 +136,8 @@ async def resume_with_new_login(
     connection: AsyncConnection, *, tenant: str, name: str, login: str | None
 ) -> bool:
     """Forget a stop that another login than `login` (a fingerprint) caused."""
-    result = await connection.execute(
-        SQL["resume_with_new_login"], {"tenant": tenant, "name": name, "login": login}
-    )
+    values = {**_named(tenant, name), "login": login}
+    result = await connection.execute(SQL["resume_with_new_login"], values)
     return result.first() is not None
 
 
@@ -119,9 +153,19 @@ async def back_off(
     """Wait, twice as long as the time before; seconds from now until the relay is tried again."""
     arguments = {"tenant": tenant, "name": name, "base_s": base_s, "cap_s": cap_s}
     await connection.execute(SQL["back_off"], {**arguments, "reason": reason})
+    await park(connection, tenant=tenant, name=name)
     return (await look(connection, [(tenant, name)]))[tenant, name].backoff_s
 
 
 async def recover(connection: AsyncConnection, *, tenant: str, name: str) -> None:
     """The relay took a message: its next trouble starts from the shortest wait."""
-    await connection.execute(SQL["recover"], {"tenant": tenant, "name": name})
+    await connection.execute(SQL["recover"], _named(tenant, name))
+
+
+def _named(tenant: str, name: str) -> dict[str, str]:
+    return {"tenant": tenant, "name": name, "lane": _lane(tenant, name)}
+
+
+def _lane(tenant: str, name: str) -> str:
+    """The lane of a relay's mails, as `tasks.kinds.lane_of` gives it to them."""
+    return lanes.name(tenant, dependence.on_relay(name))

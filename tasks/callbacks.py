@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import random
-import time
-from datetime import UTC, datetime
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ledger import dependence
 from runtime import telemetry
 from tasks.errors import BlockedAddress, Unreachable
 from tasks.kinds import Backoff, kind
@@ -63,6 +63,7 @@ class Callback(BaseModel):
     max_attempts=ATTEMPTS,
     timeout_s=60.0,
     backoff=Backoff(schedule_s=SCHEDULE_S),
+    lane=lambda payload: dependence.on_host(payload["url"]),
 )
 async def call_back(payload: Callback, context: Context) -> Outcome:
     """POST a JSON body to a URL, signed after Standard Webhooks, for up to three days.
@@ -83,7 +84,7 @@ async def call_back(payload: Callback, context: Context) -> Outcome:
                 message_id=f"msg_{context.job_id}",
                 body=body,
                 secrets=secrets,
-                timestamp=int(time.time()),
+                timestamp=int(context.now()),
             ),
         }
         request = client.Request(method="POST", url=payload.url, headers=headers, content=body)
@@ -97,7 +98,7 @@ async def call_back(payload: Callback, context: Context) -> Outcome:
             return RetryLater(error.sentence, error=ErrorReport("Unreachable", error.sentence))
         span.set(status=answer.status)
     # Not the attempt's number: one that its worker died under told the receiver nothing.
-    return outcome_of(answer, tries=ATTEMPTS - context.tries_left)
+    return outcome_of(answer, tries=ATTEMPTS - context.tries_left, now=context.now())
 
 
 def body_of(content: dict[str, Any]) -> bytes:
@@ -105,8 +106,8 @@ def body_of(content: dict[str, Any]) -> bytes:
     return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def outcome_of(answer: Answer, *, tries: int) -> Outcome:
-    """What the answer to the `tries`th try means for the callback."""
+def outcome_of(answer: Answer, *, tries: int, now: float) -> Outcome:
+    """What the answer to the `tries`th try means for the callback; `now` as `context.now()`."""
     status = answer.status
     if 200 <= status < 300:
         return Succeeded({"status": status})
@@ -119,10 +120,10 @@ def outcome_of(answer: Answer, *, tries: int) -> Outcome:
         reason += " (redirects are not followed: name the final URL)"
     if (is_redirect or status in SELDOM_CHANGE) and tries >= SELDOM_CHANGE_TRIES:
         return Failed(f"{reason}, {tries} times", error=error)
-    return RetryLater(reason, delay_s=retry_after_s(answer), error=error)
+    return RetryLater(reason, delay_s=retry_after_s(answer, now=now), error=error)
 
 
-def retry_after_s(answer: Answer) -> float | None:
+def retry_after_s(answer: Answer, *, now: float) -> float | None:
     """What Retry-After asks for, a day at most and a little late; None where it asks nothing."""
     value = answer.headers.get("retry-after", "").strip()
     if not value or answer.status not in {429, 503}:
@@ -130,13 +131,20 @@ def retry_after_s(answer: Answer) -> float | None:
     if value.isdecimal():
         wanted_s = float(value[:12])
     else:
-        try:
-            at = parsedate_to_datetime(value)
-        except ValueError:
+        at = _epoch_s(value)
+        if at is None:
             return None
-        wanted_s = (
-            (at if at.tzinfo else at.replace(tzinfo=UTC)) - datetime.now(UTC)
-        ).total_seconds()
+        sent_at = _epoch_s(answer.headers.get("date", ""))  # by the clock that names `at`
+        wanted_s = at - (now if sent_at is None else sent_at)
     # Everyone was told the same moment: come a little later, not all at once.
     jitter = 1 + 0.1 * random.random()  # noqa: S311 - spreads load, guards nothing
     return min(max(wanted_s, 1.0) * jitter, RETRY_AFTER_MAX_S)
+
+
+def _epoch_s(date: str) -> float | None:
+    """An HTTP date as seconds since 1970; None where it is none."""
+    try:
+        at = parsedate_to_datetime(date)
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None

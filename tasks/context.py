@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -29,8 +30,14 @@ class Context:
     traceparent: str | None = None  # of the span this attempt runs in
     tags: tuple[str, ...] = ()
     deaths: int = 0
+    clock_offset_s: float = field(default_factory=lambda: time.time() - time.monotonic())
+    # from the machine's monotonic clock to the database's; a worker takes it from its claim
     isolate: Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]] | None = field(
         default=None, repr=False
     )  # runs a registered pure function in a killable process: (name, arguments) -> result
     still_owned: Callable[[], bool] = field(default=lambda: True, repr=False)
     # whether the claim cannot have been taken over; ask right before what cannot be undone
+
+    def now(self) -> float:
+        """Seconds since 1970 by the database's clock: the worker's own may be wrong."""
+        return time.monotonic() + self.clock_offset_s

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from ledger import messages, queue_health, retention
 from runtime import logs
+from tasks.email import logins
 from tasks.kinds import QUEUES, kind
 from tasks.outcomes import Outcome, Succeeded
 
@@ -65,8 +66,10 @@ async def prune(_: Nothing, context: Context) -> Outcome:
 async def look_at_queues(_: Nothing, context: Context) -> Outcome:
     """Log how deep and how old every queue is, and warn of those that stand still.
 
-    Messages of jobs that ended without their handler are settled on the way.
+    On the way, messages of jobs that ended without their handler are settled, and relays that
+    refused a login are resumed where it has changed.
     """
+    await logins.resume_changed(context.database, context.settings)
     async with context.database.begin() as connection:
         settled = await messages.settle_abandoned(connection)
     if settled:

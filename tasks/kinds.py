@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
+from ledger import lanes
+from runtime import logs
 from tasks.errors import KindError
 
 if TYPE_CHECKING:
@@ -45,7 +47,10 @@ BUILTIN_MODULES = (
 ENTRY_POINT_GROUP = "relais.kinds"
 _NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+")
 
+log = logs.logger("kinds")
+
 Handler = Callable[[Any, "Context"], "Awaitable[Outcome] | Outcome"]
+Dependence = Callable[[dict[str, Any]], str | None]
 Registered = TypeVar("Registered", bound=Handler)
 
 
@@ -74,6 +79,7 @@ class Kind:
     backoff: Backoff
     internal: bool  # not accepted from callers
     summary: str
+    lane: Dependence | None = None  # what a job of it shares trouble with, from its payload
 
     @property
     def is_isolated(self) -> bool:
@@ -93,8 +99,13 @@ def kind(
     timeout_s: float = 300.0,
     backoff: Backoff | None = None,
     internal: bool = False,
+    lane: Dependence | None = None,
 ) -> Callable[[Registered], Registered]:
-    """Register the decorated handler under `name` (lower case, dotted)."""
+    """Register the decorated handler under `name` (lower case, dotted).
+
+    `lane` names what a job depends on beside its tenant ("relay:main"), so that one peer's trouble
+    holds up only what depends on it. Pure and cheap; it is asked for every payload that fits.
+    """
     if not _NAME.fullmatch(name):
         message = f"Kind name {name!r} is not of the form 'noun.verb'."
         raise KindError(message, remedy="Use lower case words joined by dots.")
@@ -118,6 +129,7 @@ def kind(
             backoff=backoff or Backoff(),
             internal=internal,
             summary=summary,
+            lane=lane,
         )
         return handler
 
@@ -142,3 +154,16 @@ def load(extra_modules: tuple[str, ...] = ()) -> dict[str, Kind]:
 def get(name: str) -> Kind | None:
     """The kind called `name`, if it is registered."""
     return _REGISTRY.get(name)
+
+
+def lane_of(name: str, tenant: str, payload: dict[str, Any]) -> str:
+    """The lane of a job of kind `name`: the tenant's, or that of what the job depends on."""
+    kind = _REGISTRY.get(name)
+    if kind is None or kind.lane is None:
+        return lanes.name(tenant)
+    try:
+        dependence = kind.lane(payload)
+    except Exception as error:  # noqa: BLE001 - a user's kind; its job is taken all the same
+        log.warning("kind.lane_failed", kind=name, error=type(error).__name__)
+        return lanes.name(tenant)
+    return lanes.name(tenant, dependence if isinstance(dependence, str) else None)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 from pydantic_core import from_json, to_json
 
+from ledger import dependence
 from runtime import telemetry
 from tasks.callbacks import retry_after_s
 from tasks.errors import BlockedAddress, Unreachable
@@ -94,6 +95,7 @@ class Trigger(BaseModel):
     max_attempts=8,
     timeout_s=90.0,
     backoff=Backoff(base_s=2.0, cap_s=600.0),
+    lane=lambda payload: dependence.on_host(payload["url"]),
 )
 async def trigger(payload: Trigger, context: Context) -> Outcome:
     """Start a workflow by its webhook and keep what it answers.
@@ -133,10 +135,10 @@ async def trigger(payload: Trigger, context: Context) -> Outcome:
                 return Unknown(f"{error.sentence} The workflow may have run.")
             return RetryLater(error.sentence, error=report)
         span.set(status=answer.status)
-    return _outcome(answer, payload)
+    return _outcome(answer, payload, now=context.now())
 
 
-def _outcome(answer: Answer, payload: Trigger) -> Outcome:
+def _outcome(answer: Answer, payload: Trigger, *, now: float) -> Outcome:
     status = answer.status
     result = {"status": status, "body": _content(answer), "cut": answer.is_cut}
     expected = payload.expect_status or range(200, 300)
@@ -145,11 +147,11 @@ def _outcome(answer: Answer, payload: Trigger) -> Outcome:
     reason = f"the webhook answered {status}"
     report = ErrorReport("UnwelcomeAnswer", reason)
     if status in PASSING:
-        return RetryLater(reason, delay_s=retry_after_s(answer), error=report)
+        return RetryLater(reason, delay_s=retry_after_s(answer, now=now), error=report)
     if status >= 500:
         if payload.policy == "at_most_once":
             return Unknown(f"{reason}; the workflow may have run in part", result=result)
-        return RetryLater(reason, delay_s=retry_after_s(answer), error=report)
+        return RetryLater(reason, delay_s=retry_after_s(answer, now=now), error=report)
     return Failed(reason, error=report, result=result)
 
 

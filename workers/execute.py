@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -182,6 +183,7 @@ def _context(job: ClaimedJob, around: Surroundings, traceparent: str) -> Context
         traceparent=traceparent,
         tags=tuple(job.tags),
         deaths=job.deaths,
+        clock_offset_s=job.started_at.timestamp() - time.monotonic(),
         isolate=_isolate(around, timeout_s=job.timeout_s),
         still_owned=partial(around.still_owned, job.fence),
     )

@@ -1,21 +1,24 @@
 """What the email engine writes into the ledger, many messages to a commit.
 
-While Postgres is away the writers wait for it, up to their patience: a mail between its body and
-its dot can wait, and an answer that came must not be forgotten over a restart of the database.
+While Postgres takes no writes (gone, read-only, out of connections) the writers wait for it. What
+has not begun, or waits between body and dot with a relay on the line, waits for some seconds. What
+is in hand waits for as long as it takes, whatever becomes of the job meanwhile: an answer to the
+dot, or the knowledge that no dot went out. Its fence makes that safe: where another attempt has
+taken the message over, nothing is written. Only the end of the process ends it (`leave`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakKeyDictionary
 
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as NoConnectionInTime
+from sqlalchemy.exc import DBAPIError
 
-from ledger import messages, relay_states
+from ledger import messages, outage, relay_states
 from ledger.errors import LedgerUnavailable
 from ledger.group_commit import GroupCommit
 from ledger.relay_states import RelayNow
@@ -36,10 +39,8 @@ Result = TypeVar("Result")
 
 PREPARE_PATIENCE_S = 20.0
 DOT_PATIENCE_S = 20.0
-MARK_PATIENCE_S = 120.0
 RETRY_FIRST_S = 0.05
-RETRY_MAX_S = 1.0
-_AWAY = (OperationalError, InterfaceError, NoConnectionInTime, OSError)
+RETRY_MAX_S = 0.5  # a mark is to be written before the job can be taken over
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Opened:
     @property
     def is_blocked(self) -> bool:
         """Whether the relay is stopped or backing off; nothing was written then."""
-        return _is_blocked(self.relay)
+        return self.relay.is_blocked
 
 
 _all_books: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[AsyncEngine, Books]] = (
@@ -76,6 +77,16 @@ def of(database: AsyncEngine) -> Books:
     return books[database]
 
 
+def leave(*, within_s: float) -> None:
+    """This process is about to end: what Postgres does not take within `within_s` is given up.
+
+    For the running event loop. Whoever waits then gets LedgerUnavailable, and a message whose
+    answer is lost with us stays `dot_sent`.
+    """
+    for books in _all_books.get(asyncio.get_running_loop(), {}).values():
+        books.leave(within_s=within_s)
+
+
 class Books:
     """Group commits on one database: openings, dots, and what became of messages."""
 
@@ -86,6 +97,11 @@ class Books:
         self._openings: GroupCommit[Opening, Opened] = GroupCommit(self._write_openings)
         self._dots: GroupCommit[Dot, bool] = GroupCommit(self._write_dots)
         self._marks: GroupCommit[Mark, bool] = GroupCommit(self._write_marks)
+        self._leaves_at = math.inf  # monotonic
+
+    def leave(self, *, within_s: float) -> None:
+        """Wait for Postgres no longer than this, whatever is in hand."""
+        self._leaves_at = time.monotonic() + within_s
 
     async def open(self, opening: Opening) -> Opened:
         """Write or take over an attempt's messages; raises LedgerUnavailable."""
@@ -157,22 +173,32 @@ class Books:
 
     async def _write_marks(self, marks: Sequence[Mark]) -> list[bool]:
         return await self._patiently(
-            lambda connection: messages.mark(connection, marks), patience_s=MARK_PATIENCE_S
+            lambda connection: messages.mark(connection, marks), patience_s=math.inf
         )
 
     async def _patiently(
         self, write: Callable[[AsyncConnection], Awaitable[Result]], *, patience_s: float
     ) -> Result:
-        """Run `write`, again and again while Postgres is away; it must bear being repeated."""
-        deadline = time.monotonic() + patience_s
+        """Run `write` until Postgres takes it; it must bear being repeated.
+
+        Raises LedgerUnavailable, with what Postgres said last, when the patience is over.
+        """
+        started = time.monotonic()
         wait_s = RETRY_FIRST_S
+        failures = 0
         while True:
             try:
                 async with self._database.connect() as connection:
                     return await write(connection)
-            except _AWAY as error:
-                if time.monotonic() + wait_s > deadline:
-                    sentence = "Postgres does not answer."
+            except Exception as error:
+                if not outage.is_passing(error):
+                    raise
+                failures += 1
+                if failures in {1, 10, 100, 1000}:
+                    log.warning("messages.waiting", failures=failures, error=type(error).__name__)
+                if time.monotonic() + wait_s > min(started + patience_s, self._leaves_at):
+                    waited_s = time.monotonic() - started
+                    sentence = f"The ledger took no writes for {waited_s:.0f} s: {_words(error)}."
                     raise LedgerUnavailable(sentence) from error
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, RETRY_MAX_S)
@@ -181,9 +207,9 @@ class Books:
 async def _reopen(connection: AsyncConnection, openings: Sequence[Opening]) -> list[Opened]:
     """Later attempts, and relays with a history."""
     relays = await _relays_now(connection, openings)
-    usable = [o for o, now in zip(openings, relays, strict=True) if not _is_blocked(now)]
+    usable = [o for o, now in zip(openings, relays, strict=True) if not now.is_blocked]
     prepared = iter(await messages.prepare(connection, [o.preparation for o in usable]))
-    return [Opened(now, None if _is_blocked(now) else next(prepared)) for now in relays]
+    return [Opened(now, None if now.is_blocked else next(prepared)) for now in relays]
 
 
 async def _relays_now(connection: AsyncConnection, openings: Sequence[Opening]) -> list[RelayNow]:
@@ -198,8 +224,14 @@ async def _relays_now(connection: AsyncConnection, openings: Sequence[Opening]) 
         ):
             log.info("relay.resumed", relay=pair[1], tenant=pair[0], by="new login")
         known.pop(pair)
+    for (tenant, name), now in known.items():
+        if now.is_blocked and not now.is_parked:  # a pause of somebody else's has run out
+            await relay_states.park(connection, tenant=tenant, name=name)
     return [known.get(pair, relay_states.IN_ORDER) for pair in pairs]
 
 
-def _is_blocked(now: RelayNow) -> bool:
-    return now.is_stopped or now.backoff_s > 0
+def _words(error: Exception) -> str:
+    """What Postgres said; where it said nothing, that. Addresses and logins stay out of reasons."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    said = getattr(getattr(cause, "diag", None), "message_primary", None)
+    return str(said) if said else "Postgres does not answer"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ledger.messages import MessageRow
     from tasks.email.books import Books
     from tasks.email.relays import Policy, Relay
-    from tasks.email.replies import Result
+    from tasks.email.replies import Negative, Result
     from tasks.email.smtp import Session
 
 log = logs.logger("email")
@@ -92,7 +92,8 @@ class Delivery:
                 session = await relay_pool.acquire(fresh=fresh)
             except NoConversation as error:
                 return error.result
-            is_kept = session.messages > 0
+            offered_before = session.messages
+            is_kept = offered_before > 0
             try:
                 negative = await session.offer(envelope, size_bytes=len(mail.stuffed))
             except BaseException as error:
@@ -107,8 +108,8 @@ class Delivery:
             if negative is None:
                 return _Offered(session, is_kept)
             relay_pool.release(session)
-            says_farewell = isinstance(negative, replies.HostBackoff)
-            if says_farewell and is_kept and not fresh and negative.phase is Phase.MAIL:
+            was_asked = session.messages > offered_before
+            if is_kept and not fresh and was_asked and _may_be_old_news(negative):
                 fresh = True
                 continue
             return negative
@@ -118,8 +119,11 @@ class Delivery:
         try:
             await session.body(mail.stuffed)
             dot = self.books.dot(Dot(row.id, row.job_id, row.attempt))
-            # Even where we are called off now: whether the mark is there must be known.
+            # Where its commit is never confirmed it may be there all the same; and even where we
+            # are called off now, whether it is there must be known.
+            is_marked = True
             is_marked, is_called_off = await _undisturbed(dot)
+            await session.listen()
             may_send = is_marked and not is_called_off and self.still_owned()
             if may_send:
                 session.send_dot()
@@ -157,7 +161,10 @@ class Delivery:
     async def _withdraw(
         self, row: MessageRow, session: Session, result: Result, *, is_marked: bool
     ) -> Settlement:
-        """Hang up before the dot; the relay throws away what it has. Take the mark back."""
+        """Hang up before the dot; the relay throws away what it has. Take the mark back.
+
+        Without that, the next attempt would have to take the message for one in doubt.
+        """
         session.hang_up()
         pool.of(self.relay).release(session)
         if isinstance(result, replies.NotOurs):
@@ -200,6 +207,15 @@ class Delivery:
 class _Offered:
     session: Session
     is_reused: bool
+
+
+def _may_be_old_news(negative: Negative) -> bool:
+    """Whether a kept connection may have had this to say before it was given our mail.
+
+    A farewell usually; or one reply too many to the mail before, which must not refuse ours.
+    """
+    is_final = isinstance(negative, (replies.HostBackoff, replies.Refused))
+    return is_final and negative.phase is Phase.MAIL
 
 
 def _lost(session: Session, error: BaseException) -> Result:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from ledger import dependence
+from ledger.errors import LedgerUnavailable
 from ledger.messages import Preparation, Recipient
 from ledger.models.mail import MessageState
 from runtime.errors import SettingsError
@@ -36,6 +38,7 @@ RETRIES_S = (5.0, 60.0, 300.0, 1_800.0, 7_200.0, 21_600.0, 43_200.0)
 # Where another worker has the job, this outcome meets its fence and changes nothing. Where the
 # lease only seemed over, the job is run again and no attempt is lost.
 LOST_CLAIM = Snooze(1.0, "lost the claim before the dot")
+LEDGER_AWAY_S = 2.0  # the outcome itself waits for Postgres: by then it is back
 
 
 @kind(
@@ -45,6 +48,7 @@ LOST_CLAIM = Snooze(1.0, "lost the claim before the dot")
     max_attempts=8,
     timeout_s=TIMEOUT_S,
     backoff=Backoff(schedule_s=RETRIES_S),
+    lane=lambda payload: dependence.on_relay(payload.get("relay", relays.DEFAULT)),
 )
 async def send(payload: Email, context: Context) -> Outcome:
     """Send one mail: to, cc and bcc, text, html, attachments, templates; through any relay.
@@ -57,6 +61,14 @@ async def send(payload: Email, context: Context) -> Outcome:
         email = await _rendered(payload, context)
     except (SettingsError, PayloadError, RenderError) as error:
         return Failed(str(error))
+    try:
+        return await _send(email, relay=relay, policy=policy, context=context)
+    except LedgerUnavailable as error:
+        # Nobody's fault here and none of the mail's. What was noted stands; the rest comes again.
+        return Snooze(LEDGER_AWAY_S, error.sentence)
+
+
+async def _send(email: Email, *, relay: Relay, policy: Policy, context: Context) -> Outcome:
     ledger = books.of(context.database)
     opened = await ledger.open(Opening(_preparation(email, context), relay.login))
     if opened.relay.is_stopped:

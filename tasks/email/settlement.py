@@ -58,10 +58,11 @@ def resume(row: MessageRow, *, policy: Policy, window_s: float) -> Settlement | 
     age_s = row.dot_age_s if row.dot_age_s is not None else window_s
     if policy == "idempotency_header" and age_s < window_s:
         return None
+    # The attempt that sent it may have ended between the relay's answer and its mark.
     reason = (
-        "the relay never answered the dot, and the window for sending again has closed"
+        "no answer to the dot was noted, and the window for sending again has closed"
         if policy == "idempotency_header"
-        else "the relay never answered the dot; sending again could deliver twice"
+        else "no answer to the dot was noted; sending again could deliver twice"
     )
     mark = Mark(row.id, row.attempt, MessageState.UNKNOWN, reason=reason)
     return Settlement(row, None, MessageState.UNKNOWN, mark, reason)

@@ -109,9 +109,9 @@ class Session:
             return await self._offer_at_once(commands)
         for phase, command in commands:
             self.phase = phase
-            self._wire.write(command)
+            self._wire.write(command, asks=1)
             reply = await self._wire.reply(timeout_s=self._timeout_s(phase))
-            if not _is_hoped_for(reply, phase):
+            if not self._is_hoped_for(reply, phase):
                 return self._negative(reply, phase)
         return None
 
@@ -120,9 +120,16 @@ class Session:
         self.phase = Phase.BODY
         await self._wire.write_all(stuffed, chunk_timeout_s=self.relay.timeouts.block_s)
 
+    async def listen(self) -> None:
+        """Hear what came since the 354: it answers nothing, least of all the dot to come.
+
+        Raises Broken where anything did.
+        """
+        await self._wire.listen()
+
     def send_dot(self) -> None:
         """Send the final dot; raises Broken where it certainly did not go out."""
-        self._wire.write(b".\r\n")
+        self._wire.write(b".\r\n", asks=1)
         self.phase = Phase.DOT
 
     async def verdict(self) -> replies.Accepted | Negative:
@@ -130,9 +137,14 @@ class Session:
         reply = await self._wire.reply(timeout_s=self.relay.timeouts.dot_s)
         self._has_open_transaction = False
         self.idle_since = time.monotonic()
-        if 200 <= reply.code < 300:
-            return replies.Accepted(reply)
-        return self._negative(reply, Phase.DOT)
+        if not self._is_hoped_for(reply, Phase.DOT):
+            return self._negative(reply, Phase.DOT)
+        extra = self._wire.unasked
+        if extra is not None and extra.code >= 400 and extra.code != 421:
+            # The first may have been on its way before the dot: then the second is the answer.
+            why = f"the relay answered the dot twice ({reply.text}; {extra.text})"
+            raise Broken(why)
+        return replies.Accepted(reply)
 
     def hang_up(self) -> None:
         """Close at once; a message without its dot is thus taken back."""
@@ -145,7 +157,7 @@ class Session:
     async def quit(self) -> None:
         """Say goodbye, briefly, and close."""
         try:
-            self._wire.write(b"QUIT\r\n")
+            self._wire.write(b"QUIT\r\n", asks=1)
             await self._wire.reply(timeout_s=QUIT_TIMEOUT_S)
         except Broken:
             pass  # it is leaving, as we are
@@ -210,11 +222,11 @@ class Session:
             raise NoConversation(replies.classify(reply, Phase.LOGIN))
 
     async def _command(self, line: str) -> Reply:
-        self._wire.write(f"{line}\r\n".encode())
+        self._wire.write(f"{line}\r\n".encode(), asks=1)
         return await self._wire.reply(timeout_s=self.relay.timeouts.command_s)
 
     async def _offer_at_once(self, commands: list[tuple[Phase, bytes]]) -> Negative | None:
-        self._wire.write(b"".join(command for _, command in commands))
+        self._wire.write(b"".join(command for _, command in commands), asks=len(commands))
         negative: Negative | None = None
         for phase, _ in commands:
             self.phase = phase
@@ -224,11 +236,36 @@ class Session:
                 if negative is None:
                     raise
                 return negative  # said no and hung up: the no stands
-            if negative is None and not _is_hoped_for(reply, phase):
+            is_hoped_for = self._is_hoped_for(reply, phase)
+            if negative is None and not is_hoped_for:
                 negative = self._negative(reply, phase)
-            elif negative is not None and phase is Phase.DATA and reply.code == 354:
-                self.hang_up()  # it waits for a message that is not to be sent
+            elif negative is not None and is_hoped_for:
+                if negative.phase is Phase.MAIL:
+                    # No sender, and yet a recipient: the no was not meant for our MAIL.
+                    raise self._out_of_step(reply)
+                if phase is Phase.DATA:
+                    self.hang_up()  # it waits for a message that is not to be sent
         return negative
+
+    def _is_hoped_for(self, reply: Reply, phase: Phase) -> bool:
+        """Whether it says yes; raises Broken where it says neither yes nor no to `phase`.
+
+        Then the relay answers something else than what it was asked: it may be about to take what
+        is said next for the body of another mail.
+        """
+        if reply.code >= 400:
+            return False
+        if phase is Phase.DATA:
+            is_yes = reply.code == 354
+        else:  # 220 and 221 speak of the connection
+            is_yes = reply.code < 300 and reply.code not in {220, 221}
+        if not is_yes:
+            raise self._out_of_step(reply)
+        return True
+
+    def _out_of_step(self, reply: Reply) -> Broken:
+        self.hang_up()
+        return Broken(f"the relay is out of step ({reply.text})")
 
     def _negative(self, reply: Reply, phase: Phase) -> Negative:
         negative = replies.classify(reply, phase)
@@ -270,12 +307,6 @@ def stuff(message: bytes) -> bytes:
     """`message` (CRLF lines) as DATA wants it: dots at line starts doubled, ending in CRLF."""
     stuffed = _DOTS.sub(b"..", message) if b"\n." in message or message[:1] == b"." else message
     return stuffed if stuffed.endswith(b"\r\n") else stuffed + b"\r\n"
-
-
-def _is_hoped_for(reply: Reply, phase: Phase) -> bool:
-    if phase is Phase.DATA:
-        return reply.code == 354
-    return 200 <= reply.code < 300
 
 
 def _trouble(reply: Reply, at: str) -> replies.HostBackoff | replies.Unreachable:

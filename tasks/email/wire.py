@@ -1,5 +1,9 @@
 """A connection that speaks lines: bytes out, complete SMTP replies in.
 
+It counts the replies that were asked for. Whatever comes beyond them answers nothing: the relay
+spoke out of turn, and the connection is closed before its words could be taken for an answer to
+what is said next.
+
 A reply has one deadline from the moment it is waited for, however slowly its bytes trickle in.
 After any error the connection is of no more use, so a late reply is never taken for another's.
 """
@@ -7,6 +11,7 @@ After any error the connection is of no more use, so a late reply is never taken
 from __future__ import annotations
 
 import asyncio
+import select
 from collections import deque
 from typing import TYPE_CHECKING, cast
 
@@ -19,10 +24,11 @@ if TYPE_CHECKING:
 LINE_MAX_BYTES = 2_048  # RFC 5321 allows 512; real relays are wordier
 REPLY_MAX_LINES = 128
 CHUNK_BYTES = 65_536
+LISTEN_TURNS = 64  # of the event loop: a ticket of TLS takes two
 
 _LEFT = "the connection was closed"
 _CLOSED = "the relay closed the connection"
-_OUT_OF_TURN = "the relay spoke out of turn before TLS"
+_OUT_OF_TURN = "the relay spoke out of turn"
 
 
 class Broken(SmtpError):  # noqa: N818 - reads as the state it is
@@ -38,37 +44,60 @@ class Wire(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        self._lines: list[str] = []
+        self._lines: list[str] = []  # of a reply that is not complete,
+        self._code = b""  # and its code
         self._replies: deque[Reply] = deque()
+        self._due = 1  # replies asked for and not yet complete; a greeting comes unasked
         self._waiter: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
         self._is_paused = False
         self.failure: Broken | None = None
+        self.unasked: Reply | None = None  # the reply by which the relay spoke out of turn
         self.transport: asyncio.Transport | None = None
 
     @property
     def is_usable(self) -> bool:
-        """Open, and nothing arrived that nobody asked for (a farewell, usually)."""
+        """Open, every reply taken, and nothing unread (a farewell, usually)."""
         return (
             self.failure is None
             and not self._replies
-            and not self._buffer
+            and self._due == 0
             and self.transport is not None
             and not self.transport.is_closing()
+            and not self._has_unread(self.transport)
         )
 
-    def write(self, data: bytes) -> None:
-        """Send `data` now; raises Broken where the connection is closed, so it did not go out."""
+    def write(self, data: bytes, *, asks: int) -> None:
+        """Send `data` now, which `asks` for so many replies.
+
+        Raises Broken where the connection is closed, so that it did not go out.
+        """
         if self.failure is not None:
             raise self.failure
         if self.transport is None or self.transport.is_closing():
             raise self._break(_CLOSED)
+        self._due += asks
         self.transport.write(data)
+
+    async def listen(self) -> None:
+        """Take in what has come by now, down to the socket's buffer.
+
+        Raises Broken where that is the end, or more than was asked for.
+        """
+        for _ in range(LISTEN_TURNS):
+            if self.failure is not None:
+                raise self.failure
+            if self.transport is None or self.transport.is_closing():
+                raise self._break(_CLOSED)
+            if not self._has_unread(self.transport):
+                return
+            await asyncio.sleep(0)
+        raise self._break(_OUT_OF_TURN)
 
     async def write_all(self, data: bytes, *, chunk_timeout_s: float) -> None:
         """Send `data` in chunks; the relay must take each within `chunk_timeout_s`."""
         for start in range(0, len(data), CHUNK_BYTES):
-            self.write(data[start : start + CHUNK_BYTES])
+            self.write(data[start : start + CHUNK_BYTES], asks=0)
             if self._is_paused:
                 self._room = asyncio.get_running_loop().create_future()
                 await self._wait(self._room, chunk_timeout_s, "the relay takes no more data")
@@ -84,8 +113,11 @@ class Wire(asyncio.Protocol):
 
     async def start_tls(self, context: ssl.SSLContext, *, host: str, timeout_s: float) -> None:
         """Go on under TLS. Words that came before the handshake are not to be trusted."""
-        if self._buffer or self._replies or self.transport is None:
-            raise self._break(_OUT_OF_TURN)
+        if self.failure is not None:
+            why = f"{self.failure.why} before TLS"
+            raise Broken(why)
+        if self.transport is None:
+            raise self._break(_CLOSED)
         transport = await asyncio.get_running_loop().start_tls(
             self.transport, self, context, server_hostname=host, ssl_handshake_timeout=timeout_s
         )
@@ -133,6 +165,8 @@ class Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Called by the event loop: cut `data` into lines, lines into replies."""
+        if self.failure is not None:
+            return
         self._buffer += data
         while (end := self._buffer.find(b"\n")) >= 0:
             line = bytes(self._buffer[:end]).rstrip(b"\r")
@@ -141,21 +175,43 @@ class Wire(asyncio.Protocol):
                 return
         if len(self._buffer) > LINE_MAX_BYTES:
             self._break("the relay sent a line without end")
+        elif self._due == 0 and (self._buffer or self._lines):
+            self._break(_OUT_OF_TURN)
 
     def _take(self, line: bytes) -> bool:
         code, separator = line[:3], line[3:4]
         is_code = len(code) == 3 and code.isdigit() and b"200" <= code <= b"599"
         is_reply = is_code and separator in (b" ", b"-", b"")
-        if not is_reply or len(line) > LINE_MAX_BYTES or len(self._lines) >= REPLY_MAX_LINES:
+        is_of_one_piece = not self._lines or code == self._code
+        if (
+            not (is_reply and is_of_one_piece)
+            or len(line) > LINE_MAX_BYTES
+            or len(self._lines) >= REPLY_MAX_LINES
+        ):
             self._break("the relay sent something that is no SMTP reply")
             return False
+        self._code = code
         self._lines.append(line[4:].decode("utf-8", "replace"))
-        if separator != b"-":
-            self._replies.append(Reply(int(code), tuple(self._lines)))
-            self._lines = []
-            if self._waiter is not None and not self._waiter.done():
-                self._waiter.set_result(None)
+        return separator == b"-" or self._complete(Reply(int(code), tuple(self._lines)))
+
+    def _complete(self, reply: Reply) -> bool:
+        self._lines = []
+        if self._due == 0:
+            self.unasked = reply
+            self._break(_OUT_OF_TURN)
+            return False
+        self._due -= 1
+        self._replies.append(reply)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
         return True
+
+    @staticmethod
+    def _has_unread(transport: asyncio.Transport) -> bool:
+        """Whether the socket has something to read, if only the end; costs no turn of the loop."""
+        poll = select.poll()
+        poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(poll.poll(0))
 
     async def _wait(self, future: asyncio.Future[None], timeout_s: float, why: str) -> None:
         timer = asyncio.get_running_loop().call_later(timeout_s, self._break, why)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
@@ -34,9 +33,9 @@ MAIL: dict[str, Any] = {
 }
 
 _RUN = text(
-    "INSERT INTO relais.jobs (id, kind, queue, state, payload, max_attempts, timeout_s, attempt,"
-    " owner, lease_until) VALUES (:id, 'email.send', 'template', 'running', :payload, 8, 900,"
-    " :attempt, :owner, clock_timestamp() + interval '1 minute')"
+    "INSERT INTO relais.jobs (id, kind, queue, state, max_attempts, timeout_s, attempt, owner,"
+    " lease_until) VALUES (:id, 'email.send', 'template', 'running', 8, 900, :attempt, :owner,"
+    " clock_timestamp() + interval '1 minute')"
     " ON CONFLICT (id) DO UPDATE SET attempt = :attempt, state = 'running', owner = :owner,"
     " finished_at = NULL, lease_until = clock_timestamp() + interval '1 minute'"
 )
@@ -58,19 +57,21 @@ class Jobs:
 
     async def context(self, job_id: UUID, *, attempt: int, **fields: Any) -> Context:
         async with self.database.begin() as connection:
-            await connection.execute(
-                _RUN,
-                {"id": job_id, "attempt": attempt, "owner": uuid4(), "payload": json.dumps({})},
-            )
+            owned = {"id": job_id, "attempt": attempt, "owner": uuid4()}
+            await connection.execute(_RUN, owned)
         settings = self.settings.model_copy(update={"smtp_url": SecretStr(self.smtp_url)})
-        surroundings: dict[str, Any] = {"tries_left": 7, "tenant": "default", **fields}
+        surroundings: dict[str, Any] = {
+            "tries_left": 7,
+            "tenant": "default",
+            "database": self.database,
+            **fields,
+        }
         return Context(
             job_id=job_id,
             attempt=attempt,
             kind="email.send",
             queue="template",
             settings=settings,
-            database=self.database,
             **surroundings,
         )
 

@@ -5,7 +5,8 @@
         relay.always("DOT", DROP)                      # from now on
         await relay.reached("DATA")
 
-Steps: CONNECT, EHLO, STARTTLS, AUTH, MAIL, RCPT, DATA, DOT, RSET, QUIT.
+Steps: CONNECT, EHLO, STARTTLS, AUTH, MAIL, RCPT, DATA, BODY (its first line came; usually
+nothing is said), DOT, RSET, QUIT.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ import ssl
 from collections import defaultdict, deque
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Act:
     gate: asyncio.Event | None = None  # wait for this first
     byte_s: float = 0.0  # seconds between two bytes
     closes: bool = False
+    then: Act | None = None  # said behind it, when its own gate opens, whatever comes meanwhile
 
 
 DROP = Act(closes=True)
@@ -121,6 +126,11 @@ class ScriptedRelay:
             self.open -= 1
             writer.transport.abort()
 
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     async def _answer(self, step: str, usual: str) -> str | Act:
         async with self._news:
             self._seen[step] += 1
@@ -167,7 +177,14 @@ class _Conversation:
         if act.closes:
             self.writer.close()
             raise _Closed
+        if act.then is not None:
+            self.relay._spawn(self.say_later(act.then))
         return act.reply
+
+    async def say_later(self, act: Act) -> None:
+        assert act.gate is not None
+        await act.gate.wait()
+        self.writer.write(act.reply.encode() + b"\r\n")
 
     def keep(self) -> None:
         assert self.sender is not None
@@ -228,6 +245,8 @@ class _Conversation:
         try:
             while (line := await self.reader.readuntil(b"\n")) != b".\r\n":
                 assert line.endswith(b"\r\n")
+                if not body:
+                    await self.say("BODY", "")
                 body += line[1:] if line.startswith(b".") else line
         except asyncio.IncompleteReadError as error:
             self.relay.unfinished.append(bytes(body + error.partial))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
-from ledger import ids, relay_states, suppressions
+from ledger import ids, messages, relay_states, suppressions
+from ledger.messages import Mark
+from ledger.models.mail import MessageState
 from tasks.outcomes import Failed, Snooze, Succeeded
+from tests.email.scripted_relay import Act
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -111,3 +115,21 @@ async def test_a_policy_that_the_relay_cannot_keep_fails(jobs: Jobs) -> None:
     outcome = await jobs.run(policy="idempotency_header")
     assert isinstance(outcome, Failed)
     assert "has no idempotency header" in outcome.reason
+
+
+async def test_no_wording_keeps_an_answer_out_of_the_books(
+    jobs: Jobs, relay: ScriptedRelay
+) -> None:
+    gate = asyncio.Event()
+    relay.next("DOT", Act("250 2.0.0 Taken", gate=gate))
+    job_id = ids.new()
+    running = asyncio.create_task(jobs.run(job_id))
+    await relay.reached("DOT")
+    [row] = await jobs.rows(job_id)
+    odd = Mark(row.id, row.attempt, MessageState.DOT_SENT, reply="a\0b\ud800", reason="\udfff\0")
+    async with jobs.database.begin() as connection:
+        assert await messages.mark(connection, [odd]) == [True]
+    [row] = await jobs.rows(job_id)
+    assert (row.reply, row.reason) == ("ab?", "?")
+    gate.set()
+    assert isinstance(await running, Succeeded)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import TYPE_CHECKING
@@ -60,6 +61,20 @@ async def test_both_secrets_of_a_rotation_sign(make_context: MakeContext) -> Non
     (request,) = receiver.requests
     for secret in (SECRET, other):
         signature.verify(secret=secret, headers=request.headers, body=request.body)
+
+
+@pytest.mark.parametrize("off_s", [-7_200, 7_200])
+async def test_the_timestamp_is_the_ledgers_whatever_the_workers_clock_says(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch, off_s: float
+) -> None:
+    now = time.time()
+    context = make_context(clock_offset_s=now - time.monotonic())
+    async with peer(answer(200)) as receiver:
+        with monkeypatch.context() as worker:
+            worker.setattr(time, "time", lambda: now + off_s)
+            await call_back(Callback(url=receiver.url(), body=BODY), context)
+    (request,) = receiver.requests
+    signature.verify(secret=SECRET, headers=request.headers, body=request.body, tolerance_s=5)
 
 
 async def test_without_a_secret_nothing_is_sent(make_context: MakeContext) -> None:
@@ -128,12 +143,24 @@ def test_retry_after_is_honoured_within_a_day(
     if isinstance(value, timedelta):
         value = format_datetime(datetime.now(UTC) + value, usegmt=True)
     asked = Answer(503, {"retry-after": value}, b"", is_cut=False)
-    delay_s = retry_after_s(asked)
+    delay_s = retry_after_s(asked, now=time.time())
     assert delay_s is not None
     assert low_s <= delay_s <= high_s
 
 
 @pytest.mark.parametrize("value", ["", "soon", "-5", "Fri, 99 Nov 2026 99:99:99 GMT"])
 def test_a_retry_after_that_means_nothing(value: str) -> None:
-    assert retry_after_s(Answer(429, {"retry-after": value}, b"", is_cut=False)) is None
-    assert retry_after_s(Answer(200, {"retry-after": "5"}, b"", is_cut=False)) is None
+    now = time.time()
+    assert retry_after_s(Answer(429, {"retry-after": value}, b"", is_cut=False), now=now) is None
+    assert retry_after_s(Answer(200, {"retry-after": "5"}, b"", is_cut=False), now=now) is None
+
+
+def test_a_retry_after_is_measured_by_the_clock_that_gave_it() -> None:
+    theirs = datetime.now(UTC) + timedelta(days=3)
+    headers = {
+        "date": format_datetime(theirs, usegmt=True),
+        "retry-after": format_datetime(theirs + timedelta(minutes=10), usegmt=True),
+    }
+    delay_s = retry_after_s(Answer(503, headers, b"", is_cut=False), now=time.time())
+    assert delay_s is not None
+    assert 600 <= delay_s <= 661
