@@ -10,25 +10,32 @@ decided here, by the rules that Debian's cron made familiar:
 
 cronsim's own iterator does the same except where the clock moves by half an hour
 (Australia/Lord_Howe), and it depends there on where the iteration began.
+
+The next time is computed, not searched for: which minutes, hours and days match are bits of
+integers, and only spans of time in which clocks change are looked at more than once.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta
 from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo, available_timezones
 
 from cronsim import CronSim, CronSimError
 
+from ledger import zones
 from ledger.errors import InvalidSchedule
+from ledger.matching_days import MatchingDays, bits_of, next_bit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 EXPRESSION_MAX_CHARACTERS = 200
-SEARCH_DAYS = 366 * 50  # 29 February on a fifth Monday is that rare
+PARSED_MAX = 16_384  # expressions whose meaning is remembered
+YEAR_MAX = 9_900  # no clock is asked beyond
 ABBREVIATIONS = {
     "@hourly": "0 * * * *",
     "@daily": "0 0 * * *",
@@ -40,6 +47,7 @@ ABBREVIATIONS = {
 }
 _DAY = timedelta(days=1)
 _MINUTE = timedelta(minutes=1)
+_MOMENT = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,71 +56,115 @@ class Cron:
 
     expression: str
     timezone: str
-    spec: CronSim
     zone: ZoneInfo
+    minutes: int  # bit 30 is set: it fires at half past
+    hours: int
+    days: MatchingDays
     is_fixed: bool  # neither minute nor hour starts with a star
 
     def after(self, moment: datetime) -> Iterator[datetime]:
         """Nominal times later than `moment`, in UTC, in order; ends where none is in sight."""
-        day = moment.astimezone(self.zone).date() - _DAY
-        empty_days = 0
-        while empty_days < SEARCH_DAYS:
-            instants = [instant for instant in self._of_day(day) if instant > moment]
-            yield from instants
-            empty_days = 0 if instants else empty_days + 1
-            if day > date.max - 2 * _DAY:
-                return
-            day += _DAY
+        found = self.next_after(moment)
+        while found is not None:
+            yield found
+            found = self.next_after(found)
 
     def next_after(self, moment: datetime) -> datetime | None:
-        """The first nominal time later than `moment`."""
-        return next(self.after(moment), None)
+        """The first nominal time later than `moment`; None where none is in sight."""
+        moment = moment.astimezone(UTC)
+        return self._fixed_after(moment) if self.is_fixed else self._wildcard_after(moment)
 
     def latest(self, *, after: datetime, until: datetime) -> datetime | None:
         """The last nominal time later than `after` and not later than `until`."""
-        first = after.astimezone(self.zone).date() - _DAY
-        day = until.astimezone(self.zone).date() + _DAY
-        while day >= first:
-            instants = [instant for instant in self._of_day(day) if after < instant <= until]
-            if instants:
-                return instants[-1]
-            day -= _DAY
+        found = self._within(after, until)
+        if found is None:
+            return None
+        width = _MINUTE  # mostly the last one is the only one, or lies close to `until`
+        while until - width > found:
+            if (closer := self._within(until - width, until)) is not None:
+                found = closer
+                break
+            if self._within(found, until) is None:
+                return found
+            width *= 2
+        end = until  # what is looked for is not later
+        while end - found >= _MINUTE:
+            middle = found + (end - found) / 2
+            if (closer := self._within(middle, until)) is not None:
+                found = closer
+            else:
+                end = middle
+        return found
+
+    def _within(self, after: datetime, until: datetime) -> datetime | None:
+        found = self.next_after(after)
+        return found if found is not None and found <= until else None
+
+    def _wildcard_after(self, moment: datetime) -> datetime | None:
+        """A wall time that matches, in the first span of constant offset that shows it."""
+        at = moment + _MOMENT
+        while at.year < YEAR_MAX:
+            span = zones.span_at(self.timezone, at)
+            wall = _whole_minute(at.replace(tzinfo=None) + span.offset)
+            match = self._wall_from(wall)
+            if match is None:
+                return None
+            instant = match.replace(tzinfo=UTC) - span.offset
+            if instant < span.ends:
+                return instant
+            at = span.ends
+            # Clocks are less than a day from UTC, so that none of them shows `match` more than a
+            # day before, or shows again what lies before `wall` more than a day after: spans in
+            # between need not be looked at.
+            if at >= wall.replace(tzinfo=UTC) + _DAY:
+                at = max(at, match.replace(tzinfo=UTC) - _DAY)
         return None
 
-    def _of_day(self, day: date) -> list[datetime]:
-        """The instants at which this fires on the local date `day`."""
-        if day.month not in self.spec.months or not self.spec.match_day(day):
-            return []
-        instants: set[datetime] = set()
-        for hour in self.spec.hours:
-            for minute in self.spec.minutes:
-                instants.update(self._instants(datetime.combine(day, time(hour, minute))))
-        return sorted(instants)
+    def _fixed_after(self, moment: datetime) -> datetime | None:
+        """The first wall time that falls on a later moment; later walls never fall earlier."""
+        if moment.year >= YEAR_MAX:
+            return None
+        wall = moment.astimezone(self.zone).replace(tzinfo=None, fold=0)
+        match = self._wall_from(_whole_minute(wall + _MOMENT))
+        while match is not None:
+            instant = self._first_instant(match)
+            if instant > moment:
+                return instant
+            # A clock that was set back shows again what has had its turn.
+            match = self._wall_from(match + _MINUTE)
+        return None
 
-    def _instants(self, wall: datetime) -> tuple[datetime, ...]:
-        """The instants at which clocks in this zone show `wall`: none, one or two."""
-        first, second = (
-            wall.replace(tzinfo=self.zone, fold=fold).astimezone(UTC) for fold in (0, 1)
+    def _wall_from(self, wall: datetime) -> datetime | None:
+        """The first wall time that matches and is not before `wall`, a whole minute."""
+        date = wall.date()
+        day = self.days.first_from(date)
+        if day == date:
+            hour, minute = wall.hour, next_bit(self.minutes, wall.minute)
+            if minute is not None and self.hours >> hour & 1:
+                return datetime.combine(date, time(hour, minute))
+            if (later := next_bit(self.hours, hour + 1)) is not None:
+                return datetime.combine(date, time(later, next_bit(self.minutes, 0) or 0))
+            day = self.days.first_from(date + _DAY)
+        if day is None:
+            return None
+        return datetime.combine(
+            day, time(next_bit(self.hours, 0) or 0, next_bit(self.minutes, 0) or 0)
         )
-        if first == second:
-            return (first,)
-        if first < second:  # the clock shows it twice
-            return (first,) if self.is_fixed else (first, second)
-        if not self.is_fixed:  # the clock skips it
-            return ()
-        while first > second:
-            wall += _MINUTE
+
+    def _first_instant(self, wall: datetime) -> datetime:
+        """When clocks first show `wall`, or the end of the gap that it lies in."""
+        while True:
             first, second = (
                 wall.replace(tzinfo=self.zone, fold=fold).astimezone(UTC) for fold in (0, 1)
             )
-        return (first,)
+            if first <= second:
+                return first
+            wall += _MINUTE
 
 
 def validate(cron: str, timezone: str, *, now: datetime | None = None) -> list[datetime]:
     """The next five nominal times; InvalidSchedule names the field that is wrong."""
-    parsed = parse(cron, timezone)
-    upcoming = parsed.after(now or datetime.now(UTC))
-    times = [moment for moment, _ in zip(upcoming, range(5), strict=False)]
+    times = list(islice(parse(cron, timezone).after(now or datetime.now(UTC)), 5))
     if not times:
         raise _invalid(
             field="cron",
@@ -122,7 +174,7 @@ def validate(cron: str, timezone: str, *, now: datetime | None = None) -> list[d
     return times
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=PARSED_MAX)
 def parse(cron: str, timezone: str) -> Cron:
     """`cron` (five fields or an @abbreviation) in the IANA zone `timezone`, or InvalidSchedule."""
     if timezone not in _zones():
@@ -148,20 +200,34 @@ def parse(cron: str, timezone: str) -> Cron:
             problem=f"the {problem} of {cron!r} is not valid",
             remedy="Write minute, hour, day of month, month and day of week: 0 9 * * MON-FRI.",
         ) from error
-    is_fixed = not (fields[0].startswith("*") or fields[1].startswith("*"))
     return Cron(
         expression=expression,
         timezone=timezone,
-        spec=spec,
         zone=ZoneInfo(timezone),
-        is_fixed=is_fixed,
+        minutes=bits_of(spec.minutes),
+        hours=bits_of(spec.hours),
+        days=_days(*fields[2:]),
+        is_fixed=not (fields[0].startswith("*") or fields[1].startswith("*")),
     )
+
+
+@lru_cache(maxsize=PARSED_MAX)
+def _days(*fields: str) -> MatchingDays:
+    """The days of an expression, one object for all that name the same."""
+    spec = CronSim(" ".join(("0", "0", *fields)), datetime(2000, 1, 1, tzinfo=UTC))
+    return MatchingDays(spec)
 
 
 @lru_cache(maxsize=1)
 def _zones() -> frozenset[str]:
     """Names that are files of the time zone database; anything else never becomes a path."""
     return frozenset(available_timezones())
+
+
+def _whole_minute(wall: datetime) -> datetime:
+    """`wall`, or the next whole minute."""
+    whole = wall.replace(second=0, microsecond=0)
+    return whole if whole == wall else whole + _MINUTE
 
 
 def _invalid(*, field: str, problem: str, remedy: str) -> InvalidSchedule:

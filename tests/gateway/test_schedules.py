@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -81,3 +82,17 @@ async def test_operators_switch_and_no_more(gateway: Gateway, api: httpx.AsyncCl
         changed = await operator.patch(path, json={"enabled": True, "job": JOB})
         assert (changed.status_code, changed.json()["code"]) == (403, "role_missing")
     assert (await api.get(path)).json()["enabled"] is False
+
+
+async def test_listing_200_minutely_schedules_takes_a_moment(
+    api: httpx.AsyncClient,
+) -> None:
+    """Issue 7, row 12: the list computed every minute of three days, for each of them."""
+    for number in range(200):
+        body = schedule(name=f"minutely {number:03}", cron="* * * * *")
+        assert (await api.post("/api/v1/schedules", json=body)).status_code == 201
+    began = time.monotonic()
+    listed = (await api.get("/api/v1/schedules?limit=500")).json()["schedules"]
+    took_s = time.monotonic() - began
+    assert sum(len(entry["next_times"]) == 5 for entry in listed) >= 200
+    assert took_s < 1.0
