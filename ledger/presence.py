@@ -51,7 +51,8 @@ VALUES ({", ".join(f"%({name})s" for name in COLUMNS)},
         statement_timestamp() + %(lease_s)s * interval '1 second')
 ON CONFLICT (id) DO UPDATE SET
     lock_key = excluded.lock_key, host = excluded.host, pid = excluded.pid,
-    seen_at = statement_timestamp(), lease_until = excluded.lease_until
+    seen_at = statement_timestamp(),
+    lease_until = greatest(workers.lease_until, excluded.lease_until)
 RETURNING pg_backend_pid()
 """
 # The same as `extend_leases` and `asked_to_stop` of transitions.sql, but row by row and by its key,
@@ -96,10 +97,11 @@ class Presence:
         *,
         queue: str,
         kinds: Sequence[str] = (),
-        held: Callable[[], list[Fence]] | None = None,
+        held: Callable[[], list[Fence] | None] | None = None,
         on_cancel: Callable[[list[Fence]], None] | None = None,
     ) -> None:
-        """`kinds` are those that this process knows; `held` says what it holds at this moment.
+        """`kinds` are those that this process knows; `held` says what it holds at this moment, or
+        None where it shows no life: then no lease is prolonged, its own neither.
 
         Both `held` and `on_cancel`, which is told which of these should stop, are called from the
         thread.
@@ -205,13 +207,14 @@ class Presence:
 
     def _beat(self, connection: BriefSession, pid: int) -> None:
         started = time.monotonic()
-        row = connection.execute(REGISTER, self._described()).fetchone()
+        held = self._held() if self._held is not None else []
+        lease_s = 0.0 if held is None else self._settings.lease_s
+        row = connection.execute(REGISTER, self._described(lease_s=lease_s)).fetchone()
         if row != (pid,):
             raise pooler.shared()  # the lock is in another session than this one
-        held = self._held() if self._held is not None else []
         fences: dict[str, Any] = {
-            "ids": [job_id for job_id, _ in held],
-            "attempts": [attempt for _, attempt in held],
+            "ids": [job_id for job_id, _ in held or ()],
+            "attempts": [attempt for _, attempt in held or ()],
         }
         if held:
             connection.execute(EXTEND, {**fences, "lease_s": self._settings.lease_s})
@@ -221,7 +224,7 @@ class Presence:
             if asked:
                 self._on_cancel([(row[0], row[1]) for row in asked])
 
-    def _described(self) -> dict[str, Any]:
+    def _described(self, *, lease_s: float) -> dict[str, Any]:
         return {
             "id": self.owner,
             "name": self.name,
@@ -232,5 +235,5 @@ class Presence:
             "pid": os.getpid(),
             "lock_key": self.lock_key,
             "kinds": self._kinds,
-            "lease_s": self._settings.lease_s,
+            "lease_s": lease_s,
         }

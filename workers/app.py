@@ -79,7 +79,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         """SIGQUIT: give everything back at once."""
         self._end(parent, grace_s=0.0)
 
-    def _held(self) -> list[Fence]:
+    def _held(self) -> list[Fence] | None:
         return self._engine.held() if self._engine is not None else []
 
     def _cancel(self, fences: list[Fence]) -> None:

@@ -79,15 +79,15 @@ class Engine:
         if self._loop is not None and self._slots is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._slots.cancel, fences)
 
-    def held(self) -> list[Fence]:
+    def held(self) -> list[Fence] | None:
         """The fences whose leases are to be prolonged; callable from any thread.
 
         None where the event loop has shown no life for half a lease: a worker that a handler
         blocks must not keep its jobs for ever.
         """
-        if self._slots is None or not self._is_lively():
-            return []
-        return self._slots.fences()
+        if not self._is_lively():
+            return None
+        return [] if self._slots is None else self._slots.fences()
 
     def stop(self, *, grace_s: float | None = None) -> None:
         """Stop claiming, let running jobs finish within the grace, give back the rest."""
