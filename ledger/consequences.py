@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from pydantic_core import to_json
 from sqlalchemy import text
 
-from ledger import ids
+from ledger import dependence, ids, lanes
 from ledger.models.jobs import State
 from ledger.shapes import NewJob, Woken
 from ledger.statements import TRANSITIONS as SQL
@@ -137,7 +136,7 @@ def _callback(row: Row[Any], trace: str | None) -> NewJob:
         tenant=row.tenant,
         kind=CALLBACK_KIND,
         queue="callback",
-        lane=f"{row.tenant}/host:{_host_of(row.callback_url)}",
+        lane=lanes.name(row.tenant, dependence.on_host(row.callback_url)),
         payload={"url": row.callback_url, "body": body},
         max_attempts=CALLBACK_ATTEMPTS,
         timeout_s=CALLBACK_TIMEOUT_S,
@@ -147,11 +146,3 @@ def _callback(row: Row[Any], trace: str | None) -> NewJob:
         trace_id=row.trace_id,
         accepted_by=f"job:{row.id}",
     )
-
-
-def _host_of(url: str) -> str:
-    """What callbacks to one endpoint share trouble with; as `tasks.callbacks` says it."""
-    try:
-        return urlsplit(url).netloc.rpartition("@")[2].lower()[:128]
-    except ValueError:
-        return "?"
