@@ -180,7 +180,7 @@ class Engine:
     async def _claim_until_stopped(self, claimer: Claimer, slots: Slots) -> None:
         while not self._is_stopping:
             self._bell.clear()
-            if await claimer.take(slots, room=self._pace.room(held=slots.held)):
+            if await claimer.take(slots, room=slots.claim_room()):
                 continue  # there may be more where that came from
             await slots.give_back_stale()
             await self._rest()

@@ -27,14 +27,10 @@ class Pace:
         quick = int(self._concurrency * AHEAD_S / max(self._run_s, 1e-6))
         return min(max(self._concurrency, quick), 4 * self._claim_max)
 
-    def room(self, *, held: int) -> int:
-        """How many jobs to claim now; claims are not made for crumbs where jobs are quick."""
+    def room(self, *, held: int, waiting: int) -> int:
+        """How many jobs to claim now; while some wait here, no claims are made for crumbs."""
         window = self.window()
         free = window - held
-        if free <= 0 or (window > self._concurrency and free < min(self._claim_max, window // 2)):
+        if free <= 0 or (waiting and free < min(self._claim_max, window // 2)):
             return 0
         return min(free, self._claim_max)
-
-    def has_room(self, *, held: int) -> bool:
-        """Whether `room` is not 0."""
-        return self.room(held=held) > 0

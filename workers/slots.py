@@ -94,6 +94,10 @@ class Slots:
         """How many claims have not settled yet."""
         return len(self._held) - len(self._unwritable)
 
+    def claim_room(self) -> int:
+        """How many more jobs to claim now."""
+        return self._pace.room(held=self.held, waiting=len(self._waiting))
+
     def held_by_lane(self) -> Counter[str]:
         """How many of them each lane has."""
         return Counter(job.lane for job in self._held.values())
@@ -304,7 +308,7 @@ class Slots:
         self._unwritable.discard(fence)
         if self._waiting:
             self._fill()  # the outbox may have been full
-        if self._pace.has_room(held=self.held):
+        if self.claim_room():
             self._on_room()
 
 

@@ -35,10 +35,11 @@ class Waiting:
         self._order: deque[str] = deque()  # lanes with something waiting, next one first
         self._running: dict[str, dict[Fence, float]] = {}  # lane -> attempt -> started at
         self._running_total = 0
+        self._waiting_total = 0
         self._run_s: dict[str, float] = {}  # smoothed, by lane
 
     def __len__(self) -> int:
-        return sum(len(queue) for queue in self._queues.values())
+        return self._waiting_total
 
     def add(self, jobs: Iterable[ClaimedJob]) -> None:
         """Let `jobs` wait, each behind those of its lane."""
@@ -49,6 +50,7 @@ class Waiting:
                 queue = self._queues[job.lane] = deque()
                 self._order.append(job.lane)
             queue.append((job, now))
+            self._waiting_total += 1
 
     def start(self) -> ClaimedJob | None:
         """The next job that may run now; it counts as running until `end`."""
@@ -59,6 +61,7 @@ class Waiting:
                 continue
             queue = self._queues[lane]
             job, _ = queue.popleft()
+            self._waiting_total -= 1
             if not queue:
                 self._forget_queue(lane)
             self._running.setdefault(lane, {})[job.fence] = time.monotonic()
@@ -112,6 +115,7 @@ class Waiting:
         for lane, queue in list(self._queues.items()):
             while queue and is_meant(queue[0][1]):
                 removed.append(queue.popleft()[0])
+                self._waiting_total -= 1
             if not queue:
                 self._forget_queue(lane)
         return removed

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.shapes import NewJob
@@ -52,6 +53,16 @@ class Ledger:
             return row if row.state in states else None
 
         return await wait_for(there, within_s=within_s, what=f"{job_id} in {states}")
+
+    def runs_at_all(self) -> bool:
+        """Whether any handler has had its effect."""
+        return self.effects.exists()
+
+    async def succeeded(self) -> int:
+        """How many jobs have."""
+        async with self.database.connect() as connection:
+            counted = text("SELECT count(*) FROM relais.jobs WHERE state = 'succeeded'")
+            return int((await connection.execute(counted)).scalar_one())
 
     def runs(self, job_id: UUID) -> int:
         """How often the handler of this job had its effect."""
