@@ -100,9 +100,9 @@ class Presence:
         held: Callable[[], list[Fence] | None] | None = None,
         on_cancel: Callable[[list[Fence]], None] | None = None,
     ) -> None:
-        """`kinds` are those that this process knows; `held` says what it holds at this moment, or
-        None where it shows no life: then no lease is prolonged, its own neither.
+        """`kinds` are those that this process knows; `held` says what it holds at this moment.
 
+        It says None where the process shows no life: then no lease is prolonged, its own neither.
         Both `held` and `on_cancel`, which is told which of these should stop, are called from the
         thread.
         """
