@@ -111,6 +111,7 @@ def test_a_lock_that_somebody_keeps_is_given_up_soon_and_asked_for_again(
     """A long read holds up the ALTER; whoever comes next must not queue behind it for as long."""
     one_more("op.execute('ALTER TABLE relais.jobs ADD COLUMN one_more int')")
     reader, writer = server(), server()
+    writer.execute("SET statement_timeout = '8s'")
     reader.execute("BEGIN")
     reader.execute("SELECT count(*) FROM relais.jobs")
     migrating = Migrating(database_url)
@@ -169,6 +170,12 @@ def test_a_second_migration_waits_without_a_transaction_that_the_first_one_waits
     wait_for(lambda: waits_for_a_lock(watcher))
     second = Migrating(database_url)
     wait_for(lambda: "Another migration is running" in capsys.readouterr().err)
+    wait_for(
+        lambda: watcher.execute(
+            "SELECT FROM pg_stat_activity WHERE application_name = 'relais migrate'"
+            " AND datname = current_database() AND (wait_event = 'advisory' OR state = 'idle')"
+        ).fetchone()
+    )
     holder.execute("COMMIT")
     first.end()
     second.end()
