@@ -96,7 +96,7 @@ def column_exists(connection: psycopg.Connection[Any], column: str) -> bool:
 
 def waits_for_a_lock(connection: psycopg.Connection[Any]) -> bool:
     found = connection.execute(
-        "SELECT FROM pg_stat_activity WHERE application_name = 'relais migrate'"
+        "SELECT 1 FROM pg_stat_activity WHERE application_name = 'relais migrate'"
         " AND datname = current_database() AND wait_event_type = 'Lock'"
     )
     return found.fetchone() is not None
@@ -172,7 +172,7 @@ def test_a_second_migration_waits_without_a_transaction_that_the_first_one_waits
     wait_for(lambda: "Another migration is running" in capsys.readouterr().err)
     wait_for(
         lambda: watcher.execute(
-            "SELECT FROM pg_stat_activity WHERE application_name = 'relais migrate'"
+            "SELECT 1 FROM pg_stat_activity WHERE application_name = 'relais migrate'"
             " AND datname = current_database() AND (wait_event = 'advisory' OR state = 'idle')"
         ).fetchone()
     )
