@@ -1,35 +1,50 @@
 """`python -m ledger.migrate pre|post`: bring the schema up, safely beside running code.
 
 `pre` runs before new code starts and only adds; `post` runs after the old code is gone and
-takes away what only it needed. Both are idempotent; two at once wait for each other.
+takes away what only it needed. Both are idempotent; two at once wait for each other. What a
+migration is made of is in `ledger.migrations.steps`.
 """
 
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import psycopg
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import create_engine, text
+from sqlalchemy import NullPool, create_engine, event, text
 from sqlalchemy.exc import OperationalError
 
-from ledger import database
+from ledger import database, outage, pooler, session
+from ledger.errors import LedgerUnavailable
+from ledger.migrations import steps
 from ledger.models import SCHEMA
 from runtime import settings as runtime_settings
 from runtime.errors import RelaisError
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Dialect, Engine
+    from sqlalchemy.engine.interfaces import DBAPIConnection
 
 PHASES = ("pre", "post")
-_HERE = Path(__file__).parent / "migrations"
-# A role called "relais" would otherwise have the schema of its name as the default one, and
-# Alembic would take every table for a stranger's.
-CONNECT = {"connect_timeout": 5, "options": "-c search_path=public"}
+LOCK_PATIENCE_S = 600.0
 HAS_JOBS = text("SELECT to_regclass('relais.jobs') IS NOT NULL")
+# A role called "relais" would otherwise have the schema of its name as the default one, and
+# Alembic would take every table for a stranger's. Nothing waits for a lock for longer than
+# everybody else can wait behind it; what works on the data may take its time.
+SESSION = (
+    "SELECT set_config('search_path', 'public', false),"
+    f" set_config('lock_timeout', '{steps.LOCK_TIMEOUT_MS}', false),"
+    " set_config('statement_timeout', '0', false),"
+    " set_config('idle_in_transaction_session_timeout', '0', false)"
+)
+_HERE = Path(__file__).parent / "migrations"
+_VERSIONS = _HERE / "versions"
 _LOCK_KEY = 0x52454C41  # one migration at a time, whoever starts it
+_TURN_EVERY_S = 0.2
 
 
 def configuration(connection: Connection) -> Config:
@@ -38,32 +53,85 @@ def configuration(connection: Connection) -> Config:
     config.set_main_option("script_location", str(_HERE))
     config.set_main_option("path_separator", "newline")
     config.set_main_option(
-        "version_locations", "\n".join(str(_HERE / "versions" / phase) for phase in PHASES)
+        "version_locations", "\n".join(str(_VERSIONS / phase) for phase in PHASES)
     )
     config.attributes["connection"] = connection
     return config
 
 
+def engine(url: str) -> Engine:
+    """Single connections for migrating; UnfitDatabase where others would get their sessions too."""
+    told = session.parameters(url, application_name="relais migrate")
+    made = create_engine(database.shown_url(told), poolclass=NullPool)
+
+    def connect(dialect: Dialect, _: object, __: object, given: dict[str, Any]) -> DBAPIConnection:
+        driver: Any = dialect.connect(**told, context=given["context"], autocommit=True)
+        try:
+            pooler.refuse_shared_session(driver, url)
+            driver.execute(SESSION)
+            driver.autocommit = False
+        except BaseException:
+            driver.close()
+            raise
+        return driver  # type: ignore[no-any-return]
+
+    event.listen(made, "do_connect", connect)
+    return made
+
+
 def migrate(url: str, phase: str) -> None:
     """Upgrade the database at `url` to the head of `phase`."""
-    engine = create_engine(database.async_url(url), connect_args=CONNECT)
-    try:
-        with engine.connect() as connection:
-            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK_KEY})
+    with engine(url).connect() as connection:
+        _wait_for_turn(connection)
+        deadline = time.monotonic() + LOCK_PATIENCE_S
+        while True:
             try:
-                is_new = not connection.execute(HAS_JOBS).scalar_one()
-                connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
-                connection.commit()
-                # Nobody runs old code on a database that is new: both phases at once.
-                for each in PHASES if is_new else (phase,):
-                    command.upgrade(configuration(connection), f"{each}@head")
-                    connection.commit()
-            finally:
+                _upgrade(connection, phase)
+            except (OperationalError, psycopg.OperationalError) as error:
+                if outage.sqlstate(error) not in steps.LOCKED:
+                    raise
                 connection.rollback()
-                connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _LOCK_KEY})
-                connection.commit()
-    finally:
-        engine.dispose()
+                if time.monotonic() > deadline:
+                    raise _locked() from error
+                driver: Any = connection.connection.driver_connection
+                steps.let_others_go_on(driver)
+            else:
+                return
+
+
+def _wait_for_turn(connection: Connection) -> None:
+    """One after the other; without a transaction, which building an index would wait for.
+
+    The lock goes with the connection.
+    """
+    is_told = False
+    while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK_KEY}):
+        connection.rollback()
+        if not is_told:
+            print("Another migration is running; this one waits for it.", file=sys.stderr)
+            is_told = True
+        time.sleep(_TURN_EVERY_S)
+    connection.rollback()
+
+
+def _upgrade(connection: Connection, phase: str) -> None:
+    is_new = not connection.execute(HAS_JOBS).scalar_one()
+    connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
+    connection.commit()
+    # Nobody runs old code on a database that is new: both phases at once.
+    for each in PHASES if is_new else (phase,):
+        command.upgrade(configuration(connection), f"{each}@head")
+        connection.commit()
+
+
+def _locked() -> LedgerUnavailable:
+    sentence = f"The migration got no lock for {LOCK_PATIENCE_S:.0f} s: somebody's transaction is"
+    sentence += " open for longer than that."
+    return LedgerUnavailable(
+        sentence,
+        remedy="End it (pg_stat_activity, ordered by xact_start), then run the migration again:"
+        " it goes on where it stopped.",
+    )
 
 
 def main(arguments: list[str]) -> int:
@@ -72,12 +140,13 @@ def main(arguments: list[str]) -> int:
         print("Say which phase: python -m ledger.migrate pre|post", file=sys.stderr)
         return 2
     try:
-        migrate(runtime_settings.load().require_database_url(), arguments[0])
+        migrate(runtime_settings.load().require_direct_database_url(), arguments[0])
     except RelaisError as error:
         print(error, file=sys.stderr)
         return 1
-    except OperationalError as error:
-        print(f"Postgres cannot be reached or refuses us: {error.orig}", file=sys.stderr)
+    except (OperationalError, psycopg.OperationalError) as error:
+        cause = error.orig if isinstance(error, OperationalError) else error
+        print(f"Postgres cannot be reached or refuses us: {cause}", file=sys.stderr)
         return 1
     return 0
 

@@ -102,8 +102,7 @@ class Presence:
     ) -> None:
         """`kinds` are those that this process knows; `held` says what it holds at this moment.
 
-        None where it shows no life: then no lease is prolonged, its own neither.
-
+        It says None where the process shows no life: then no lease is prolonged, its own neither.
         Both `held` and `on_cancel`, which is told which of these should stop, are called from the
         thread.
         """

@@ -100,7 +100,7 @@ class Session(psycopg.AsyncConnection[Any]):
         """
         is_pooled = f"pg_backend_pid() <> {self.info.backend_pid}"
         values = expressions({**LIMITS, **KEEPALIVES}, is_local=is_pooled)
-        row = await (await self.execute(f"SELECT {is_pooled}, {values}".encode())).fetchone()
+        row = await (await self.execute(f"SELECT {is_pooled}, {values}")).fetchone()
         self.is_pooled = bool(row and row[0])
         if self.is_pooled:
             self.prepare_threshold = None

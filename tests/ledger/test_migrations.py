@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import NullPool, create_engine
 
-from ledger import database, migrate
+from ledger import migrate
 from ledger.models import SCHEMA, Model
 
 
@@ -18,10 +17,7 @@ def _is_compared(name: str | None, kind: str, _: object) -> bool:
 
 
 def test_migrations_equal_models(database_url: str) -> None:
-    engine = create_engine(
-        database.async_url(database_url), poolclass=NullPool, connect_args=migrate.CONNECT
-    )
-    with engine.connect() as connection:
+    with migrate.engine(database_url).connect() as connection:
         context = MigrationContext.configure(
             connection,
             opts={
