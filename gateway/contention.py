@@ -97,6 +97,6 @@ class Contention:
 def _things(job: NewJob) -> tuple[Hashable, ...]:
     """What `job` needs and somebody else may hold: its key, its parents; else its lane."""
     if job.idempotency_key is None and not job.depends_on:
-        return (("lane", job.queue, job.tenant),)
+        return ((job.queue, job.lane or job.tenant, job.kind, job.priority),)
     key = (job.tenant, job.idempotency_key) if job.idempotency_key else None
     return (*sorted(job.depends_on), *((key,) if key else ()))

@@ -7,6 +7,7 @@ group that meets a lock gives it up after a moment and is taken apart (`gateway/
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +19,7 @@ from gateway.errors import Problem
 from ledger import outage, transitions
 from ledger.errors import LedgerUnavailable
 from ledger.group_commit import GroupCommit
+from ledger.statements import TRANSITIONS as SQL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,7 +34,7 @@ WRITERS = 1  # two would halve the batches, and so cost more commits for the sam
 GROUP_WAITS_MS = 250  # for a lock; whoever holds one for longer is not just committing
 TRIES = 3  # of a group that was the victim of a deadlock or of a stricter isolation level
 LOCKED: Final = None  # what became of a job that met a lock: nothing
-_LOCK_TIMED_OUT = "55P03"
+_LOCK_NOT_AVAILABLE = "55P03"
 _TRY_AGAIN = {"40P01", "40001"}
 _BRIEFLY = text("SELECT set_config('lock_timeout', CAST(:ms AS text), true)")
 
@@ -40,34 +42,43 @@ _BRIEFLY = text("SELECT set_config('lock_timeout', CAST(:ms AS text), true)")
 async def hand_over(
     ledger: Connections, jobs: Sequence[NewJob], *, wait_ms: int = GROUP_WAITS_MS
 ) -> list[Accepted | Problem | None]:
-    """Commit `jobs` in one transaction that waits `wait_ms` for a lock; in order.
+    """Commit `jobs` in one transaction that waits about `wait_ms` for a lock; in order.
 
     A job that Postgres cannot hold gets its Problem and spoils no other. LOCKED (all of them):
     nothing was written. Raises what is an outage.
     """
-    for _ in range(TRIES):
+    patient_until = time.monotonic() + wait_ms / 1000
+    tries = 0
+    while True:
         try:
             return list(await ledger.call(_accept, jobs, wait_ms=wait_ms))
         except DBAPIError as error:
             state = outage.sqlstate(error)
-            if state in _TRY_AGAIN:
+            tries += state in _TRY_AGAIN
+            if state in _TRY_AGAIN and tries < TRIES:
                 continue
-            if state == _LOCK_TIMED_OUT:
-                break
-            if not outage.is_own_fault(error):
+            if state in _TRY_AGAIN or state == _LOCK_NOT_AVAILABLE:
+                if time.monotonic() > patient_until:
+                    return [LOCKED] * len(jobs)
+            elif not outage.is_own_fault(error):
                 raise
-            if len(jobs) == 1:
+            elif len(jobs) == 1:
                 return [refusals.from_database(error)]
-            middle = len(jobs) // 2
-            first = await hand_over(ledger, jobs[:middle], wait_ms=wait_ms)
-            return first + await hand_over(ledger, jobs[middle:], wait_ms=wait_ms)
-    return [LOCKED] * len(jobs)
+            else:
+                middle = len(jobs) // 2
+                first = await hand_over(ledger, jobs[:middle], wait_ms=wait_ms)
+                return first + await hand_over(ledger, jobs[middle:], wait_ms=wait_ms)
+        # Locks on parents are not waited for; whoever holds one has a moment to let it go.
+        await asyncio.sleep(random.uniform(0.002, 0.02))  # noqa: S311 - no secret
 
 
 async def _accept(
     connection: AsyncConnection, jobs: Sequence[NewJob], *, wait_ms: int
 ) -> Sequence[Accepted]:
     await connection.execute(_BRIEFLY, {"ms": wait_ms})
+    parents = sorted({parent for job in jobs for parent in job.depends_on})
+    if parents:  # here, since the ledger would keep the connection while it tries again
+        await connection.execute(SQL["lock_parents"], {"ids": parents})
     return await transitions.accept(connection, jobs)
 
 

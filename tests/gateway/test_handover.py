@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from sqlalchemy import text
 
@@ -12,17 +13,18 @@ from gateway.connections import Connections
 from gateway.errors import Problem
 from gateway.handover import LOCKED, hand_over
 from ledger import database as ledger_database
+from ledger import transitions
 from ledger.shapes import Accepted
 from tests.ledger.jobs import accept, new_job
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from uuid import UUID
 
     import httpx
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+    from ledger.shapes import NewJob
     from runtime.settings import Settings
 
 LOCK = text("SELECT FROM relais.jobs WHERE id = :id FOR UPDATE")
@@ -47,35 +49,37 @@ async def gateway_connections(settings: Settings) -> AsyncIterator[Connections]:
 
 
 async def cross(
-    connection: AsyncConnection, database: AsyncEngine, *ids: UUID
+    connection: AsyncConnection, database: AsyncEngine, *keys: str
 ) -> asyncio.Task[None]:
-    """Lock the second job and, once the gateway waits for it, the first: a deadlock.
+    """Write the second key and, once the gateway waits for it, the first: a deadlock.
 
     Whoever waits first looks for deadlocks first: that is the gateway.
     """
-    first, second = ids
+    first, second = keys
     await connection.execute(text("SET LOCAL deadlock_timeout = '10s'"))
-    await connection.execute(LOCK, {"id": second})
+    await transitions.accept(connection, [keyed(second)])
 
     async def close() -> None:
         await wait_for(lambda: waits(database, "relais gateway"))
-        await connection.execute(LOCK, {"id": first})
-        await connection.commit()
+        await transitions.accept(connection, [keyed(first)])
+        await connection.rollback()
 
     return asyncio.create_task(close())
+
+
+def keyed(key: str) -> NewJob:
+    return new_job(idempotency_key=key, request_hash=b"a body")
 
 
 async def test_a_deadlock_whose_victim_is_intake_refuses_nobody(
     api: httpx.AsyncClient, ledger: AsyncEngine
 ) -> None:
     """Over HTTP, with neighbours in the same group."""
-    parents = [new_job(), new_job()]
-    await accept(ledger, *parents)
-    first, second = (job.id for job in parents)
     async with ledger.connect() as connection:
-        crossing = await cross(connection, ledger, first, second)
-        child = JOB | {"depends_on": [str(first), str(second)]}
-        jobs = [JOB] * 20 + [child] + [JOB] * 20
+        crossing = await cross(connection, ledger, "first", "second")
+        neighbours = [JOB | {"idempotency_key": uuid4().hex} for _ in range(40)]
+        crossed = [JOB | {"idempotency_key": key} for key in ("first", "second")]
+        jobs = neighbours[:20] + crossed + neighbours[20:]
         answers = await asyncio.gather(*(api.post("/api/v1/jobs", json=job) for job in jobs))
         await crossing
     assert {answer.status_code for answer in answers} == {202}
@@ -84,13 +88,10 @@ async def test_a_deadlock_whose_victim_is_intake_refuses_nobody(
 async def test_the_victim_of_a_deadlock_tries_again(
     settings: Settings, database: AsyncEngine
 ) -> None:
-    parents = [new_job(), new_job()]
-    await accept(database, *parents)
-    first, second = (job.id for job in parents)
-    child, neighbour = new_job(depends_on=(first, second)), new_job()
     async with gateway_connections(settings) as connections, database.connect() as connection:
-        crossing = await cross(connection, database, first, second)
-        found = await hand_over(connections, [child, neighbour], wait_ms=10_000)
+        crossing = await cross(connection, database, "first", "second")
+        jobs = [new_job(), keyed("first"), keyed("second")]
+        found = await hand_over(connections, jobs, wait_ms=10_000)
         await crossing
     assert all(isinstance(result, Accepted) and result.is_new for result in found)
     assert await deadlocks(database) == 1
@@ -110,23 +111,23 @@ async def deadlocks(engine: AsyncEngine) -> int:
 async def test_a_database_that_serialises_is_tried_again(
     settings: Settings, database: AsyncEngine
 ) -> None:
-    parent = new_job()
-    await accept(database, parent)
+    """A key that somebody else commits meanwhile is an error there, not a row that is known."""
     async with database.connect() as connection:
         level = "ALTER DATABASE {} SET default_transaction_isolation = 'repeatable read'"
         name = (await connection.execute(text("SELECT current_database()"))).scalar_one()
         await connection.execute(text(level.format(name)))
         await connection.commit()
     async with gateway_connections(settings) as connections, database.connect() as connection:
-        await connection.execute(
-            text("UPDATE relais.jobs SET priority = 6 WHERE id = :id"), {"id": parent.id}
-        )
-        jobs = [new_job(depends_on=(parent.id,)), new_job()]
-        writing = asyncio.create_task(hand_over(connections, jobs, wait_ms=10_000))
+        theirs, ours = keyed("same"), keyed("same")
+        await transitions.accept(connection, [theirs])
+        writing = asyncio.create_task(hand_over(connections, [ours, new_job()], wait_ms=10_000))
         await wait_for(lambda: waits(database, "relais gateway"))
         await connection.commit()
         found = await writing
-    assert all(isinstance(result, Accepted) and result.is_new for result in found)
+    assert all(isinstance(result, Accepted) for result in found)
+    assert [(result.id == theirs.id, result.is_new) for result in found if result][:1] == [
+        (True, False)
+    ]
 
 
 async def test_a_group_that_meets_a_lock_is_not_written(

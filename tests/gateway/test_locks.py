@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import httpx
 from sqlalchemy import text
 
 from ledger import transitions
@@ -17,10 +18,10 @@ from tests.waiting import wait_for
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    import httpx
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from ledger.shapes import NewJob
+    from tests.gateway.process import Gateway
 
 JOB: dict[str, Any] = {"kind": "test.scripted_async", "payload": {"mode": "ok"}}
 AT_ONCE_S = 1.5  # a request that waits for nobody; generous, for a machine that is shared
@@ -67,14 +68,17 @@ async def are_taken_at_once(api: httpx.AsyncClient, *, count: int = 10, **more: 
     assert max(took_s for _, took_s in answers) < AT_ONCE_S
 
 
-async def is_waiting_for_a_lock(ledger: AsyncEngine) -> bool:
-    """Whether a connection of the gateway waits for somebody's lock just now."""
+async def is_held_up(api: httpx.AsyncClient, ledger: AsyncEngine) -> bool:
+    """Whether the gateway waits for somebody's lock just now, in Postgres or by itself."""
     statement = text(
         "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
         " AND datname = current_database() AND application_name = 'relais gateway'"
     )
     async with ledger.connect() as connection:
-        return bool((await connection.execute(statement)).scalar_one())
+        if (await connection.execute(statement)).scalar_one():
+            return True
+    parts = (await api.get("/health/ready")).json()["parts"]
+    return bool(parts.get("intake", {}).get("blocked"))
 
 
 async def test_a_locked_parent_holds_up_its_children_alone(
@@ -84,7 +88,7 @@ async def test_a_locked_parent_holds_up_its_children_alone(
     await accept(ledger, parent)
     async with locked(ledger, parent):
         child = asyncio.create_task(post(api, depends_on=[str(parent.id)]))
-        await wait_for(lambda: is_waiting_for_a_lock(ledger))
+        await wait_for(lambda: is_held_up(api, ledger))
         await are_taken_at_once(api)
         other = new_job()
         await accept(ledger, other)
@@ -102,7 +106,7 @@ async def test_a_child_is_accepted_as_soon_as_its_parent_is_free(
     await accept(ledger, parent)
     async with locked(ledger, parent):
         children = [asyncio.create_task(post(api, depends_on=[str(parent.id)])) for _ in range(20)]
-        await wait_for(lambda: is_waiting_for_a_lock(ledger))
+        await wait_for(lambda: is_held_up(api, ledger))
         await are_taken_at_once(api, count=3)
         assert not any(child.done() for child in children)
     freed_at = time.monotonic()
@@ -116,7 +120,7 @@ async def test_a_key_held_by_a_frozen_gateway_holds_up_that_key_alone(
     keys = [uuid4().hex for _ in range(20)]
     async with held_keys(ledger, *keys):
         held = [asyncio.create_task(post(api, idempotency_key=key)) for key in keys]
-        await wait_for(lambda: is_waiting_for_a_lock(ledger))
+        await wait_for(lambda: is_held_up(api, ledger))
         await are_taken_at_once(api)
         for _ in range(5):
             status, took_s = await post(api, idempotency_key=uuid4().hex)
@@ -125,7 +129,7 @@ async def test_a_key_held_by_a_frozen_gateway_holds_up_that_key_alone(
         assert {status for status, _ in answers} == {503}
         assert max(took_s for _, took_s in answers) < 6
         again = asyncio.create_task(post(api, idempotency_key=keys[0]))
-        await wait_for(lambda: is_waiting_for_a_lock(ledger))
+        await wait_for(lambda: is_held_up(api, ledger))
     assert (await again)[0] == 202
 
 
@@ -141,7 +145,7 @@ async def test_a_lock_costs_a_batch_only_the_jobs_that_meet_it(
     batch[50] |= {"idempotency_key": key}
     async with locked(ledger, parent), held_keys(ledger, key):
         sending = asyncio.create_task(api.post("/api/v1/jobs/batch", json=batch))
-        await wait_for(lambda: is_waiting_for_a_lock(ledger))
+        await wait_for(lambda: is_held_up(api, ledger))
         await are_taken_at_once(api, count=3)
         answer = await sending
     assert answer.status_code == 202
@@ -191,7 +195,7 @@ async def test_however_many_wait_for_locks_others_have_a_connection(
                 for p in parents
             ),
         ]
-        await wait_for(lambda: is_waiting_for_a_lock(ledger))
+        await wait_for(lambda: is_held_up(api, ledger))
         await are_taken_at_once(api)
         started = time.monotonic()
         assert (await api.post("/api/v1/jobs/batch", json=[JOB] * 50)).status_code == 202
@@ -247,3 +251,22 @@ async def test_ready_counts_those_who_wait_for_a_lock(
 
         await wait_for(is_told, within_s=4)
     assert (await child)[0] == 202
+
+
+async def test_a_lane_that_somebody_is_opening_holds_up_its_own_jobs_alone(
+    gateway: Gateway, api: httpx.AsyncClient, ledger: AsyncEngine
+) -> None:
+    """The registry of lanes has one row for each: whoever writes it first keeps it until COMMIT."""
+    key = await asyncio.to_thread(gateway.make_key, "producer", tenant="newcomer")
+    async with (
+        httpx.AsyncClient(base_url=gateway.url, headers={"x-api-key": key}, timeout=30) as theirs,
+        ledger.connect() as connection,
+    ):
+        await connection.execute(FROZEN)
+        first = new_job(tenant="newcomer", queue="template", kind=JOB["kind"])
+        await transitions.accept(connection, [first])
+        jobs = [asyncio.create_task(post(theirs)) for _ in range(20)]
+        await wait_for(lambda: is_held_up(api, ledger))
+        await are_taken_at_once(api)
+        await connection.rollback()
+        assert {status for status, _ in await asyncio.gather(*jobs)} == {202}
