@@ -47,7 +47,12 @@ if TYPE_CHECKING:
 
 log = logs.logger("gateway")
 
-POOL_SIZE = 8
+# How many connections each part of the gateway may use at once; intake says its own.
+READS = 4
+ACTIONS = 2  # they may wait for a lock
+LOOK_UPS = 2
+PULSE = 2
+POOL_SIZE = 32  # all of them, and as many as may be given up and not yet gone
 ARRAYS_AT_ONCE = 4
 # In the order of /docs; `/jobs/stats` and `/jobs/retry` before `/jobs/{job_id}`.
 ROUTERS = (intake, jobs, actions, kinds, queues, mail, schedules, keys, health, pages)
@@ -104,18 +109,21 @@ def _straight(app: FastAPI) -> dict[tuple[str, str], GuardedRoute]:
 
 def _open(settings: Settings) -> Services:
     kinds: dict[str, Any] = registry.load(settings.kinds)
-    ledger = Connections(database.engine(settings, pool_size=POOL_SIZE, name="relais gateway"))
+    engine = database.engine(settings, pool_size=POOL_SIZE, name="relais gateway")
+    ledger = Connections(engine, at_once=READS)
     ringer = Ringer(settings)
+    intake = Intake(ledger, ringer=ringer, kinds=kinds, answer_within_s=ANSWER_WITHIN_S)
     return Services(
         settings=settings,
         kinds=kinds,
         ledger=ledger,
-        keyring=Keyring(ledger, Tokens(settings)),
+        actions=ledger.share(ACTIONS),
+        keyring=Keyring(ledger.share(LOOK_UPS), Tokens(settings)),
         rate=RateLimit(rate_per_s=settings.rate_limit_per_s),
-        intake=Intake(ledger, ringer=ringer, kinds=kinds, answer_within_s=ANSWER_WITHIN_S),
+        intake=intake,
         ringer=ringer,
         watch=Watch(ledger),
-        pulse=Pulse(ledger, settings),
+        pulse=Pulse(ledger.share(PULSE), settings, intake=intake),
         arrays=asyncio.Semaphore(ARRAYS_AT_ONCE),
     )
 

@@ -1,23 +1,26 @@
 """Many jobs at once: accepted in slices, each slice one commit; a bad one spoils no other.
 
-While one slice is being committed the next is read and checked.
+While one slice is being committed the next is read and checked. Jobs that are held up by somebody's
+lock wait for the end, when all others are in.
 """
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from gateway import body
+from gateway import body, refusals
+from gateway.connections import ANSWER_WITHIN_S
 from gateway.errors import Code, Problem, TooLarge
-from gateway.intake import refuse_unaccepted, size_of
+from gateway.intake import refusal, size_of
 from gateway.ndjson import LongLine, lines
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from gateway.intake import Intake, Origin
+    from gateway.intake import Intake, Origin, Settle
     from ledger.shapes import Accepted, NewJob
     from runtime.settings import Settings
 
@@ -26,6 +29,17 @@ SLICE_MAX_BYTES = 1_048_576
 YIELD_EVERY = 32  # jobs; between them single jobs have their turn
 ARRAY_MAX_BYTES = 16_777_216  # parsed in one go, during which nobody else has a turn
 ERRORS_MAX = 1_000
+HELD_UP_MAX_BYTES = 8 * SLICE_MAX_BYTES  # of jobs that wait for somebody's lock, in memory
+WAIT_MIN_S = 0.5  # for locks, after all the patience is spent: enough if nobody is in the way
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One job of a batch that is right in itself."""
+
+    index: int
+    job: NewJob
+    size: int
 
 
 class Batch:
@@ -40,8 +54,11 @@ class Batch:
         self._origin = origin
         self._settings = settings
         self._key = key
-        self._slice: list[tuple[int, NewJob]] = []
+        self._slice: list[_Line] = []
         self._slice_bytes = 0
+        self._held_up: list[_Line] = []
+        self._held_up_bytes = 0
+        self._waits_until: float | None = None
         self._index = 0
         self._committing: asyncio.Task[None] | None = None
 
@@ -74,18 +91,32 @@ class Batch:
             await self._take(asked, size=size_of(asked))
         await self._commit()
 
+    async def wait_for_locks(self) -> None:
+        """Accept what was held up, as far as it comes free while the caller can be kept waiting."""
+        now = asyncio.get_running_loop().time()
+        if self._waits_until is None:
+            self._waits_until = now + ANSWER_WITHIN_S
+        held_up, self._held_up, self._held_up_bytes = self._held_up, [], 0
+        await self._intake.accept_apart(
+            [line.job for line in held_up],
+            settle=self._settler(held_up),
+            until=max(self._waits_until, now + WAIT_MIN_S),
+        )
+
     async def stop(self) -> None:
         """Wait for the slice that is being committed: what was accepted is to be told."""
         if self._committing is not None:
             task, self._committing = self._committing, None
             await asyncio.gather(task, return_exceptions=True)
+        for line in self._held_up:
+            self._refuse(line.index, refusals.locked())
 
     def document(self) -> dict[str, Any]:
         """What became of everything so far."""
         return {
             "accepted": len(self.jobs),
             "refused": len(self.errors),
-            "jobs": self.jobs,
+            "jobs": sorted(self.jobs, key=itemgetter("index")),
             "errors": sorted(self.errors, key=itemgetter("index"))[:ERRORS_MAX],
         }
 
@@ -100,7 +131,7 @@ class Batch:
         except Problem as problem:
             self._refuse(index, problem)
             return
-        self._slice.append((index, job))
+        self._slice.append(_Line(index, job, size))
         self._slice_bytes += size
         if len(self._slice) >= SLICE_MAX or self._slice_bytes >= SLICE_MAX_BYTES:
             await self._commit_behind()
@@ -144,18 +175,29 @@ class Batch:
             task, self._committing = self._committing, None
             await task
 
-    async def _write(self, taken: Sequence[tuple[int, NewJob]]) -> None:
-        answers = await self._intake.accept_together([job for _, job in taken])
-        for (index, job), accepted in zip(taken, answers, strict=True):
-            try:
-                refuse_unaccepted(job, accepted)
-            except Problem as problem:
-                self._refuse(index, problem)
-            else:
-                self.jobs.append(_line(index, accepted))
+    async def _write(self, taken: Sequence[_Line]) -> None:
+        held_up = await self._intake.accept_together(
+            [line.job for line in taken], settle=self._settler(taken)
+        )
+        for position in held_up:
+            self._held_up.append(taken[position])
+            self._held_up_bytes += taken[position].size
+        if self._held_up_bytes > HELD_UP_MAX_BYTES:
+            await self.wait_for_locks()
+
+    def _settler(self, lines: Sequence[_Line]) -> Settle:
+        def settle(position: int, found: Accepted | Problem) -> None:
+            line = lines[position]
+            problem = found if isinstance(found, Problem) else refusal(line.job, found)
+            if problem is not None:
+                self._refuse(line.index, problem)
+            elif not isinstance(found, Problem):
+                self.jobs.append(_receipt(line.index, found))
+
+        return settle
 
 
-def _line(index: int, accepted: Accepted) -> dict[str, Any]:
+def _receipt(index: int, accepted: Accepted) -> dict[str, Any]:
     line: dict[str, Any] = {"index": index, "id": accepted.id, "state": accepted.state}
     if not accepted.is_new:
         line["replayed"] = True

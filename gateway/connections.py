@@ -1,15 +1,20 @@
-"""The gateway's way to the ledger: every call is bounded in time and runs in a transaction."""
+"""The gateway's way to the ledger: every call is bounded in time and runs in a transaction.
+
+Each part of the gateway has a few connections of its own, so that one whose calls wait (for a
+lock, for a server that does not answer) never keeps the others from theirs.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from ledger import database
+from ledger import database, outage
 from ledger.errors import LedgerUnavailable
 
 if TYPE_CHECKING:
@@ -19,16 +24,39 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 ANSWER_WITHIN_S = 4.5
+READ_ONLY = "25006"  # a server that is failing over, or the wrong one
+
+
+@dataclass(slots=True)
+class _Server:
+    """What all shares of the connections have in common."""
+
+    engine: AsyncEngine
+    is_fit: bool = False
+    tasks: set[asyncio.Task[object]] = field(default_factory=set)
 
 
 class Connections:
-    """Runs functions of the ledger; an outage is LedgerUnavailable, within `answer_within_s`."""
+    """Runs functions of the ledger, `at_once` of them; an outage is LedgerUnavailable."""
 
-    def __init__(self, engine: AsyncEngine, *, answer_within_s: float = ANSWER_WITHIN_S) -> None:
-        self.engine = engine
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        *,
+        at_once: int,
+        answer_within_s: float = ANSWER_WITHIN_S,
+    ) -> None:
+        self._server = _Server(engine)
+        self._slots = asyncio.Semaphore(at_once)
         self._answer_within_s = answer_within_s
-        self._is_fit = False
-        self._tasks: set[asyncio.Task[object]] = set()
+
+    def share(self, at_once: int) -> Connections:
+        """`at_once` further connections to the same server, which nobody else can use up."""
+        made = Connections(
+            self._server.engine, at_once=at_once, answer_within_s=self._answer_within_s
+        )
+        made._server = self._server
+        return made
 
     async def call(
         self,
@@ -41,59 +69,81 @@ class Connections:
         A caller that goes away does not tear the transaction: it runs to its end on its own. A
         server that accepts bytes and never answers is given up after the time limit.
         """
+        until = asyncio.get_running_loop().time() + self._answer_within_s
+        try:
+            async with asyncio.timeout_at(until):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise _away() from None
 
         async def work() -> Result:
-            return await self.write(function, *args, **kwargs)
+            return await self._write(function, *args, **kwargs)
 
         task = asyncio.create_task(work())
-        self._tasks.add(task)
+        self._server.tasks.add(task)
         task.add_done_callback(self._ended)
-        done, _ = await asyncio.wait({task}, timeout=self._answer_within_s)
+        done, _ = await asyncio.wait({task}, timeout=until - asyncio.get_running_loop().time())
         if not done:
+            # What is given up may take its time to end. Until then it keeps a connection, of
+            # which there are some to spare, but not the slot.
+            task.remove_done_callback(self._ended)
+            task.add_done_callback(self._forget)
+            self._slots.release()
             task.cancel()
             raise _away()
         return task.result()
 
-    async def write(
+    async def close(self) -> None:
+        """Give up what still runs and close every connection."""
+        tasks = self._server.tasks
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=1.0)
+        await self._server.engine.dispose()
+
+    async def _write(
         self,
         function: Callable[Concatenate[AsyncConnection, Parameters], Awaitable[Result]],
         *args: Parameters.args,
         **kwargs: Parameters.kwargs,
     ) -> Result:
-        """Like `call`, for a caller that keeps the time itself."""
+        server = self._server
         try:
-            if not self._is_fit:
-                await database.refuse_if_unfit(self.engine)
-                self._is_fit = True
-            async with self.engine.begin() as connection:
+            if not server.is_fit:
+                await database.refuse_if_unfit(server.engine)
+                server.is_fit = True
+            async with server.engine.begin() as connection:
                 return await function(connection, *args, **kwargs)
         except (SQLAlchemyError, OSError, TimeoutError) as error:
             if is_outage(error):
-                self._is_fit = False  # what comes back may be another server
+                server.is_fit = False  # what comes back may be another server
                 raise _away() from error
             raise
 
     def _ended(self, task: asyncio.Task[object]) -> None:
+        self._slots.release()
+        self._forget(task)
+
+    def _forget(self, task: asyncio.Task[object]) -> None:
         """Whoever gave up waiting was told so; how it ended later is nobody's news."""
-        self._tasks.discard(task)
+        self._server.tasks.discard(task)
         if not task.cancelled():
             task.exception()
-
-    async def close(self) -> None:
-        """Give up what still runs and close every connection."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=1.0)
-        await self.engine.dispose()
 
 
 def is_outage(error: BaseException) -> bool:
     """Whether `error` says that Postgres is away, rather than that it refused a statement."""
+    if outage.is_own_fault(error):
+        return False
     if isinstance(error, DBAPIError):
         # 57P01-57P05: shut down; 53: out of disk, memory or connections; 08: connection lost.
-        state = str(getattr(error.orig, "sqlstate", "") or "")
-        return error.connection_invalidated or state[:2] in {"", "08", "53", "57", "58"}
+        state = outage.sqlstate(error)
+        return (
+            error.connection_invalidated
+            or state == READ_ONLY
+            or state[:2] in {"", "08", "53", "57", "58"}
+        )
     return isinstance(error, (OSError, TimeoutError, PoolTimeout))
 
 

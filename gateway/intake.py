@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -17,10 +19,12 @@ from pydantic import ValidationError
 from pydantic_core import to_json
 
 from gateway import refusals
+from gateway.contention import Contention
 from gateway.errors import Code, Problem
+from gateway.handover import Door, hand_over
 from gateway.job_request import JobRequest
-from ledger import ids, transitions
-from ledger.group_commit import GroupCommit
+from ledger import ids
+from ledger.errors import LedgerError
 from ledger.models.jobs import State
 from ledger.shapes import NewJob
 from runtime import metrics
@@ -35,8 +39,10 @@ if TYPE_CHECKING:
     from tasks.kinds import Kind
     from workers.doorbell import Ringer
 
-COMMIT_TOGETHER_MAX = 200
-WRITERS = 1  # two would halve the batches, and so cost more commits for the same jobs
+Settle = Callable[[int, "Accepted | Problem"], None]  # told what became of a job, by its position
+
+BATCHES_AT_ONCE = 3  # slices of batches that are being committed; others wait
+STILL_AFTER_S = 2.0  # a job that waits for longer says that intake stands still
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +65,14 @@ class Intake:
         kinds: Mapping[str, Kind],
         answer_within_s: float,
     ) -> None:
-        self._ledger = ledger
-        self._ringer = ringer
         self._kinds = kinds
+        self._ringer = ringer
         self._answer_within_s = answer_within_s
-        self._together: GroupCommit[NewJob, Accepted] = GroupCommit(
-            self._write, batch_max=COMMIT_TOGETHER_MAX, writers=WRITERS
+        self._plain, self._keyed, self._children = (
+            Door(ledger.share(1), tell=self._tell) for _ in range(3)
         )
+        self._batches = ledger.share(BATCHES_AT_ONCE)
+        self._contention = Contention(ledger, tell=self._tell)
 
     def prepare(self, asked: Any, *, origin: Origin, key: str | None, size: int) -> NewJob:  # noqa: ANN401 - JSON
         """The job that `asked` (parsed JSON of `size` bytes) describes; raises Problem.
@@ -114,26 +121,84 @@ class Intake:
 
     async def accept(self, job: NewJob) -> Accepted:
         """Commit `job`, together with whoever else is waiting; raises Problem."""
-        future = self._together.enqueue(job)
-        done, _ = await asyncio.wait({future}, timeout=self._answer_within_s)
-        if not done:
-            future.cancel()  # while it waits its turn, it is never written; else nobody knows
-            raise refusals.unavailable()
-        accepted = future.result()
-        refuse_unaccepted(job, accepted)
+        until = asyncio.get_running_loop().time() + self._answer_within_s
+        door = self._door_of(job)
+        accepted = None
+        if not self._contention.concerns(job):
+            accepted = await door.take(job, until=until)
+        if accepted is None:
+            accepted = await self._contention.accept(job, door=door, until=until)
+        problem = refusal(job, accepted)
+        if problem is not None:
+            raise problem
         return accepted
 
-    async def accept_together(self, jobs: Sequence[NewJob]) -> Sequence[Accepted]:
-        """Commit `jobs` in one transaction of their own; in order, refusals included."""
-        if not jobs:
-            return []
-        accepted = await self._ledger.call(transitions.accept, jobs)
-        self._tell(jobs, accepted)
-        return accepted
+    async def accept_together(self, jobs: Sequence[NewJob], *, settle: Settle) -> list[int]:
+        """Commit `jobs`, each sort in one transaction; `settle` hears of each by its position.
+
+        Returns the positions of those that are held up by a lock: see `accept_apart`. Raises what
+        is an outage; of jobs that were settled by then it was heard.
+        """
+        held_up: list[int] = []
+        for sort in self._sorted(jobs):
+            together: list[int] = []
+            for index in sort:
+                (held_up if self._contention.concerns(jobs[index]) else together).append(index)
+            asked = [jobs[index] for index in together]
+            found = await hand_over(self._batches, asked) if asked else []
+            self._tell(asked, found)
+            for index, result in zip(together, found, strict=True):
+                if result is None:
+                    held_up.append(index)
+                else:
+                    settle(index, result)
+        return held_up
+
+    async def accept_apart(self, jobs: Sequence[NewJob], *, settle: Settle, until: float) -> None:
+        """Commit each of `jobs` when nobody holds it up; `until` (loop time) at the latest."""
+
+        async def accept(index: int, job: NewJob) -> None:
+            found: Accepted | Problem
+            try:
+                found = await self._contention.accept(job, door=self._door_of(job), until=until)
+            except Problem as problem:
+                found = problem
+            except LedgerError as error:
+                found = refusals.from_ledger(error)
+            settle(index, found)
+
+        async with asyncio.TaskGroup() as tasks:
+            for index, job in enumerate(jobs):
+                tasks.create_task(accept(index, job))
+
+    def health(self) -> dict[str, Any]:
+        """Whether jobs get in just now: `ok` or `stands still`; how many wait for a lock."""
+        doors = (self._plain, self._keyed, self._children)
+        oldest_s = max(door.oldest_s() for door in doors)
+        failed_s = [time.monotonic() - door.failed_at for door in doors if door.failed_at]
+        is_still = oldest_s > STILL_AFTER_S or any(ago_s < STILL_AFTER_S for ago_s in failed_s)
+        return {
+            "status": "stands still" if is_still else "ok",
+            "oldest_s": round(oldest_s, 3),
+            "blocked": self._contention.waiting,
+        }
 
     async def close(self) -> None:
         """Wait for what is being committed."""
-        await self._together.flush()
+        for door in (self._plain, self._keyed, self._children):
+            await door.flush()
+
+    def _door_of(self, job: NewJob) -> Door:
+        if job.depends_on:
+            return self._children
+        return self._plain if job.idempotency_key is None else self._keyed
+
+    def _sorted(self, jobs: Sequence[NewJob]) -> list[list[int]]:
+        """The positions of `jobs` by the door that they would go through."""
+        sorts: dict[Door, list[int]] = {}
+        for index, job in enumerate(jobs):
+            sorts.setdefault(self._door_of(job), []).append(index)
+        return list(sorts.values())
 
     def _kind(self, name: str) -> Kind:
         kind = self._kinds.get(name)
@@ -146,16 +211,11 @@ class Intake:
             )
         return kind
 
-    async def _write(self, jobs: Sequence[NewJob]) -> Sequence[Accepted]:
-        accepted = await self._ledger.write(transitions.accept, jobs)
-        self._tell(jobs, accepted)
-        return accepted
-
-    def _tell(self, jobs: Sequence[NewJob], accepted: Sequence[Accepted]) -> None:
+    def _tell(self, jobs: Sequence[NewJob], found: Sequence[Accepted | Problem | None]) -> None:
         """After the commit, never before: count and ring."""
         counts: Counter[tuple[str, str]] = Counter()
-        for job, answer in zip(jobs, accepted, strict=True):
-            if not answer.is_new:
+        for job, answer in zip(jobs, found, strict=True):
+            if answer is None or isinstance(answer, Problem) or not answer.is_new:
                 continue
             counts[job.queue, job.kind] += 1
             if answer.state is State.READY:
@@ -166,11 +226,11 @@ class Intake:
             metrics.accepted(queue=queue, kind=kind, count=count)
 
 
-def refuse_unaccepted(job: NewJob, accepted: Accepted) -> None:
-    """Raise the problem of a job that the ledger did not take."""
+def refusal(job: NewJob, accepted: Accepted) -> Problem | None:
+    """The problem of a job that the ledger did not take."""
     if accepted.missing_parents:
         missing = accepted.missing_parents
-        raise Problem(
+        return Problem(
             Code.PARENT_UNKNOWN,
             f"There is no job {missing[0]} to depend on.",
             field="depends_on",
@@ -178,13 +238,14 @@ def refuse_unaccepted(job: NewJob, accepted: Accepted) -> None:
             extra={"missing": [str(parent) for parent in missing]},
         )
     if accepted.is_conflict:
-        raise Problem(
+        return Problem(
             Code.IDEMPOTENCY_CONFLICT,
             f"The key {job.idempotency_key!r} was used for another body.",
             field="idempotency_key",
             remedy="Use a new key for a new job.",
             extra={"first_job": str(accepted.id)},
         )
+    return None
 
 
 def links(job_id: UUID) -> dict[str, str]:

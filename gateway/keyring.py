@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 REMEMBER_S = 1.5  # so a revoked key is refused within two seconds
 REFRESH_S = 0.5  # looked up again behind the scenes, so that busy keys never wait for it
 KEYS_MAX = 10_000
-LOOK_UPS_MAX = 2  # at once, so that guessed keys cannot occupy the ledger
 _TOUCH_AFTER = timedelta(minutes=1)
 
 
@@ -33,11 +32,11 @@ class Keyring:
     """Who is behind the headers of a request."""
 
     def __init__(self, ledger: Connections, tokens: Tokens) -> None:
+        """`ledger` has connections for a few look-ups, so that guessed keys cannot occupy it."""
         self._ledger = ledger
         self._tokens = tokens
         self._known: OrderedDict[bytes, tuple[float, KeyRow | None]] = OrderedDict()
         self._asking: dict[bytes, asyncio.Task[KeyRow | None]] = {}
-        self._turn = asyncio.Semaphore(LOOK_UPS_MAX)
 
     async def identify(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
         """The caller; 401 where the credentials are missing, doubled or not valid."""
@@ -84,8 +83,7 @@ class Keyring:
             task.exception()
 
     async def _look_up(self, sha256: bytes) -> KeyRow | None:
-        async with self._turn:
-            row = await self._ledger.call(_find_and_touch, sha256)
+        row = await self._ledger.call(_find_and_touch, sha256)
         self._known[sha256] = (time.monotonic(), row)
         self._known.move_to_end(sha256)
         while len(self._known) > KEYS_MAX:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
 
-from ledger import queries
+from gateway import refusals
+from ledger import queries, readiness
 from ledger.errors import LedgerError
 from runtime.metrics import Gauge
 from tasks.kinds import QUEUES
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from gateway.connections import Connections
+    from gateway.intake import Intake
     from runtime.settings import Settings
 
 FRESH_S = 1.0
@@ -37,6 +40,7 @@ class Reading:
     at: float
     ledger: str  # "ok", or the sentence that says what is wrong
     redis: str
+    writing: str  # "ok", or why no job could be written
     workers: list[dict[str, Any]] = field(default_factory=list)
     queues: list[dict[str, Any]] = field(default_factory=list)
 
@@ -44,8 +48,9 @@ class Reading:
 class Pulse:
     """Takes readings; many askers share one."""
 
-    def __init__(self, ledger: Connections, settings: Settings) -> None:
+    def __init__(self, ledger: Connections, settings: Settings, *, intake: Intake) -> None:
         self._ledger = ledger
+        self._intake = intake
         self._settings = settings
         url = settings.redis_url.get_secret_value()
         self._redis: Redis | None = (
@@ -83,8 +88,10 @@ class Pulse:
             await self._redis.aclose()
 
     async def _take(self) -> Reading:
-        redis, (ledger, rows) = await asyncio.gather(self._ask_redis(), self._ask_ledger())
-        reading = Reading(at=time.monotonic(), ledger=ledger, redis=redis, **rows)
+        redis, (ledger, rows), writing = await asyncio.gather(
+            self._ask_redis(), self._ask_ledger(), self._ask_writing()
+        )
+        reading = Reading(at=time.monotonic(), ledger=ledger, redis=redis, writing=writing, **rows)
         self._reading = reading
         return reading
 
@@ -104,19 +111,31 @@ class Pulse:
         except LedgerError as error:
             return f"{error.sentence} {error.remedy}".strip(), {}
 
+    async def _ask_writing(self) -> str:
+        try:
+            await self._ledger.call(readiness.refuse_if_not_writable)
+        except LedgerError as error:
+            return f"{error.sentence} {error.remedy}".strip()
+        except SQLAlchemyError as error:
+            return refusals.from_database(error).sentence
+        return "ok"
+
     def health(self, reading: Reading) -> dict[str, Any]:
         """The parts and the sum: `ready`, `degraded` (jobs are accepted) or `unready`."""
         parts: dict[str, dict[str, Any]] = {
             "ledger": {"status": "ok" if reading.ledger == "ok" else "down"},
+            "intake": self._intake.health(),
             "redis": {"status": "ok" if reading.redis == "ok" else "down"},
             "queues": {queue: self._queue(reading, queue) for queue in QUEUES},
         }
         if reading.ledger != "ok":
             parts["ledger"]["detail"] = reading.ledger
             parts["queues"] = {}
+        elif reading.writing != "ok":
+            parts["intake"] |= {"status": "stands still", "detail": reading.writing}
         if reading.redis != "ok":
             parts["redis"]["detail"] = reading.redis
-        if reading.ledger != "ok":
+        if reading.ledger != "ok" or parts["intake"]["status"] != "ok":
             status = "unready"
         elif reading.redis != "ok" or any(q["status"] != "ok" for q in parts["queues"].values()):
             status = "degraded"
@@ -130,10 +149,8 @@ class Pulse:
         }
 
     def is_complete(self, reading: Reading) -> bool:
-        """Whether jobs are accepted and every queue of this colour has a worker that hears."""
-        return reading.ledger == "ok" and all(
-            self._queue(reading, queue)["status"] == "ok" for queue in QUEUES
-        )
+        """Whether every queue of this colour has a worker that hears."""
+        return all(self._queue(reading, queue)["status"] == "ok" for queue in QUEUES)
 
     def gauges(self, reading: Reading, open_jobs: list[dict[str, Any]]) -> Iterator[Gauge]:
         """What Prometheus is told at a scrape."""

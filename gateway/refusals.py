@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
-from sqlalchemy.exc import DataError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from gateway import answers
 from gateway.errors import Code, Problem
+from ledger import outage
 from ledger.errors import (
     IdempotencyConflict,
     InvalidKey,
@@ -94,14 +95,29 @@ def unavailable() -> Problem:
     )
 
 
+def locked() -> Problem:
+    """Somebody else held a lock for longer than the caller can be kept waiting."""
+    return Problem(
+        Code.LEDGER_UNAVAILABLE,
+        "Somebody else holds a lock on what this needs; nothing was promised.",
+        remedy="Send the request again in a few seconds, with the same Idempotency-Key.",
+        headers={"Retry-After": str(RETRY_AFTER_S)},
+    )
+
+
 def from_database(error: SQLAlchemyError) -> Problem:
     """A value that Postgres cannot hold is the caller's; everything else is an outage."""
-    if isinstance(error, DataError):
+    if outage.is_own_fault(error):
+        if outage.sqlstate(error).startswith("23"):  # a rule of the ledger that no check here knows
+            log.error("ledger.failed", exc_info=error)
         return Problem(
             Code.VALUE_INVALID,
             "A value cannot be stored.",
             remedy="Look for numbers out of range and characters outside Unicode.",
         )
+    if outage.sqlstate(error) == "55P03":
+        return locked()
+    log.error("ledger.failed", exc_info=error)
     return unavailable()
 
 
@@ -117,8 +133,6 @@ def problem_of(request: Request, error: Exception) -> Problem:
         case LedgerError():
             return from_ledger(error)
         case SQLAlchemyError():
-            if not isinstance(error, DataError):
-                log.error("ledger.failed", exc_info=error)
             return from_database(error)
     raise error
 

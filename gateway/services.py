@@ -32,6 +32,7 @@ class Services:
     settings: Settings
     kinds: Mapping[str, Kind]
     ledger: Connections
+    actions: Connections  # for what changes rows that somebody else may hold
     keyring: Keyring
     rate: RateLimit
     intake: Intake

@@ -112,7 +112,7 @@ async def retry_many(asked: RetryRequest, gateway: TheServices, caller: TheCalle
         )
         return len(found), retried
 
-    matched, retried = await gateway.ledger.call(work)
+    matched, retried = await gateway.actions.call(work)
     _ring(gateway, retried)
     if not asked.dry_run:
         log.info("jobs.retried", by=caller.name, tenant=caller.tenant, jobs=len(retried))
@@ -139,7 +139,7 @@ async def retry_job(job_id: UUID, gateway: TheServices, caller: TheCaller) -> Re
 )
 async def cancel_job(job_id: UUID, gateway: TheServices, caller: TheCaller) -> Response:
     """A waiting job is cancelled; a running one is asked to stop and stays `running` till then."""
-    state = await gateway.ledger.call(
+    state = await gateway.actions.call(
         transitions.cancel, tenant=caller.tenant, job_id=job_id, by=caller.name
     )
     log.info("job.cancelled", by=caller.name, job_id=str(job_id), state=str(state))
@@ -159,10 +159,10 @@ async def resolve_job(
     state = State(asked.state)
     if state is State.READY:
         by = f"{caller.name}: {asked.note}" if asked.note else caller.name
-        retried = await gateway.ledger.call(_run_again, tenant=caller.tenant, job_id=job_id, by=by)
+        retried = await gateway.actions.call(_run_again, tenant=caller.tenant, job_id=job_id, by=by)
         _ring(gateway, retried)
     else:
-        await gateway.ledger.call(
+        await gateway.actions.call(
             transitions.resolve,
             tenant=caller.tenant,
             job_id=job_id,
@@ -175,7 +175,7 @@ async def resolve_job(
 
 
 async def _retry(gateway: Services, caller: Caller, job_id: UUID) -> None:
-    retried = await gateway.ledger.call(
+    retried = await gateway.actions.call(
         transitions.retry, tenant=caller.tenant, job_ids=[job_id], by=caller.name
     )
     _ring(gateway, retried)

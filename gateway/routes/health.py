@@ -63,14 +63,15 @@ async def ready(
         Query(description="Ask for a worker that hears behind every queue too, or else 503."),
     ] = False,
 ) -> Response:
-    """503 where Postgres is away or without schema. Redis away or a queue deaf is `degraded`.
+    """503 where Postgres is away, read-only or without schema, and where intake stands still.
 
+    Redis away or a queue deaf is `degraded`.
     A load balancer asks without `complete`: a gateway that accepts must not be taken away because
     a worker is missing. Before traffic is switched to a colour, ask with it.
     """
     reading = await gateway.pulse.reading()
     health = gateway.pulse.health(reading)
-    is_up = reading.ledger == "ok" and (not complete or gateway.pulse.is_complete(reading))
+    is_up = health["status"] != "unready" and (not complete or gateway.pulse.is_complete(reading))
     headers = {} if is_up else {"Retry-After": "2"}
     return Answer(health, status_code=200 if is_up else 503, headers=headers)
 

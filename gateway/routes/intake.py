@@ -148,6 +148,7 @@ async def accept_batch(request: Request) -> Response:
             async with gateway.arrays:
                 content = await body.read(request, max_bytes=max_bytes)
                 await batch.take_array(body.parse(content, max_depth=settings.body_max_depth + 1))
+        await batch.wait_for_locks()
     except (Problem, LedgerError) as error:
         await batch.stop()
         problem = error if isinstance(error, Problem) else refusals.from_ledger(error)
@@ -162,6 +163,10 @@ async def accept_batch(request: Request) -> Response:
 
 def _nothing(document: dict[str, Any]) -> Problem:
     errors = document["errors"]
+    if errors and all(error["code"] == Code.LEDGER_UNAVAILABLE for error in errors):
+        problem = refusals.locked()
+        problem.extra |= document
+        return problem
     detail = f"0: {errors[0]['detail']}" if errors else "The batch is empty."
     return Problem(
         Code.NOTHING_ACCEPTED,

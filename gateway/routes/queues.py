@@ -98,7 +98,7 @@ async def list_queues(gateway: TheServices, caller: TheCaller) -> Response:
 async def pause_queue(name: str, gateway: TheServices, caller: TheCaller) -> Response:
     """Jobs are still accepted; nothing is claimed until the queue is resumed."""
     caller.require_house()
-    await gateway.ledger.call(queues.pause, name=_known(name), by=caller.name)
+    await gateway.actions.call(queues.pause, name=_known(name), by=caller.name)
     log.warning("queue.paused", queue=name, by=caller.name)
     return Answer({"name": name, "paused": True})
 
@@ -112,7 +112,7 @@ async def pause_queue(name: str, gateway: TheServices, caller: TheCaller) -> Res
 async def resume_queue(name: str, gateway: TheServices, caller: TheCaller) -> Response:
     """Workers claim again, at their next look into the ledger."""
     caller.require_house()
-    if await gateway.ledger.call(queues.resume, name=_known(name)):
+    if await gateway.actions.call(queues.resume, name=_known(name)):
         log.info("queue.resumed", queue=name, by=caller.name)
     return Answer({"name": name, "paused": False})
 

@@ -12,6 +12,7 @@ from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import psycopg
 import pytest
 
 from ledger import migrate
@@ -161,6 +162,57 @@ async def test_a_frozen_postgres_is_an_outage_too(
         await wait_for(lambda: accepts(client), within_s=30)
 
 
+async def test_a_connection_that_freezes_holds_up_only_those_who_were_on_it(
+    outage_gateway: Gateway, postgres: Postgres
+) -> None:
+    """The server behind one connection stops; the others answer."""
+    async with outage_gateway.async_client("producer", timeout=30) as client:
+        assert await accepts(client)
+        with psycopg.connect(postgres.url, autocommit=True) as connection:
+            frozen = connection.execute(
+                "SELECT pid FROM pg_stat_activity WHERE application_name = 'relais gateway'"
+                " AND state = 'idle'"
+            ).fetchall()
+        for (pid,) in frozen:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            started = time.monotonic()
+            assert not await accepts(client)
+            await wait_for(lambda: accepts(client), within_s=60)
+            assert time.monotonic() - started < 6 * (len(frozen) + 1)
+        finally:
+            for (pid,) in frozen:
+                os.kill(pid, signal.SIGCONT)
+        assert await accepts(client)
+
+
+async def test_a_server_that_turned_read_only_is_not_ready(
+    outage_gateway: Gateway, postgres: Postgres
+) -> None:
+    async with outage_gateway.async_client("producer", timeout=30) as client:
+        assert await accepts(client)
+        assert (await client.get("/health/ready")).status_code == 200
+        _set_read_only(postgres, on=True)
+        try:
+
+            async def says_so() -> bool:
+                ready = await client.get("/health/ready")
+                intake = ready.json()["parts"]["intake"]
+                return ready.status_code == 503 and "read-only" in intake.get("detail", "")
+
+            await wait_for(says_so)
+            refused = await client.post("/api/v1/jobs", json=JOB)
+            assert (refused.status_code, refused.json()["code"]) == (503, "ledger_unavailable")
+        finally:
+            _set_read_only(postgres, on=False)
+        await wait_for(lambda: accepts(client))
+
+        async def is_ready() -> bool:
+            return (await client.get("/health/ready")).status_code == 200
+
+        await wait_for(is_ready)
+
+
 async def test_without_redis_jobs_are_accepted(outage_gateway: Gateway, valkey: Valkey) -> None:
     async with outage_gateway.async_client("producer", timeout=30) as client:
         await asyncio.to_thread(valkey.stop, "immediate")
@@ -246,6 +298,15 @@ async def test_killed_after_the_commit_the_same_key_is_the_same_job(
         ]
     assert len(set(again)) == 300
     assert set(answers) <= set(again)
+
+
+def _set_read_only(postgres: Postgres, *, on: bool) -> None:
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        connection.execute("SET default_transaction_read_only = off")
+        connection.execute(
+            f"ALTER SYSTEM SET default_transaction_read_only = {'on' if on else 'off'}"
+        )
+        connection.execute("SELECT pg_reload_conf()")
 
 
 def _children(parent: int | None) -> list[int]:

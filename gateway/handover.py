@@ -1,0 +1,138 @@
+"""Handing jobs over to the ledger: together, where nobody can hold anybody up.
+
+Three doors: jobs with parents and jobs with a key may meet somebody's lock, all others cannot. A
+group that meets a lock gives it up after a moment and is taken apart (`gateway/contention.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from gateway import refusals
+from gateway.errors import Problem
+from ledger import outage, transitions
+from ledger.errors import LedgerUnavailable
+from ledger.group_commit import GroupCommit
+from ledger.statements import TRANSITIONS as SQL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from gateway.connections import Connections
+    from ledger.shapes import Accepted, NewJob
+
+COMMIT_TOGETHER_MAX = 200
+WRITERS = 1  # two would halve the batches, and so cost more commits for the same jobs
+GROUP_WAITS_MS = 250  # for a lock; whoever holds one for longer is not just committing
+TRIES = 3  # of a group that was the victim of a deadlock or of a stricter isolation level
+LOCKED: Final = None  # what became of a job that met a lock: nothing
+_LOCK_NOT_AVAILABLE = "55P03"
+_TRY_AGAIN = {"40P01", "40001"}
+_BRIEFLY = text("SELECT set_config('lock_timeout', CAST(:ms AS text), true)")
+
+
+async def hand_over(
+    ledger: Connections, jobs: Sequence[NewJob], *, wait_ms: int = GROUP_WAITS_MS
+) -> list[Accepted | Problem | None]:
+    """Commit `jobs` in one transaction that waits about `wait_ms` for a lock; in order.
+
+    A job that Postgres cannot hold gets its Problem and spoils no other. LOCKED (all of them):
+    nothing was written. Raises what is an outage.
+    """
+    patient_until = time.monotonic() + wait_ms / 1000
+    tries = 0
+    while True:
+        try:
+            return list(await ledger.call(_accept, jobs, wait_ms=wait_ms))
+        except DBAPIError as error:
+            state = outage.sqlstate(error)
+            tries += state in _TRY_AGAIN
+            if state in _TRY_AGAIN and tries < TRIES:
+                continue
+            if state in _TRY_AGAIN or state == _LOCK_NOT_AVAILABLE:
+                if time.monotonic() > patient_until:
+                    return [LOCKED] * len(jobs)
+            elif not outage.is_own_fault(error):
+                raise
+            elif len(jobs) == 1:
+                return [refusals.from_database(error)]
+            else:
+                middle = len(jobs) // 2
+                first = await hand_over(ledger, jobs[:middle], wait_ms=wait_ms)
+                return first + await hand_over(ledger, jobs[middle:], wait_ms=wait_ms)
+        # Locks on parents are not waited for; whoever holds one has a moment to let it go.
+        await asyncio.sleep(random.uniform(0.002, 0.02))  # noqa: S311 - no secret
+
+
+async def _accept(
+    connection: AsyncConnection, jobs: Sequence[NewJob], *, wait_ms: int
+) -> Sequence[Accepted]:
+    await connection.execute(_BRIEFLY, {"ms": wait_ms})
+    parents = sorted({parent for job in jobs for parent in job.depends_on})
+    if parents:  # here, since the ledger would keep the connection while it tries again
+        await connection.execute(SQL["lock_parents"], {"ids": parents})
+    return await transitions.accept(connection, jobs)
+
+
+class Door:
+    """Single jobs of one sort, committed together with whoever else is waiting."""
+
+    def __init__(
+        self,
+        ledger: Connections,
+        *,
+        tell: Callable[[Sequence[NewJob], Sequence[Accepted | Problem | None]], None],
+    ) -> None:
+        """`tell` is called after every commit."""
+        self._ledger = ledger
+        self._tell = tell
+        self._waiting: dict[asyncio.Future[Accepted | Problem | None], float] = {}
+        self._together: GroupCommit[NewJob, Accepted | Problem | None] = GroupCommit(
+            self._write, batch_max=COMMIT_TOGETHER_MAX, writers=WRITERS
+        )
+        self.failed_at: float | None = None  # the last attempt; None: it succeeded
+
+    async def take(self, job: NewJob, *, until: float) -> Accepted | None:
+        """Commit `job`; None: it met a lock. Raises Problem, also when it is `until` (loop time).
+
+        A job that is given up while it waits its turn is never written; after that nobody knows.
+        """
+        future = self._together.enqueue(job)
+        self._waiting[future] = time.monotonic()
+        try:
+            async with asyncio.timeout_at(until):
+                found = await future
+        except TimeoutError:
+            raise refusals.unavailable() from None
+        finally:
+            del self._waiting[future]
+        if isinstance(found, Problem):
+            raise found
+        return found
+
+    def oldest_s(self) -> float:
+        """How long the one has waited who has waited longest."""
+        since = next(iter(self._waiting.values()), None)
+        return 0.0 if since is None else time.monotonic() - since
+
+    async def flush(self) -> None:
+        """Wait for what is being committed."""
+        await self._together.flush()
+
+    async def _write(self, jobs: Sequence[NewJob]) -> Sequence[Accepted | Problem | None]:
+        try:
+            found = await hand_over(self._ledger, jobs)
+        except LedgerUnavailable:
+            self.failed_at = time.monotonic()
+            raise
+        self.failed_at = None
+        self._tell(jobs, found)
+        return found

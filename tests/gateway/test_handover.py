@@ -1,0 +1,163 @@
+"""What Postgres may refuse of a group, and what becomes of those who were in it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from sqlalchemy import text
+
+from gateway.connections import Connections
+from gateway.errors import Problem
+from gateway.handover import LOCKED, hand_over
+from ledger import database as ledger_database
+from ledger import transitions
+from ledger.shapes import Accepted
+from tests.ledger.jobs import accept, new_job
+from tests.waiting import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import httpx
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+    from ledger.shapes import NewJob
+    from runtime.settings import Settings
+
+LOCK = text("SELECT FROM relais.jobs WHERE id = :id FOR UPDATE")
+WAITS = text(
+    "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    " AND datname = current_database() AND application_name = :name"
+)
+JOB: dict[str, Any] = {"kind": "test.scripted_async", "payload": {"mode": "ok"}}
+
+
+async def waits(engine: AsyncEngine, name: str) -> bool:
+    async with engine.connect() as connection:
+        return bool((await connection.execute(WAITS, {"name": name})).scalar_one())
+
+
+@asynccontextmanager
+async def gateway_connections(settings: Settings) -> AsyncIterator[Connections]:
+    engine = ledger_database.engine(settings, name="relais gateway")
+    connections = Connections(engine, at_once=1, answer_within_s=20)
+    yield connections
+    await connections.close()
+
+
+async def cross(
+    connection: AsyncConnection, database: AsyncEngine, *keys: str
+) -> asyncio.Task[None]:
+    """Write the second key and, once the gateway waits for it, the first: a deadlock.
+
+    Whoever waits first looks for deadlocks first: that is the gateway.
+    """
+    first, second = keys
+    await connection.execute(text("SET LOCAL deadlock_timeout = '10s'"))
+    await transitions.accept(connection, [keyed(second)])
+
+    async def close() -> None:
+        await wait_for(lambda: waits(database, "relais gateway"))
+        await transitions.accept(connection, [keyed(first)])
+        await connection.rollback()
+
+    return asyncio.create_task(close())
+
+
+def keyed(key: str) -> NewJob:
+    return new_job(idempotency_key=key, request_hash=b"a body")
+
+
+async def test_a_deadlock_whose_victim_is_intake_refuses_nobody(
+    api: httpx.AsyncClient, ledger: AsyncEngine
+) -> None:
+    """Over HTTP, with neighbours in the same group."""
+    async with ledger.connect() as connection:
+        crossing = await cross(connection, ledger, "first", "second")
+        neighbours = [JOB | {"idempotency_key": uuid4().hex} for _ in range(40)]
+        crossed = [JOB | {"idempotency_key": key} for key in ("first", "second")]
+        jobs = neighbours[:20] + crossed + neighbours[20:]
+        answers = await asyncio.gather(*(api.post("/api/v1/jobs", json=job) for job in jobs))
+        await crossing
+    assert {answer.status_code for answer in answers} == {202}
+
+
+async def test_the_victim_of_a_deadlock_tries_again(
+    settings: Settings, database: AsyncEngine
+) -> None:
+    async with gateway_connections(settings) as connections, database.connect() as connection:
+        crossing = await cross(connection, database, "first", "second")
+        jobs = [new_job(), keyed("first"), keyed("second")]
+        found = await hand_over(connections, jobs, wait_ms=10_000)
+        await crossing
+    assert all(isinstance(result, Accepted) and result.is_new for result in found)
+    assert await deadlocks(database) == 1
+
+
+async def deadlocks(engine: AsyncEngine) -> int:
+    statement = text("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+
+    async def counted() -> int:
+        async with engine.connect() as connection:
+            await connection.execute(text("SELECT pg_stat_force_next_flush()"))
+            return int((await connection.execute(statement)).scalar_one())
+
+    return await wait_for(counted)
+
+
+async def test_a_database_that_serialises_is_tried_again(
+    settings: Settings, database: AsyncEngine
+) -> None:
+    """A key that somebody else commits meanwhile is an error there, not a row that is known."""
+    async with database.connect() as connection:
+        level = "ALTER DATABASE {} SET default_transaction_isolation = 'repeatable read'"
+        name = (await connection.execute(text("SELECT current_database()"))).scalar_one()
+        await connection.execute(text(level.format(name)))
+        await connection.commit()
+    async with gateway_connections(settings) as connections, database.connect() as connection:
+        theirs, ours = keyed("same"), keyed("same")
+        await transitions.accept(connection, [theirs])
+        writing = asyncio.create_task(hand_over(connections, [ours, new_job()], wait_ms=10_000))
+        await wait_for(lambda: waits(database, "relais gateway"))
+        await connection.commit()
+        found = await writing
+    assert all(isinstance(result, Accepted) for result in found)
+    assert [(result.id == theirs.id, result.is_new) for result in found if result][:1] == [
+        (True, False)
+    ]
+
+
+async def test_a_group_that_meets_a_lock_is_not_written(
+    settings: Settings, database: AsyncEngine
+) -> None:
+    parent = new_job()
+    await accept(database, parent)
+    jobs = [new_job(), new_job(depends_on=(parent.id,))]
+    async with gateway_connections(settings) as connections, database.connect() as connection:
+        await connection.execute(LOCK, {"id": parent.id})
+        assert await hand_over(connections, jobs, wait_ms=10) == [LOCKED, LOCKED]
+    assert await count(database) == 1
+
+
+async def test_what_postgres_cannot_hold_spoils_no_neighbour(
+    settings: Settings, database: AsyncEngine
+) -> None:
+    jobs = [new_job() for _ in range(9)]
+    jobs[2] = new_job(payload={"text": "a\0b"})
+    jobs[7] = new_job(priority=11)
+    async with gateway_connections(settings) as connections:
+        found = await hand_over(connections, jobs)
+    refused = [index for index, result in enumerate(found) if isinstance(result, Problem)]
+    assert refused == [2, 7]
+    assert {found[index].status for index in refused} == {422}  # type: ignore[union-attr]
+    assert await count(database) == 7
+
+
+async def count(engine: AsyncEngine) -> int:
+    async with engine.connect() as connection:
+        return int(
+            (await connection.execute(text("SELECT count(*) FROM relais.jobs"))).scalar_one()
+        )
