@@ -31,15 +31,18 @@ if TYPE_CHECKING:
     from ops.chaos.stand import Stand
 
 JOBS = """
-SELECT id::text, idempotency_key AS key, kind, state::text, attempt, reason, accepted_by,
-       callback_url IS NOT NULL AS has_callback, result ->> 'output' AS rendered,
-       extract(epoch FROM created_at)::float8 AS created_at,
-       extract(epoch FROM finished_at)::float8 AS finished_at
-FROM relais.jobs WHERE tenant IN ('default', 'flood')
+SELECT j.id::text, j.idempotency_key AS key, j.kind, j.state::text, j.attempt, j.reason,
+       j.accepted_by, j.callback_url IS NOT NULL AS has_callback,
+       body.result ->> 'output' AS rendered,
+       extract(epoch FROM j.created_at)::float8 AS created_at,
+       extract(epoch FROM j.finished_at)::float8 AS finished_at
+FROM relais.jobs AS j LEFT JOIN relais.job_bodies AS body ON body.job_id = j.id
+WHERE j.tenant IN ('default', 'flood')
 """
 EVENTS = """
 SELECT seq, job_id::text, from_state::text, to_state::text, attempt, worker, reason,
-       extract(epoch FROM at)::float8 AS at
+       extract(epoch FROM at)::float8 AS at, repeats,
+       extract(epoch FROM last_at)::float8 AS last_at
 FROM relais.job_events WHERE tenant IN ('default', 'flood') ORDER BY seq
 """
 MESSAGES = """

@@ -35,6 +35,8 @@ class Event:
     worker: str | None
     reason: str | None
     at: float
+    repeats: int = 1  # so many snoozes in a row, the last of them at `last_at`
+    last_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
