@@ -1,4 +1,7 @@
-"""Whether a job's events are a path through the state machine, with fences that only grow."""
+"""Whether a job's events are a path through the state machine, with fences that only grow.
+
+Snoozes in a row are one event: each after the first stands for a claim as well.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,14 @@ LEGAL: dict[str | None, frozenset[str]] = {
     None: frozenset({"blocked", "scheduled", "ready", "failed", "cancelled"}),
     "blocked": frozenset({"scheduled", "ready", "failed", "cancelled"}),
     "scheduled": frozenset({"ready", "cancelled"}),
-    "ready": frozenset({"running", "cancelled"}),
+    "ready": frozenset({"running", "failed", "cancelled"}),
     "running": frozenset({"succeeded", "failed", "cancelled", "unknown", "scheduled", "ready"}),
     "succeeded": frozenset(),
     "failed": frozenset({"ready", "blocked"}),
     "cancelled": frozenset({"ready", "blocked"}),
     "unknown": frozenset({"ready", "blocked", "succeeded", "failed"}),
 }
+SNOOZE = ("running", "scheduled")
 GIVEN_BACK = ("its worker was shutting down", "claimed, but no slot", "its claim was never")
 
 
@@ -36,8 +40,10 @@ def fault_in(job: Job) -> str | None:
             )
         if event.to_state not in LEGAL[state]:
             return f"went from {state} to {event.to_state}"
-        is_claim = event.to_state == "running"
-        if event.attempt != attempt + (1 if is_claim else 0):
+        if event.repeats > 1 and (state, event.to_state) != SNOOZE:
+            return f"event {event.seq} ({event.to_state}) repeats and is no snooze"
+        claims = event.repeats - 1 + (event.to_state == "running")
+        if event.attempt != attempt + claims:
             return (
                 f"event {event.seq} ({event.to_state}) has attempt {event.attempt} after {attempt}"
             )

@@ -1,24 +1,28 @@
-"""Judges the histories of a run. Pure: the same history, the same verdict.
-
-A delivery that is not the first to its recipient is in the SMTP window only where the earlier one
-was the dot of an attempt that heard no answer to it, and whose worker died or whose connection
-broke; the witness's marks and the job's events tell. Anything else that came twice is elsewhere.
-"""
+"""Judges the histories of a run. Pure: the same history, the same verdict."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ops.chaos import chains
+from ops.chaos import chains, rules
+from ops.chaos.duplicates import AT_MOST_ONCE, callback_duplicates, mail_duplicates
 
 if TYPE_CHECKING:
-    from ops.chaos.history import Attempted, Call, History, Job, Message
+    from ops.chaos.history import Attempted, History, Job
 
-AT_MOST_ONCE = "once"
-NEVER_TWICE = frozenset({AT_MOST_ONCE, "header"})  # the recorder keeps its word about the header
 DOUBTFUL = frozenset({"sent", "unknown", "dot_sent"})  # what the books may say of a delivery
+# What must be nought.
+PROMISES = (
+    "lost",
+    "unexpected",
+    "duplicates_elsewhere",
+    "illegal_histories",
+    "unbalanced",
+    "innocent_failed",
+    "late",
+)
 OWN_KINDS = frozenset({"http.callback"})
 EARLY_S = 0.02  # between two readings of the same clock
 
@@ -38,13 +42,14 @@ class Verdict:
     callback_redeliveries: int = 0
     illegal_histories: list[str] = field(default_factory=list)
     unbalanced: list[str] = field(default_factory=list)
+    innocent_failed: list[str] = field(default_factory=list)
+    late: list[str] = field(default_factory=list)  # who waited too long for others' trouble
     states: dict[str, int] = field(default_factory=dict)
 
     @property
     def holds(self) -> bool:
         """Whether the promise was kept."""
-        wrong = (self.lost, self.unexpected, self.duplicates_elsewhere, self.illegal_histories)
-        return not any(wrong) and not self.unbalanced
+        return not any(getattr(self, name) for name in PROMISES)
 
 
 def judge(history: History) -> Verdict:
@@ -69,6 +74,8 @@ def judge(history: History) -> Verdict:
         if (why := chains.fault_in(job)) is not None
     ]
     verdict.unbalanced = unbalanced(history)
+    verdict.innocent_failed = rules.innocent_failed(history)
+    verdict.late = rules.late(history)
     return verdict
 
 
@@ -118,6 +125,9 @@ def unexpected(history: History, by_key: dict[str, Job]) -> list[str]:
     if history.inward:
         found.append(f"{history.inward} redirects inward were followed")
     delivered = {delivery.recipient for delivery in history.deliveries}
+    found += history.findings
+    found += rules.ran_after_cancel(history, by_key)
+    found += rules.ran_before_parents(history)
     for key in history.cancelled:
         if any(recipient in delivered for recipient in history.attempted[key].recipients):
             found.append(f"{key} was cancelled and sent")
@@ -128,72 +138,6 @@ def unexpected(history: History, by_key: dict[str, Job]) -> list[str]:
             if early_s > EARLY_S:
                 found.append(f"{key} ran {early_s:.2f} s before its time")
     return found
-
-
-def mail_duplicates(history: History) -> tuple[list[str], list[str]]:
-    """Deliveries beyond the first: elsewhere, and inside the SMTP window."""
-    counts = Counter(delivery.recipient for delivery in history.deliveries)
-    relays = {r: asked.relay for asked in history.attempted.values() for r in asked.recipients}
-    messages = {message.recipient: message for message in history.messages}
-    elsewhere: list[str] = []
-    within: list[str] = []
-    for recipient, count in counts.items():
-        if count == 1:
-            continue
-        message = messages.get(recipient)
-        excused = 0
-        if message is not None and relays.get(recipient) not in NEVER_TWICE:
-            answered = any(mark.state == "sent" for mark in message.marks)
-            job = history.jobs.get(message.job_id)
-            excused = len(unanswered_dots(message, job)) - (0 if answered else 1)
-        extra = count - 1
-        sentence = f"{recipient} got {count} (excused: {max(0, excused)})"
-        within += [sentence] * min(extra, max(0, excused))
-        elsewhere += [sentence] * (extra - min(extra, max(0, excused)))
-    return elsewhere, within
-
-
-def unanswered_dots(message: Message, job: Job | None) -> list[int]:
-    """Attempts whose dot went out, and that then died or lost the connection without an answer."""
-    found: list[int] = []
-    tries = 0
-    for attempt in sorted({mark.attempt for mark in message.marks}):
-        marks = [mark for mark in message.marks if mark.attempt == attempt]
-        dot = next((i for i, mark in enumerate(marks) if mark.tries > tries), None)
-        tries = max(tries, *(mark.tries for mark in marks))
-        if dot is None or marks[-1].state not in {"dot_sent", "unknown"}:
-            continue
-        was_noted = any(
-            later.tries == earlier.tries
-            for earlier, later in zip(marks[dot:], marks[dot + 1 :], strict=False)
-        )
-        if was_noted or (job is not None and chains.was_taken_back(job, attempt)):
-            found.append(attempt)
-    return found
-
-
-def callback_duplicates(history: History) -> tuple[int, list[str]]:
-    """Redeliveries whose cause was a lost or bad answer; and what came twice without one."""
-    by_id: dict[str, list[Call]] = defaultdict(list)
-    ids_of: dict[str, set[str]] = defaultdict(set)
-    for call in history.calls:
-        by_id[call.webhook_id].append(call)
-        ids_of[call.name].add(call.webhook_id)
-    ends = {job.key: chains.ends_of(job) for job in history.jobs.values()}
-    found = [
-        f"{name} ended {ends.get(name, 0)} times and was called back under {len(ids)} ids"
-        for name, ids in ids_of.items()
-        if len(ids) > ends.get(name, 0)
-    ]
-    redeliveries = 0
-    for webhook_id, calls in by_id.items():
-        job = history.jobs.get(webhook_id.removeprefix("msg_"))
-        attempts = 0 if job is None else sum(e.to_state == "running" for e in job.events)
-        if len(calls) > attempts:
-            found.append(f"{webhook_id} arrived {len(calls)} times in {attempts} attempts")
-            continue
-        redeliveries += len(calls) - 1
-    return redeliveries, found
 
 
 def unbalanced(history: History) -> list[str]:
@@ -234,24 +178,23 @@ def _count(history: History, by_key: dict[str, Job], verdict: Verdict) -> None:
 
 def _missing(asked: Attempted, job: Job, history: History, delivered: set[str]) -> str | None:
     """What `job` still owes; None: nothing."""
-    refused = any(recipient in history.refused_addresses for recipient in asked.recipients)
+    refused = rules.is_refused(asked, history)
     reason = job.reason or ""
     if (doubt := next((e for e in job.events if e.to_state == "unknown"), None)) is not None:
         is_right = refused or (asked.relay == AT_MOST_ONCE and _has_open_dot(history, job))
         if not is_right:
             return f"was unknown: {doubt.reason}"
+    if asked.ends not in (job.state, "succeeded"):
+        return f"should have {asked.ends}, is {job.state}: {reason}"
     if job.state == "succeeded":
         if asked.kind == "template.render" and job.rendered != f"Bonjour {asked.key}":
             return f"rendered {job.rendered!r}"
         owed = [recipient for recipient in asked.recipients if recipient not in delivered]
         return f"is said to be sent, and {owed[0]} got nothing" if owed else None
     if job.state == "failed":
-        is_right = refused or reason.startswith(("parent job ", "resolved by "))
-        if asked.key in history.poison:
-            is_right = reason.startswith("poison")
-        return None if is_right else f"failed: {reason}"
+        return None if rules.may_fail(job, history) else f"failed: {reason}"
     if job.state == "cancelled":
-        is_right = asked.key in history.cancel_asked or reason.startswith("parent job ")
+        is_right = asked.key in history.cancel_asked or rules.follows_parent(job, history)
         return None if is_right else f"was cancelled: {reason}"
     return f"is still {job.state}: {reason}"
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ops.chaos import control, play, screen
+from ops.chaos.checker import PROMISES
 from ops.chaos.faults import registry
 from ops.stack import layout
 
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ops.chaos.play import Plan, Progress
-
-# What must be nought.
-PROMISES = ("lost", "unexpected", "duplicates_elsewhere", "illegal_histories", "unbalanced")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +48,7 @@ def run(asked: Asked) -> int:
     watching = nullcontext(lambda _: None) if asked.as_json else screen.watching()
     with watching as tell:
         found = asyncio.run(_stoppable(player, plan, tell))
-    holds = not any(found.get(name) for name in PROMISES)
+    holds = not any(found.get(name) for name in (*PROMISES, "kinds_not_met"))
     if asked.as_json:
         print(json.dumps(found))
     else:
@@ -66,7 +64,10 @@ def run(asked: Asked) -> int:
     again = f"./relais chaos --seed {asked.seed} --minutes {asked.minutes:g}"
     if asked.faults:
         again += f" --faults {','.join(asked.faults)}"
-    print(f"A promise was broken. Its history: {history}\nAgain: {again}", file=sys.stderr)
+    if found.get("kinds_not_met"):
+        print(f"Never met: {', '.join(found['kinds_not_met'])}.", file=sys.stderr)
+    why = "A promise was broken, or a fault not met."
+    print(f"{why} Its history: {history}\nAgain: {again}", file=sys.stderr)
     return 1
 
 

@@ -11,6 +11,7 @@ import random
 import sys
 import time
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import CeleryError
@@ -39,11 +40,11 @@ WORKERS = 4
 SETTLED_S = 25.0  # nothing arrived for so long: nothing more will, this hour
 DRAINED_WITHIN_S = 150.0
 APPLICABLE = frozenset({"redis", "smtp", "callback", "process", "hook"})
-ELSEWHERE = ("gateway", "beat", "child", "poison")
+ELSEWHERE = ("gateway", "beat", "child")
 
 
 class Client:
-    """Hands mails to the broker; stands in for `load.Load`."""
+    """Hands mails to the broker; stands in for `load.Load` and `client.Client`."""
 
     def __init__(self, made: Stand, *, journal: Journal, plan: Plan) -> None:
         self.attempted = self.acknowledged = self.repeats = 0
@@ -107,6 +108,7 @@ async def play(plan: Plan, *, tell: Callable[[Progress], None]) -> dict[str, Any
             for fault in plan.faults
             if fault.service in APPLICABLE
             and not fault.kind.startswith(ELSEWHERE)
+            and not fault.has_jobs
             and not (issubclass(fault, Hook) and fault.proxy == "postgres")
         ]
         conductor = Conductor(
@@ -114,6 +116,7 @@ async def play(plan: Plan, *, tell: Callable[[Progress], None]) -> dict[str, Any
             faults,
             journal=Journal(plan.history / "faults.jsonl"),
             rng=random.Random(f"{plan.seed} moments"),
+            settle=partial(asyncio.sleep, 0),
         )
         watching = asyncio.create_task(_watch(progress, tell, client, conductor))
         try:
@@ -123,7 +126,7 @@ async def play(plan: Plan, *, tell: Callable[[Progress], None]) -> dict[str, Any
             async with asyncio.TaskGroup() as group:
                 group.create_task(client.run())
                 await asyncio.sleep(3.0)
-                await conductor.run(until=progress.ends_at)
+                await conductor.run(until=progress.ends_at, at_most=progress.ends_at)
                 await asyncio.sleep(max(0.0, progress.ends_at - time.monotonic()))
                 await client.finish()
             progress.phase = "draining"

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
 
 from ops.chaos import journal
-from ops.chaos.history import Attempted, Call, Death, Delivery, Event, History, Job, Mark, Message
+from ops.chaos.history import (
+    Attempted,
+    Call,
+    Death,
+    Delivery,
+    Event,
+    History,
+    Job,
+    Mark,
+    Message,
+    Probe,
+    Run,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,16 +31,19 @@ if TYPE_CHECKING:
     from ops.chaos.stand import Stand
 
 JOBS = """
-SELECT id::text, idempotency_key AS key, kind, state::text, attempt, reason, accepted_by,
-       callback_url IS NOT NULL AS has_callback, result ->> 'output' AS rendered,
-       extract(epoch FROM created_at)::float8 AS created_at,
-       extract(epoch FROM finished_at)::float8 AS finished_at
-FROM relais.jobs WHERE tenant = 'default'
+SELECT j.id::text, j.idempotency_key AS key, j.kind, j.state::text, j.attempt, j.reason,
+       j.accepted_by, j.callback_url IS NOT NULL AS has_callback,
+       body.result ->> 'output' AS rendered,
+       extract(epoch FROM j.created_at)::float8 AS created_at,
+       extract(epoch FROM j.finished_at)::float8 AS finished_at
+FROM relais.jobs AS j LEFT JOIN relais.job_bodies AS body ON body.job_id = j.id
+WHERE j.tenant IN ('default', 'flood')
 """
 EVENTS = """
 SELECT seq, job_id::text, from_state::text, to_state::text, attempt, worker, reason,
-       extract(epoch FROM at)::float8 AS at
-FROM relais.job_events WHERE tenant = 'default' ORDER BY seq
+       extract(epoch FROM at)::float8 AS at, repeats,
+       extract(epoch FROM last_at)::float8 AS last_at
+FROM relais.job_events WHERE tenant IN ('default', 'flood') ORDER BY seq
 """
 MESSAGES = """
 SELECT id::text, job_id::text, recipient, state::text, attempt FROM relais.messages
@@ -38,12 +54,20 @@ FROM chaos.marks ORDER BY seq
 """
 STRAY_TICKS = """
 SELECT count(*) AS n FROM relais.jobs AS j
-WHERE j.tenant <> 'default'
+WHERE j.tenant NOT IN ('default', 'flood')
   AND 1 <> (SELECT count(*) FROM relais.schedule_ticks AS t WHERE t.job_id = j.id)
+"""
+FAILED_ELSEWHERE = """
+SELECT id || ' (' || kind || '): ' || coalesce(reason, 'no reason') AS sentence
+FROM relais.jobs WHERE tenant NOT IN ('default', 'flood') AND state = 'failed'
 """
 OPEN = """
 SELECT count(*) AS n FROM relais.jobs
-WHERE tenant = 'default' AND state IN ('scheduled', 'ready', 'running')
+WHERE tenant IN ('default', 'flood') AND state IN ('scheduled', 'ready', 'running')
+"""
+WAITING = """
+SELECT count(*) AS n FROM relais.jobs
+WHERE state = 'ready' AND run_at < clock_timestamp() - interval '2 seconds'
 """
 UNKNOWN = """
 SELECT j.id::text, array_agg(m.recipient) FILTER (WHERE m.state = 'unknown') AS doubtful
@@ -57,6 +81,7 @@ async def gather(stand: Stand, faults: Iterable[Struck]) -> History:
     history = clients_and_recorders(stand.history)
     history.faults = list(faults)
     history.deaths = [Death(d.name, d.pid, d.at) for d in stand.keeper.deaths]
+    history.failed_elsewhere = [r["sentence"] for r in await stand.query(FAILED_ELSEWHERE)]
     history.stray_ticks = (await stand.query(STRAY_TICKS))[0]["n"]
     events: dict[str, list[Event]] = {}
     for row in await stand.query(EVENTS):
@@ -78,6 +103,9 @@ def clients_and_recorders(folder: Path) -> History:
     history = History()
     for entry in journal.read(folder / "clients.jsonl"):
         _client(history, entry)
+        _watcher(history, entry)
+    for entry in journal.read(folder / "effects.jsonl"):
+        history.runs.append(Run(entry["key"], entry["what"], entry["attempt"], entry["at"]))
     for entry in journal.read(folder / "smtp.jsonl"):
         if entry["what"] == "delivered":
             history.deliveries.append(Delivery(entry["rcpt"], entry["at"]))
@@ -116,7 +144,10 @@ def _client(history: History, entry: dict[str, Any]) -> None:
                 relay=entry["relay"],
                 has_callback=entry["has_callback"],
                 delay_s=entry["delay_s"],
-                has_parent=entry["has_parent"],
+                parents=tuple(entry["parents"]),
+                ends=entry["ends"],
+                queue=entry["queue"],
+                tenant=entry["tenant"],
             )
             if entry["kind"] == "chaos.poison":
                 history.poison.add(entry["key"])
@@ -126,7 +157,18 @@ def _client(history: History, entry: dict[str, Any]) -> None:
                 history.acknowledged_twice.append(entry["key"])
         case "cancelling":
             history.cancel_asked.add(entry["key"])
-        case "cancelled" if entry["state"] == "cancelled":
-            history.cancelled.add(entry["key"])
+        case "cancelled" if entry["state"] is not None:
+            history.cancel_taken[entry["key"]] = entry["at"]
+            if entry["state"] == "cancelled":
+                history.cancelled.add(entry["key"])
         case "refused":
             history.refused_requests.append(f"{entry['path']} {entry['status']} {entry['text']}")
+
+
+def _watcher(history: History, entry: dict[str, Any]) -> None:
+    """What faults saw themselves."""
+    if entry["what"] == "probe":
+        seconds = math.inf if entry["seconds"] is None else entry["seconds"]
+        history.probes.append(Probe(entry["fault"], entry["about"], seconds, entry["bound_s"]))
+    elif entry["what"] == "finding":
+        history.findings.append(entry["text"])

@@ -18,7 +18,10 @@ class Attempted:
     relay: str = "default"
     has_callback: bool = False
     delay_s: float = 0.0
-    has_parent: bool = False
+    parents: tuple[str, ...] = ()  # ids of the jobs that must succeed first
+    ends: str = "succeeded"  # the end that it shall come to where nobody interferes
+    queue: str = ""
+    tenant: str = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,8 @@ class Event:
     worker: str | None
     reason: str | None
     at: float
+    repeats: int = 1  # so many snoozes in a row, the last of them at `last_at`
+    last_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,26 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """What a task of the harness noted itself: an attempt that began or ended."""
+
+    key: str
+    what: str
+    attempt: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """How long somebody waited whom a fault did not concern, and how long that may take."""
+
+    fault: str
+    what: str
+    seconds: float  # infinity: as long as was looked
+    bound_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Struck:
     """A fault: from when to when (seconds since 1970), and whether it met what it waited for."""
 
@@ -122,6 +147,7 @@ class History:
     acknowledged_twice: list[str] = field(default_factory=list)  # keys that got two ids
     cancel_asked: set[str] = field(default_factory=set)
     cancelled: set[str] = field(default_factory=set)  # and the gateway said that they are
+    cancel_taken: dict[str, float] = field(default_factory=dict)  # key -> when a 200 was in hand
     refused_requests: list[str] = field(default_factory=list)
     jobs: dict[str, Job] = field(default_factory=dict)  # by id
     messages: list[Message] = field(default_factory=list)
@@ -132,4 +158,8 @@ class History:
     faults: list[Struck] = field(default_factory=list)
     deaths: list[Death] = field(default_factory=list)
     poison: set[str] = field(default_factory=set)  # keys of jobs that kill their process
+    runs: list[Run] = field(default_factory=list)
+    probes: list[Probe] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)  # what a fault saw that may never be
+    failed_elsewhere: list[str] = field(default_factory=list)  # of tenants that asked for nothing
     stray_ticks: int = 0  # jobs of the schedule that no tick stands for

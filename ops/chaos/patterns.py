@@ -1,7 +1,7 @@
 """What the moments look like on the wire at which a fault strikes.
 
 Postgres: a message is one letter, four bytes of length, and its content. The COMMIT of a claim is
-told from others by what the server said before it: rows of eighteen columns.
+told from others by what the server said before it: rows of twenty-one columns.
 """
 
 from __future__ import annotations
@@ -14,13 +14,23 @@ COMMIT = re.compile(rb"COMMIT\x00")
 COMMITTED = re.compile(rb"C\x00\x00\x00\x0bCOMMIT\x00")
 OVER = re.compile(rb"C\x00\x00\x00.(?:COMMIT|ROLLBACK|BEGIN)\x00", re.DOTALL)
 # Postgres, down: what kind of transaction it was.
-ACCEPTED = re.compile(rb"INSERT 0 [1-9]")
-CLAIMED = re.compile(rb"D\x00\x00..\x00\x12\x00\x00\x00", re.DOTALL)
-FINISHED = re.compile(rb"D\x00\x00\x00[\x1a\x2e]\x00\x01.{20,4000}UPDATE [1-9]", re.DOTALL)
+ACCEPTED = re.compile(
+    rb"D\x00\x00\x00.\x00\x04\x00\x00\x00[\x10\x24].{16,36}\x00\x00\x00.(?:blocked|scheduled|ready)",
+    re.DOTALL,
+)
+CLAIMED = re.compile(rb"D\x00\x00..\x00\x15\x00\x00\x00", re.DOTALL)
+FINISHED = re.compile(rb"D\x00\x00\x00[\x24\x38]\x00\x03.{20,4000}UPDATE [1-9]", re.DOTALL)
+# Postgres, down: a write was refused because the server is read-only.
+READ_ONLY = re.compile(rb"\x00C25006\x00")
+# Postgres, up: who a new connection belongs to.
+PRESENCE = re.compile(rb"application_name\x00relais presence")
 
 # Redis, up: a doorbell on its way. Down: one that BRPOP hands over.
 RING = re.compile(rb"LLEN\r\n|LPUSH\r\n")
 POPPED = re.compile(rb"\*2\r\n\$\d+\r\n(?:critical|template|bulk|callback)[^\r]*\r\n\$\d+\r\n\{")
+# Redis, down: a write was refused for want of room; it has become a replica meanwhile.
+OUT_OF_MEMORY = re.compile(rb"-OOM ")
+REPLICA = re.compile(rb"-UNBLOCKED |-READONLY ")
 
 # SMTP, up: the final dot. Down: the recorder's answer to it.
 DOT = re.compile(rb"(?:^|\r\n)\.\r\n$")

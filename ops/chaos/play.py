@@ -6,14 +6,17 @@ import asyncio
 import random
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ops.chaos import checker, gather, report
+from ops.chaos.client import Client
 from ops.chaos.conductor import Conductor
 from ops.chaos.faults.fault import Scene
 from ops.chaos.journal import Journal
 from ops.chaos.load import Load
 from ops.chaos.stand import stand
+from ops.chaos.waiting import comes
 from ops.errors import OpsError
 
 if TYPE_CHECKING:
@@ -27,6 +30,8 @@ WARM_UP_S = 3.0
 LOOK_EVERY_S = 0.25
 ACKNOWLEDGED_WITHIN_S = 90.0
 DRAINED_WITHIN_S = 240.0
+EXTRA_S = 120.0  # a run may last so much longer than twice its time, for every fault's turn
+SETTLED_WITHIN_S = 30.0
 HEALED_WITHIN_S = 120.0  # the last faults of a run, after its time is over
 
 
@@ -69,27 +74,28 @@ async def play(plan: Plan, *, tell: Callable[[Progress], None]) -> dict[str, Any
     async with stand(
         plan.history, gateways=plan.gateways, workers=plan.workers, beats=plan.beats
     ) as made:
-        clients = Journal(plan.history / "clients.jsonl")
-        load = Load(
+        client = Client(
             made.gateways,
-            key=made.key,
-            journal=clients,
-            seed=plan.seed,
-            rate=plan.rate,
-            callback_base=made.callback_base,
+            keys=made.keys,
+            journal=Journal(plan.history / "clients.jsonl"),
+            rng=random.Random(f"{plan.seed} clients"),
         )
-        scene = Scene(made, load, random.Random(f"{plan.seed} faults"))
+        load = Load(client, seed=plan.seed, rate=plan.rate, callback_base=made.callback_base)
         conductor = Conductor(
-            scene,
+            Scene(made, client, random.Random(f"{plan.seed} faults")),
             plan.faults,
             journal=Journal(plan.history / "faults.jsonl"),
             rng=random.Random(f"{plan.seed} moments"),
+            settle=partial(_settle, made),
         )
-        watching = asyncio.create_task(_watch(progress, tell, load=load, conductor=conductor))
+        watching = asyncio.create_task(_watch(progress, tell, client=client, conductor=conductor))
         try:
             await _strain(plan, load, conductor, progress)
             progress.phase = "draining"
-            await _drain(made, load, progress)
+            for proxy in made.proxies:
+                proxy.heal()
+            await load.finish(within_s=ACKNOWLEDGED_WITHIN_S)
+            await _drain(made, client, progress)
             progress.phase = "judging"
             history = await gather.gather(made, conductor.struck)
         finally:
@@ -99,19 +105,27 @@ async def play(plan: Plan, *, tell: Callable[[Progress], None]) -> dict[str, Any
     return report.document(
         verdict,
         history,
-        report.About(plan.seed, plan.minutes, progress.lag_max_s, conductor.skipped),
+        report.About(
+            seed=plan.seed,
+            minutes=plan.minutes,
+            lag_max_s=progress.lag_max_s,
+            skipped=conductor.skipped,
+            not_met=conductor.not_met,
+        ),
     )
 
 
 async def _strain(plan: Plan, load: Load, conductor: Conductor, progress: Progress) -> None:
     lasts_s = WARM_UP_S + 60 * plan.minutes
+    at_most_s = 2 * lasts_s + EXTRA_S
     progress.ends_at, progress.lasts_s = time.monotonic() + lasts_s, lasts_s
     progress.phase = "under load"
     try:
-        async with asyncio.timeout(lasts_s + HEALED_WITHIN_S), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(at_most_s + HEALED_WITHIN_S), asyncio.TaskGroup() as group:
             group.create_task(load.run())
             await asyncio.sleep(WARM_UP_S)
-            await conductor.run(until=progress.ends_at)
+            last = progress.ends_at - lasts_s + at_most_s
+            await conductor.run(until=progress.ends_at, at_most=last)
             await asyncio.sleep(max(0.0, progress.ends_at - time.monotonic()))
             load.stop()
     except TimeoutError:
@@ -120,11 +134,19 @@ async def _strain(plan: Plan, load: Load, conductor: Conductor, progress: Progre
         raise OpsError(sentence, remedy=f"Look into {plan.history}.") from None
 
 
-async def _drain(made: Stand, load: Load, progress: Progress) -> None:
-    """Heal everything and wait until no job is open any more; what is then open is lost."""
-    for proxy in made.proxies:
-        proxy.heal()
-    await load.finish(within_s=ACKNOWLEDGED_WITHIN_S)
+async def _settle(made: Stand) -> None:
+    """Until every process runs and no job has been waiting for long, or has had time enough."""
+
+    async def is_calm() -> bool:
+        if not all(charge.pid for charge in made.keeper.charges.values()):
+            return False
+        return not (await made.query(gather.WAITING))[0]["n"]
+
+    await comes(is_calm, within_s=SETTLED_WITHIN_S)
+
+
+async def _drain(made: Stand, client: Client, progress: Progress) -> None:
+    """Wait until no job is open any more; what is then open is lost."""
 
     async def is_drained() -> bool:
         progress.open_jobs = (await made.query(gather.OPEN))[0]["n"]
@@ -134,12 +156,12 @@ async def _drain(made: Stand, load: Load, progress: Progress) -> None:
     while time.monotonic() < deadline:
         if not await is_drained():
             await asyncio.sleep(0.5)
-        elif not await _decide(made, load):
+        elif not await _decide(made, client):
             break
-    await load.close()
+    await client.close()
 
 
-async def _decide(made: Stand, load: Load) -> int:
+async def _decide(made: Stand, client: Client) -> int:
     """What a person does with unknown jobs: look into the mailboxes and say; how many there were.
 
     Children that waited for the answer go on, or end with their parent.
@@ -153,16 +175,16 @@ async def _decide(made: Stand, load: Load) -> int:
         state = "succeeded" if all(came) else "failed" if any(came) else "ready"
         if state == "ready" and any(r in known.refused_addresses for r in doubtful):
             state = "failed"
-        await load.operate(f"/api/v1/jobs/{row['id']}/resolve", {"state": state})
+        await client.operate(f"/api/v1/jobs/{row['id']}/resolve", {"state": state})
     return len(rows)
 
 
 async def _watch(
-    progress: Progress, tell: Callable[[Progress], None], *, load: Load, conductor: Conductor
+    progress: Progress, tell: Callable[[Progress], None], *, client: Client, conductor: Conductor
 ) -> None:
     while True:
-        progress.attempted, progress.acknowledged = load.attempted, load.acknowledged
-        progress.repeats = load.repeats
+        progress.attempted, progress.acknowledged = client.attempted, client.acknowledged
+        progress.repeats = client.repeats
         progress.under_way = tuple(fault.kind for fault in conductor.under_way.values())
         met = [fault for fault in conductor.struck if fault.is_met]
         progress.struck, progress.kinds = len(met), len({fault.kind for fault in met})

@@ -3,6 +3,8 @@
 A trap watches one direction for a pattern. When the pattern comes by, its bytes are held while
 the trap's callback runs (kill the client, say), and then forwarded, dropped, or dropped with the
 connection. So a process can be killed between two bytes without a hook in the product.
+
+Where it swallows, a connection is half-open: not even its end comes through, until it is cut.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -19,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 Direction = Literal["up", "down"]  # up: to the server
-Verdict = Literal["forward", "drop", "cut", "forward and cut"]
+Verdict = Literal["forward", "drop", "cut", "forward and cut", "silence"]
+Deed = Literal["up", "down", "delayed", "swallowed", "refused", "unreached", "gave way"]
 
 CHUNK_BYTES = 65_536
 CARRY_BYTES = 64  # of the bytes before, so that a pattern may straddle two reads
@@ -34,13 +38,21 @@ class Link:
     client_port: int
     up: asyncio.StreamWriter
     down: asyncio.StreamWriter
+    hello: bytes = b""  # the first bytes of the client
+    is_silent: bool = False  # half-open: nothing comes through any more
+    is_cut: asyncio.Event = field(default_factory=asyncio.Event)
     said: bytearray = field(default_factory=bytearray)  # by the server, lately
     tails: dict[str, bytes] = field(default_factory=lambda: {"up": b"", "down": b""})
 
     def cut(self) -> None:
         """Reset both sides."""
+        self.is_cut.set()
         for writer in (self.up, self.down):
             _reset(writer)
+
+    def abandon(self) -> None:
+        """Reset the client's side only; what is on its way to the server still gets there."""
+        _reset(self.down)
 
 
 @dataclass(eq=False)
@@ -76,10 +88,17 @@ class Trap:
 
 
 class Proxy:
-    """Forwards 127.0.0.1:`port` to 127.0.0.1:`target_port`."""
+    """Forwards `host`:`port` to 127.0.0.1:`target_port`."""
 
-    def __init__(self, target_port: int, *, forgets: re.Pattern[bytes] | None = None) -> None:
+    def __init__(
+        self,
+        target_port: int,
+        *,
+        forgets: re.Pattern[bytes] | None = None,
+        host: str = "127.0.0.1",
+    ) -> None:
         self.target_port = target_port
+        self.host = host
         self.port = 0
         self.is_refusing = False
         self.is_swallowing = False
@@ -87,13 +106,14 @@ class Proxy:
         self.cut_after_bytes: int | None = None  # of all traffic; counts down, then cuts once
         self.traps: list[Trap] = []
         self.links: set[Link] = set()
+        self.tally: Counter[Deed] = Counter()  # what was done to how many chunks or connections
         self._forgets = forgets
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Listen on a free port."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._accept, self.host, self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -106,13 +126,19 @@ class Proxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def heal(self) -> None:
-        """Behave; connections whose bytes were swallowed are of no use any more and are cut."""
-        if self.is_swallowing:
-            self.cut_all()
-        self.is_refusing = self.is_swallowing = False
+        """Behave."""
+        self.stop_swallowing()
+        self.is_refusing = False
         self.delay_s = 0.0
         self.cut_after_bytes = None
         self.traps.clear()
+
+    def stop_swallowing(self) -> None:
+        """Cut what is half-open; it is of no use any more."""
+        for link in list(self.links):
+            if self._is_half_open(link):
+                link.cut()
+        self.is_swallowing = False
 
     def refuse(self) -> None:
         """Cut every connection and take no new ones."""
@@ -130,11 +156,13 @@ class Proxy:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         if self.is_refusing:
+            self.tally["refused"] += 1
             _reset(writer)
             return
         try:
             back, forth = await asyncio.open_connection("127.0.0.1", self.target_port)
         except OSError:
+            self.tally["unreached"] += 1
             _reset(writer)
             return
         link = Link(writer.get_extra_info("peername")[1], forth, writer)
@@ -150,13 +178,35 @@ class Proxy:
                 end.close()
 
     async def _pump(self, reader: asyncio.StreamReader, link: Link, way: Direction) -> None:
+        try:
+            await self._forward(reader, link, way)
+        except OSError:
+            if not self._is_half_open(link):
+                raise
+        if self._is_half_open(link):
+            await link.is_cut.wait()
+            return
+        writer = link.up if way == "up" else link.down
+        with contextlib.suppress(OSError):
+            if writer.can_write_eof():
+                writer.write_eof()
+
+    async def _forward(self, reader: asyncio.StreamReader, link: Link, way: Direction) -> None:
         writer = link.up if way == "up" else link.down
         while chunk := await reader.read(CHUNK_BYTES):
             if self.delay_s:
+                self.tally["delayed"] += 1
                 await asyncio.sleep(self.delay_s)
-            if self.is_swallowing:
+            if way == "up":
+                link.hello = link.hello or chunk
+            verdict: Verdict = "silence"
+            if not self._is_half_open(link):
+                verdict = await self._spring(link, way, chunk)
+                link.is_silent = verdict == "silence"
+            if verdict == "silence":
+                self.tally["swallowed"] += 1
                 continue
-            verdict = await self._spring(link, way, chunk)
+            self.tally[way] += 1
             link.tails[way] = (link.tails[way] + chunk)[-CARRY_BYTES:]
             if way == "down":
                 self._remember(link, chunk)
@@ -168,9 +218,9 @@ class Proxy:
             if verdict.endswith("cut"):
                 link.cut()
                 return
-        with contextlib.suppress(OSError):
-            if writer.can_write_eof():
-                writer.write_eof()
+
+    def _is_half_open(self, link: Link) -> bool:
+        return link.is_silent or self.is_swallowing
 
     async def _spring(self, link: Link, way: Direction, chunk: bytes) -> Verdict:
         for trap in list(self.traps):
@@ -179,7 +229,8 @@ class Proxy:
                 if trap.callback is not None:
                     await trap.callback(link)
                 trap.sprung.set()
-                return trap.verdict
+                if trap.verdict != "forward":
+                    return trap.verdict
         return "forward"
 
     def _remember(self, link: Link, chunk: bytes) -> None:
@@ -200,6 +251,7 @@ class Proxy:
         if self.cut_after_bytes > 0:
             return False
         self.cut_after_bytes = None
+        self.tally["gave way"] += 1
         return True
 
 

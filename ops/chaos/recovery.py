@@ -124,7 +124,7 @@ def without_redis(history: History) -> Times:
     seconds = []
     for job in history.jobs.values():
         asked = history.attempted.get(job.key or "")
-        if asked is None or job.kind != "template.render" or asked.delay_s or asked.has_parent:
+        if asked is None or job.kind != "template.render" or asked.delay_s or asked.parents:
             continue
         if job.state != "succeeded" or job.attempt != 1 or job.finished_at is None:
             continue

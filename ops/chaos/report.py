@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ops.chaos import recovery, timeline
+from ops.chaos import recovery, rules, timeline
+from ops.chaos.checker import PROMISES
 
 if TYPE_CHECKING:
     from ops.chaos.checker import Verdict
@@ -16,7 +18,7 @@ EXAMPLES_MAX = 20
 SLOWEST_MAX = 5
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class About:
     """What the run was, beside its histories."""
 
@@ -24,6 +26,7 @@ class About:
     minutes: float
     lag_max_s: float
     skipped: dict[str, str]
+    not_met: list[str]  # faults that were planned and hurt nobody
 
 
 def document(verdict: Verdict, history: History, about: About) -> dict[str, Any]:
@@ -49,6 +52,9 @@ def document(verdict: Verdict, history: History, about: About) -> dict[str, Any]
         "callback_redeliveries": verdict.callback_redeliveries,
         "illegal_histories": len(verdict.illegal_histories),
         "unbalanced": len(verdict.unbalanced),
+        "innocent_failed": len(verdict.innocent_failed),
+        "late": len(verdict.late),
+        "kinds_not_met": about.not_met,
         "faults_injected": sum(met.values()),
         "fault_kinds": len(met),
         "deliveries": len(history.deliveries),
@@ -61,20 +67,24 @@ def document(verdict: Verdict, history: History, about: About) -> dict[str, Any]
         "worker_death_without_postgres": hindered.as_json(),
         "postgres_back": recovery.after_postgres(history).as_json(),
         "redis_in_trouble": recovery.without_redis(history).as_json(),
+        "neighbour_wait_p99_s": rules.neighbour_waits(history).quantile(0.99),
+        "neighbour_wait": rules.neighbour_waits(history).as_json(),
+        "bounds": _bounds(history),
         "states": verdict.states,
         "faults": dict(sorted(met.items())),
         "skipped": about.skipped,
         "timeline": timeline.of(history),
         "harness_lag_max_s": round(about.lag_max_s, 3),
         "examples": {
-            name: found[:EXAMPLES_MAX]
-            for name in (
-                "lost",
-                "unexpected",
-                "duplicates_elsewhere",
-                "illegal_histories",
-                "unbalanced",
-            )
-            if (found := getattr(verdict, name))
+            name: found[:EXAMPLES_MAX] for name in PROMISES if (found := getattr(verdict, name))
         },
     }
+
+
+def _bounds(history: History) -> dict[str, dict[str, float | None]]:
+    """For each fault that bounds a wait: the longest, and what is allowed."""
+    found: dict[str, dict[str, float | None]] = {}
+    for probe in sorted(history.probes, key=lambda probe: probe.seconds):
+        longest = round(probe.seconds, 3) if math.isfinite(probe.seconds) else None
+        found[probe.fault] = {"longest_s": longest, "allowed_s": probe.bound_s}
+    return dict(sorted(found.items()))

@@ -30,6 +30,8 @@ FIGURES = (
     ("callback_redeliveries", "callbacks delivered again under the same id"),
     ("illegal_histories", "illegal histories"),
     ("unbalanced", "entries where books and world differ"),
+    ("innocent_failed", "innocent jobs failed"),
+    ("late", "waits for somebody else's trouble beyond what is allowed"),
     ("faults_injected", "faults injected"),
     ("fault_kinds", "kinds of faults"),
     ("deliveries", "mails delivered"),
@@ -40,6 +42,7 @@ TIMES = (
     ("worker_death", "worker's death -> its jobs run elsewhere"),
     ("postgres_back", "Postgres back -> first job finished"),
     ("redis_in_trouble", "Redis in trouble: accepted -> finished"),
+    ("neighbour_wait", "another tenant floods: accepted -> running"),
 )
 WIDTH = 60
 
@@ -64,9 +67,12 @@ def show(found: dict[str, Any], *, is_kept: bool | None) -> None:
             figures.add_row(words, str(found[name]))
     console.print(figures)
     _show_times(console, found)
+    _show_bounds(console, found.get("bounds", {}))
     _show_timeline(console, found.get("timeline", {}))
     for name, why in found.get("skipped", {}).items():
         console.print(Text(f"Not injected: {name} needs {why}.", style="bold yellow"))
+    for name in found.get("kinds_not_met", ()):
+        console.print(Text(f"Never met: {name}.", style="bold red"))
     for name, sentences in found.get("examples", {}).items():
         for sentence in sentences:
             console.print(Text(f"{name}: {sentence}", style="red"))
@@ -83,6 +89,15 @@ def _show_times(console: Console, found: dict[str, Any]) -> None:
             times.add_row(words, *("-" if cell is None else str(cell) for cell in cells))
     if times.row_count:
         console.print(times)
+
+
+def _show_bounds(console: Console, bounds: dict[str, dict[str, float | None]]) -> None:
+    table = Table("others waited, seconds", "at most", "allowed", box=None, header_style="dim")
+    for name, figures in bounds.items():
+        longest = figures["longest_s"]
+        table.add_row(name, "-" if longest is None else str(longest), str(figures["allowed_s"]))
+    if table.row_count:
+        console.print(table)
 
 
 def _show_timeline(console: Console, found: dict[str, Any]) -> None:

@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -23,22 +22,21 @@ import psycopg
 
 from ledger import api_keys, migrate
 from ledger import database as ledger_database
-from ops.chaos import patterns, witness
+from ops.chaos import configuration, patterns, witness
 from ops.chaos.keeper import Charge, Keeper
 from ops.chaos.proxy import Proxy
+from ops.chaos.waiting import until
 from ops.errors import OpsError
 from ops.stack import Postgres, Valkey, ports, records
 from runtime.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 QUEUES = ("critical", "template", "bulk", "callback")
-READY_WITHIN_S = 120.0
+TENANTS = ("default", "flood")
 DISK_BYTES = 512 * 1024 * 1024
-LEASE_S = 10.0
-DOT_TIMEOUT_S = 5.0
 POSTGRES = {
     "max_connections": "300",
     "max_wal_size": "'96MB'",
@@ -57,7 +55,7 @@ class Stand:
         self.has_small_disk = False
         self.keeper = Keeper()
         self.gateways: list[str] = []
-        self.key = ""
+        self.keys: dict[str, str] = {}  # by tenant
         self.smtp_control = self.callback_control = 0
         self.callback_secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
         self._recorders: list[subprocess.Popen[bytes]] = []
@@ -67,6 +65,11 @@ class Stand:
     def callback_base(self) -> str:
         """Where callbacks go: the recorder behind its proxy."""
         return f"http://127.0.0.1:{self.callback_proxy.port}/cb"
+
+    @property
+    def second_callback_base(self) -> str:
+        """The same recorder under the name of another host, behind a proxy of its own."""
+        return f"http://{configuration.SECOND_HOST}:{self.second_callback_proxy.port}/cb"
 
     async def start(self, *, gateways: int, workers: int, beats: int) -> None:
         """Bring everything up and wait until it is ready."""
@@ -123,7 +126,7 @@ class Stand:
             migrate.migrate(self.postgres.url, phase)
         with psycopg.connect(self.postgres.url, autocommit=True) as connection:
             connection.execute(witness.SQL)
-        self.key = asyncio.run(self._make_key())
+        self.keys = asyncio.run(self._make_keys())
 
     def _stop_services(self) -> None:
         for service in ("postgres", "valkey"):
@@ -135,15 +138,18 @@ class Stand:
             subprocess.run(command, check=False, capture_output=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    async def _make_key(self) -> str:
+    async def _make_keys(self) -> dict[str, str]:
         url = {"database_url": self.postgres.url}
         engine = ledger_database.engine(Settings.model_validate(url))
+        made: dict[str, str] = {}
         async with engine.begin() as connection:
-            made = await api_keys.create(
-                connection, tenant="default", name="chaos", role="admin", rate_per_s=1e6
-            )
+            for tenant in TENANTS:
+                key = await api_keys.create(
+                    connection, tenant=tenant, name="chaos", role="admin", rate_per_s=1e6
+                )
+                made[tenant] = key.key
         await engine.dispose()
-        return made.key
+        return made
 
     async def _start_recorders(self) -> None:
         told: list[dict[str, int]] = []
@@ -172,60 +178,29 @@ class Stand:
         self.redis_proxy = Proxy(self.valkey.port)
         self.smtp_proxy = Proxy(self._smtp_port)
         self.callback_proxy = Proxy(self._callback_port)
+        self.second_smtp_proxy = Proxy(self._smtp_port)
+        self.second_callback_proxy = Proxy(self._callback_port, host=configuration.SECOND_HOST)
         for proxy in self.proxies:
             await proxy.start()
 
     @property
     def proxies(self) -> list[Proxy]:
         """All of them, as far as they were started."""
-        names = ("postgres_proxy", "redis_proxy", "smtp_proxy", "callback_proxy")
+        first = ("postgres_proxy", "redis_proxy", "smtp_proxy", "callback_proxy")
+        names = (*first, "second_smtp_proxy", "second_callback_proxy")
         return [getattr(self, name) for name in names if hasattr(self, name)]
 
     def environment(self) -> dict[str, str]:
         """What every process gets, before its settings."""
         others = {k: v for k, v in os.environ.items() if not k.startswith(("RELAIS_", "OTEL_"))}
-        return {**others, "PYTHONPATH": str(ROOT), records.MARK: self._mark}
+        ours = {"PYTHONPATH": str(ROOT), configuration.HISTORY_VARIABLE: str(self.history)}
+        return {**others, **ours, records.MARK: self._mark}
 
     def _add(self, name: str, *words: str, **settings: object) -> None:
-        relais = self._settings() | {k.upper(): str(v) for k, v in settings.items()}
+        relais = configuration.of(self) | {k.upper(): str(v) for k, v in settings.items()}
         env = self.environment() | {f"RELAIS_{key}": value for key, value in relais.items()}
         command = (sys.executable, "-m", *words)
         self.keeper.add(Charge(name, command, env, self.history / f"{name}.log"))
-
-    def _settings(self) -> dict[str, str]:
-        database = self.postgres.url.replace(
-            f":{self.postgres.port}/", f":{self.postgres_proxy.port}/"
-        )
-        redis = self.valkey.url.replace(f":{self.valkey.port}/", f":{self.redis_proxy.port}/")
-        relay = (
-            f"127.0.0.1:{self.smtp_proxy.port}?dot_timeout_s={DOT_TIMEOUT_S:g}"
-            "&connect_timeout_s=3&greeting_timeout_s=5&command_timeout_s=5&data_timeout_s=5"
-            "&block_timeout_s=5&greylist_s=2&backoff_s=0.5&backoff_cap_s=2&policy="
-        )
-        header = "idempotency_header&idempotency_header=X-Idempotency&idempotency_window_s=3600"
-        return {
-            # Not encrypted: the proxy must be able to read what it waits for.
-            "DATABASE_URL": f"{database}?sslmode=disable&gssencmode=disable",
-            "REDIS_URL": redis,
-            "SMTP_URL": f"smtp://{relay}at_least_once",
-            "RELAYS": json.dumps(
-                {
-                    "once": f"smtp://{relay}at_most_once",
-                    "header": f"smtp://{relay}{header}",
-                    "members": f"smtp://member:secret@{relay}at_least_once",
-                }
-            ),
-            "CALLBACK_SECRET": self.callback_secret,
-            "OUTBOUND_ALLOW": f"127.0.0.1:{self.callback_proxy.port}",
-            "DATA_DIR": str(self.folder),
-            "KINDS": "ops.chaos.kinds",
-            "LEASE_S": f"{LEASE_S:g}",
-            "GRACE_S": "8",
-            "CONCURRENCY_CRITICAL": "8",
-            "CONCURRENCY_TEMPLATE": "8",
-            "CONCURRENCY_BULK": "8",
-            "CONCURRENCY_CALLBACK": "16",
-        }
 
     async def _are_there(self, wanted: int) -> bool:
         for charge in self.keeper.charges.values():
@@ -264,27 +239,6 @@ async def stand(
         yield made
     finally:
         await asyncio.shield(asyncio.ensure_future(made.stop()))
-
-
-async def until(
-    condition: Callable[[], Awaitable[object] | object],
-    *,
-    what: str,
-    within_s: float = READY_WITHIN_S,
-    every_s: float = 0.1,
-) -> None:
-    """Wait until `condition` holds; OpsError where it does not in time."""
-    deadline = time.monotonic() + within_s
-    while True:
-        value = condition()
-        if asyncio.iscoroutine(value):
-            value = await value
-        if value:
-            return
-        if time.monotonic() > deadline:
-            message = f"{what} was not ready within {within_s:g} s."
-            raise OpsError(message)
-        await asyncio.sleep(every_s)
 
 
 async def _answers(url: str) -> bool:

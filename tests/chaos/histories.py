@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ops.chaos.history import Attempted, Call, Delivery, Event, History, Job, Mark, Message
 
 Step = tuple[str, int] | tuple[str, int, str]
@@ -79,3 +81,23 @@ def called_back(*, ids: tuple[str, ...] = ("c",), calls: int = 1, attempts: int 
         )  # fmt: skip
         history.calls += [Call("k", f"msg_{name}", 200, float(n)) for n in range(calls)]
     return history
+
+
+def add_task(
+    history: History,
+    name: str,
+    *,
+    chain: tuple[Event, ...] = HAPPY,
+    key: str | None = None,
+    **asked: Any,
+) -> Job:
+    """Add a task of the harness, acknowledged, and what became of it; its id is `name`."""
+    last = chain[-1]
+    made = Job(
+        name, key or name, "chaos.task", last.to_state, last.attempt, last.reason, "chaos", False,
+        chain[0].at, last.at, None, chain,
+    )  # fmt: skip
+    history.jobs[name] = made
+    history.attempted[made.key or ""] = Attempted(made.key or "", "chaos.task", 0.0, **asked)
+    history.acknowledged[made.key or ""] = name
+    return made

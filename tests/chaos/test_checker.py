@@ -11,6 +11,14 @@ from ops.chaos.history import Call, Delivery, Event, History
 from tests.chaos.histories import DIED, HAPPY, RELEASED, SENT_TWICE, called_back, events, mail
 
 
+def snoozed(*, repeats: int, attempt: int) -> tuple[Event, ...]:
+    """Snoozed in a row, and then run for the last time with this attempt."""
+    before = attempt - 1
+    steps = [("ready", 0), ("running", 1), ("scheduled", before, "x"), ("ready", before)]
+    made = events(*steps, ("running", attempt), ("succeeded", attempt))
+    return tuple(replace(e, repeats=repeats) if e.to_state == "scheduled" else e for e in made)
+
+
 def test_a_happy_history_holds() -> None:
     verdict = checker.judge(mail())
     assert verdict.holds
@@ -133,6 +141,33 @@ def test_two_ids_for_one_key_are_a_duplicate() -> None:
     ids=["skipped", "back from the end", "same fence", "jumped", "born running", "gap"],
 )
 def test_illegal_chains(chain: tuple[Event, ...]) -> None:
+    assert len(checker.judge(mail(chain=chain)).illegal_histories) == 1
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [
+        events(("blocked", 0), ("failed", 0), ("blocked", 0), ("ready", 0), ("running", 1), ("succeeded", 1)),
+        events(("failed", 0), ("ready", 0), ("running", 1), ("succeeded", 1)),
+        snoozed(repeats=3, attempt=4),
+        snoozed(repeats=1, attempt=2),
+    ],
+    ids=["retried behind its parent", "born failed", "snoozed three times", "snoozed once"],
+)  # fmt: skip
+def test_legal_chains(chain: tuple[Event, ...]) -> None:
+    assert checker.judge(mail(chain=chain)).holds
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [
+        snoozed(repeats=3, attempt=5),
+        snoozed(repeats=3, attempt=3),
+        (*HAPPY[:2], replace(HAPPY[2], repeats=2, attempt=2)),
+    ],
+    ids=["one run too many", "one run too few", "what is no snooze"],
+)
+def test_snoozes_in_a_row_count_every_run(chain: tuple[Event, ...]) -> None:
     assert len(checker.judge(mail(chain=chain)).illegal_histories) == 1
 
 

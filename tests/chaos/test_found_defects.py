@@ -41,7 +41,7 @@ async def test_prolonging_leases_never_waits_for_a_finish(database: AsyncEngine)
         finish = transitions.Finish(first.id, first.attempt, transitions.State.SUCCEEDED)
         assert (await transitions.finish(finishing, [finish])).written == [True]
         await prolonging.execute(text("SET LOCAL statement_timeout = '1s'"))
-        await transitions.extend_leases(prolonging, owner=owner, lease_s=600)
+        await transitions.extend_leases(prolonging, held=[first.fence, second.fence], lease_s=600)
         await prolonging.commit()
         await finishing.commit()
     async with database.connect() as connection:
@@ -146,22 +146,23 @@ async def test_parents_that_are_just_being_finished_are_known(
     async with database.connect() as finishing:
         assert all((await transitions.finish(finishing, ends)).written)
         accepting = asyncio.create_task(accept(database, *children))
-        await wait_for(lambda: _waits_for_a_lock(database), what="they wait for their parents")
+        await wait_for(lambda: _came_in_vain(database), what="they wait for their parents")
         await finishing.commit()
     accepted = await accepting
     assert [child.missing_parents for child in accepted] == [()] * count
     assert {child.state for child in accepted} == {transitions.State.READY}
 
 
-async def _waits_for_a_lock(database: AsyncEngine) -> bool:
+async def _came_in_vain(database: AsyncEngine) -> bool:
+    """Whether somebody found a row locked, and will try again."""
     async with database.connect() as connection:
-        waiting = await connection.execute(
+        found = await connection.execute(
             text(
-                "SELECT count(*) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+                " AND state = 'idle in transaction' AND query ILIKE 'ROLLBACK TO SAVEPOINT%'"
             )
         )
-        return bool(waiting.scalar_one())
+        return bool(found.scalar_one())
 
 
 async def test_a_database_that_stood_still_costs_no_living_worker_its_jobs() -> None:

@@ -19,6 +19,7 @@ class Echo:
 
     def __init__(self) -> None:
         self.heard = b""
+        self.ended = 0
         self.port = 0
         self.server: asyncio.Server | None = None
 
@@ -34,6 +35,7 @@ class Echo:
         except ConnectionError:
             pass
         finally:
+            self.ended += 1
             writer.close()
 
 
@@ -105,6 +107,53 @@ async def test_swallowing_is_silence(proxy: Proxy, streams: Streams, echo: Echo)
         await streams[0].readexactly(1)
 
 
+async def test_one_silent_connection_is_half_open_until_it_is_cut(
+    proxy: Proxy, streams: Streams, echo: Echo
+) -> None:
+    """Not even its end comes through; the others work."""
+    await ask(streams, b"hello\n")
+    (silent,) = proxy.links
+    assert silent.hello == b"hello\n"
+    silent.is_silent = True
+    streams[1].write(b"lost\n")
+    streams[1].close()
+    await wait_for(lambda: proxy.tally["swallowed"] == 1, what="it is swallowed")
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    assert await ask((reader, writer), b"fine\n") == b"fine\n"
+    writer.close()
+    await wait_for(lambda: proxy.links == {silent}, what="only the silent one is left")
+    assert (echo.heard, echo.ended) == (b"hello\nfine\n", 1)
+    silent.cut()
+    await wait_for(lambda: echo.ended == 2, what="the server learns of its end")
+    assert not proxy.links
+
+
+async def test_a_trap_may_silence_a_connection(proxy: Proxy, streams: Streams, echo: Echo) -> None:
+    proxy.traps.append(Trap("up", re.compile(rb"hush\n"), verdict="silence"))
+    assert await ask(streams, b"hello\n") == b"hello\n"
+    streams[1].write(b"hush\n")
+    streams[1].write(b"more\n")
+    await wait_for(lambda: proxy.tally["swallowed"], what="it is swallowed")
+    assert echo.heard == b"hello\n"
+
+
+async def test_what_is_held_arrives_though_its_sender_was_given_up(
+    proxy: Proxy, streams: Streams, echo: Echo
+) -> None:
+    gone: list[bytes] = []
+
+    async def give_up(link: Link) -> None:
+        link.abandon()
+        with pytest.raises(ConnectionError):
+            await streams[0].readexactly(1)
+        gone.append(echo.heard)
+
+    proxy.traps.append(Trap("up", re.compile(rb"COMMIT\n"), callback=give_up))
+    streams[1].write(b"COMMIT\n")
+    await wait_for(lambda: echo.heard == b"COMMIT\n", what="it arrives")
+    assert gone == [b""]
+
+
 async def test_the_wire_gives_way_after_so_many_bytes(proxy: Proxy, streams: Streams) -> None:
     proxy.cut_after_bytes = 9
     assert await ask(streams, b"hi\n") == b"hi\n"
@@ -128,6 +177,18 @@ async def test_a_trap_holds_the_bytes_while_its_callback_runs(
     assert await ask(streams, b"after\n") == b"after\n"
     assert heard == [b"not yet\n"]
     assert echo.heard == b"not yet\nafter\n"
+
+
+async def test_a_trap_that_only_looks_hides_nothing_from_others(
+    proxy: Proxy, streams: Streams
+) -> None:
+    looks = Trap("up", re.compile(rb"now\n"), times=9)
+    cuts = Trap("up", re.compile(rb"now\n"), verdict="cut")
+    proxy.traps += [looks, cuts]
+    streams[1].write(b"now\n")
+    with pytest.raises(ConnectionError):
+        await streams[0].readexactly(1)
+    assert (looks.count, cuts.count) == (1, 1)
 
 
 async def test_a_pattern_may_straddle_two_reads_and_counts_once(

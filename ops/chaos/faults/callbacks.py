@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from ops.chaos.faults.fault import Fault
+from ops.chaos.faults.fault import Fault, Unreachable
 from ops.chaos.recorders import behaviour
 
 
@@ -47,18 +47,11 @@ class RedirectsInward(OnReceiver):
     kind, mode = "callback_redirects_inward", "redirect"
 
 
-class Gone(Fault):
+class Gone(Unreachable):
     """Connections are cut and refused."""
 
     kind, service, lasts_s = "callback_unreachable", "callback", (3.0, 6.0)
-
-    async def inject(self) -> None:
-        """Cut and refuse."""
-        self.stand.callback_proxy.refuse()
-
-    async def heal(self) -> None:
-        """Let through again."""
-        self.stand.callback_proxy.is_refusing = False
+    proxy = "callback"
 
 
 ALL: tuple[type[Fault], ...] = (Broken, Hangs, RedirectsInward, Gone)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import signal
 from typing import TYPE_CHECKING, ClassVar
 
 from ops.chaos import patterns
+from ops.chaos.configuration import LEASE_S
 from ops.chaos.faults.fault import HOOK_WITHIN_S, Fault
 from ops.chaos.proxy import Trap
-from ops.chaos.stand import LEASE_S
 
 if TYPE_CHECKING:
     from ops.chaos.keeper import Charge
@@ -30,6 +31,7 @@ class Hook(Fault):
     service: ClassVar[str] = "hook"
     times: ClassVar[int] = 1
     trap: Trap | None = None
+    victim: Charge | None = None
 
     async def inject(self) -> None:
         """Set the trap."""
@@ -40,25 +42,22 @@ class Hook(Fault):
             after=self.after,
             times=self.times,
             concerns=self._concerns,
-            callback=self._strike if self.kills else None,
+            callback=self._strike,
         )
         self._proxy.traps.append(self.trap)
 
     async def last(self) -> None:
         """Until the trap has sprung, or the moment does not come."""
-        trap = self.trap
-        if trap is None:
-            return
-        try:
-            async with asyncio.timeout(HOOK_WITHIN_S):
-                await trap.sprung.wait()
-        except TimeoutError:
-            self.is_met = False
+        if self.trap is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(HOOK_WITHIN_S):
+                    await self.trap.sprung.wait()
 
     async def heal(self) -> None:
-        """Take the trap away."""
+        """Take the trap away; met where it sprang (on somebody, where it kills)."""
         if self.trap is not None and self.trap in self._proxy.traps:
             self._proxy.traps.remove(self.trap)
+            self.is_met = self.victim is not None if self.kills else self.trap.count > 0
 
     @property
     def _proxy(self) -> Proxy:
@@ -70,9 +69,11 @@ class Hook(Fault):
         return owner is not None and owner.name.startswith(self.whose)
 
     async def _strike(self, link: Link) -> None:
-        owner = self.stand.keeper.owner_of(link.client_port)
-        if owner is not None:
-            self.stand.keeper.kill(owner, signal.SIGKILL)
+        if not self.kills:
+            return
+        self.victim = self.stand.keeper.owner_of(link.client_port)
+        if self.victim is not None:
+            self.stand.keeper.kill(self.victim, signal.SIGKILL)
 
 
 class GatewayKilledBeforeCommit(Hook):
@@ -140,24 +141,23 @@ class FrozenHook(Hook):
     way: ClassVar[Direction] = "down"
     verdict: ClassVar[Verdict] = "forward"
     lasts_s = (LEASE_S + 2.0, LEASE_S + 4.0)
-    charge: Charge | None = None
 
     async def last(self) -> None:
         """Until the moment has come, and then for longer than a lease."""
         await super().last()
-        if self.charge is not None:
+        if self.victim is not None:
             await asyncio.sleep(self.rng.uniform(*self.lasts_s))
 
     async def heal(self) -> None:
         """Resume."""
         await super().heal()
-        if self.charge is not None:
-            self.stand.keeper.send_to_family(self.charge, signal.SIGCONT)
+        if self.victim is not None:
+            self.stand.keeper.send_to_family(self.victim, signal.SIGCONT)
 
     async def _strike(self, link: Link) -> None:
-        self.charge = self.stand.keeper.owner_of(link.client_port)
-        if self.charge is not None:
-            self.stand.keeper.send_to_family(self.charge, signal.SIGSTOP)
+        self.victim = self.stand.keeper.owner_of(link.client_port)
+        if self.victim is not None:
+            self.stand.keeper.send_to_family(self.victim, signal.SIGSTOP)
 
 
 class WorkerFrozenAtClaim(FrozenHook):
@@ -170,6 +170,37 @@ class WorkerFrozenBeforeFinish(FrozenHook):
     """Its outcome is written and not committed: the jobs are running, and locked."""
 
     kind, pattern = "worker_frozen_before_finish", patterns.FINISHED
+
+
+class LateCommit(Hook):
+    """Its COMMIT arrives when the connection is long given up."""
+
+    kills: ClassVar[bool] = False
+    pattern = patterns.COMMIT
+    verdict: ClassVar[Verdict] = "forward"
+    late_s: ClassVar[tuple[float, float]] = (3.0, 5.0)
+
+    async def _strike(self, link: Link) -> None:
+        link.abandon()
+        await asyncio.sleep(self.rng.uniform(*self.late_s))
+
+
+class AcceptCommitLate(LateCommit):
+    """A gateway's: the job is there after its caller was refused, and has asked again."""
+
+    kind, whose, after = "accept_commit_late", "gateway-", patterns.ACCEPTED
+
+
+class ClaimCommitLate(LateCommit):
+    """A worker's: it has given back what it cannot know, and then owns it after all."""
+
+    kind, after = "claim_commit_late", patterns.CLAIMED
+
+
+class FinishCommitLate(LateCommit):
+    """A worker's: the outcome is written again meanwhile."""
+
+    kind, after = "finish_commit_late", patterns.FINISHED
 
 
 class WorkerKilledBeforeDot(Hook):
@@ -225,6 +256,9 @@ ALL: tuple[type[Fault], ...] = (
     WorkerKilledBeforeFinish,
     WorkerFrozenAtClaim,
     WorkerFrozenBeforeFinish,
+    AcceptCommitLate,
+    ClaimCommitLate,
+    FinishCommitLate,
     WorkerKilledBeforeDot,
     WorkerKilledInWindow,
     WorkerKilledAtCallback,

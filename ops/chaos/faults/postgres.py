@@ -11,20 +11,22 @@ from typing import TYPE_CHECKING, ClassVar
 
 import psycopg
 
-from ops.chaos.faults.fault import Fault
-from ops.chaos.stand import LEASE_S
+from ops.chaos import patterns
+from ops.chaos.configuration import LEASE_S
+from ops.chaos.faults.fault import Evidence, Fault, HalfOpen, OnProxy, Unreachable
+from ops.chaos.proxy import Trap
 from ops.stack import processes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 VICTIMS = """
-SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+SELECT pg_terminate_backend(pid) AS is_ended FROM pg_stat_activity
 WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
   AND application_name LIKE 'relais%'
 ORDER BY random() LIMIT 12
 """
-LEFT_BYTES = 256 * 1024
+NO_ROOM = "No space left on device"
 
 
 class OnPostgres(Fault):
@@ -41,7 +43,10 @@ class Crashed(OnPostgres):
 
     async def inject(self) -> None:
         """Stop."""
+        evidence = Evidence(self.stand.postgres_proxy)
         await asyncio.to_thread(self.stand.postgres.stop, "immediate")
+        await asyncio.sleep(0.1)  # until the proxy has heard of it
+        self.is_met = evidence.has_lost_links
 
     async def heal(self) -> None:
         """Start."""
@@ -56,7 +61,8 @@ class BackendsKilled(OnPostgres):
     async def inject(self) -> None:
         """End them, twice."""
         for _ in range(2):
-            await self.stand.query(VICTIMS)
+            ended = await self.stand.query(VICTIMS)
+            self.is_met = self.is_met or any(row["is_ended"] for row in ended)
             await asyncio.sleep(0.3)
 
 
@@ -65,14 +71,17 @@ class Frozen(OnPostgres):
 
     kind, lasts_s = "postgres_frozen", (5.0, LEASE_S + 4.0)  # past every lease, now and then
     pids: tuple[int, ...] = ()
+    evidence: Evidence | None = None
 
     async def inject(self) -> None:
         """Stop every process."""
+        self.evidence = Evidence(self.stand.postgres_proxy)
         self.pids = tuple(processes.family(self.stand.postgres.pid or 0))
         self._send(signal.SIGSTOP)
 
     async def heal(self) -> None:
-        """Let them go on."""
+        """Let them go on; met where somebody asked meanwhile."""
+        self.is_met = self.evidence is not None and self.evidence.of("up")
         self._send(signal.SIGCONT)
 
     def _send(self, how: signal.Signals) -> None:
@@ -85,6 +94,7 @@ class DiskFull(OnPostgres):
     """Not a byte is left where Postgres writes."""
 
     kind, lasts_s = "postgres_disk_full", (4.0, 7.0)
+    _complaints = 0
 
     def missing(self) -> str:
         """A disk that may be filled."""
@@ -92,6 +102,7 @@ class DiskFull(OnPostgres):
 
     async def inject(self) -> None:
         """Fill it."""
+        self._complaints = self._read_complaints()
         await asyncio.to_thread(_fill, self._ballast)
 
     async def last(self) -> None:
@@ -102,10 +113,14 @@ class DiskFull(OnPostgres):
 
     async def heal(self) -> None:
         """Make room, and start the server again where it gave up."""
+        self.is_met = self._read_complaints() > self._complaints
         self._ballast.unlink(missing_ok=True)
         await asyncio.sleep(1.0)
         if self.stand.postgres.pid is None:
             await asyncio.to_thread(self.stand.postgres.start)
+
+    def _read_complaints(self) -> int:
+        return self.stand.postgres.log.read_text(errors="replace").count(NO_ROOM)
 
     @property
     def _ballast(self) -> Path:
@@ -127,74 +142,85 @@ class TransactionOpen(OnPostgres):
         await self.connection.execute("SELECT count(*) FROM relais.jobs")
 
     async def heal(self) -> None:
-        """Let go."""
+        """Let go; met where it was held until now."""
         if self.connection is not None:
             with contextlib.suppress(psycopg.Error):
+                await self.connection.execute("SELECT 1")
+                self.is_met = True
                 await self.connection.close()
 
 
-class Gone(OnPostgres):
+class ReadOnly(OnPostgres):
+    """It takes no writes for a while, as a server does that is being failed over."""
+
+    kind, lasts_s = "postgres_read_only", (4.0, 7.0)
+    trap: Trap | None = None
+
+    async def inject(self) -> None:
+        """Have every session refuse writes from its next transaction on."""
+        self.trap = Trap("down", patterns.READ_ONLY, times=1_000_000)
+        self.stand.postgres_proxy.traps.append(self.trap)
+        await self._tell("ALTER SYSTEM SET default_transaction_read_only = on")
+
+    async def heal(self) -> None:
+        """Take writes again; met where one was refused."""
+        await self._tell("ALTER SYSTEM RESET default_transaction_read_only")
+        if self.trap is not None:
+            self.is_met = self.trap.count > 0
+            self.stand.postgres_proxy.traps.remove(self.trap)
+
+    async def _tell(self, statement: str) -> None:
+        await self.stand.query(statement)
+        await self.stand.query("SELECT pg_reload_conf()")
+
+
+class Gone(Unreachable, OnPostgres):
     """Connections are cut and refused."""
 
-    kind, lasts_s = "postgres_unreachable", (3.0, 6.0)
-
-    async def inject(self) -> None:
-        """Cut and refuse."""
-        self.stand.postgres_proxy.refuse()
-
-    async def heal(self) -> None:
-        """Let through again."""
-        self.stand.postgres_proxy.is_refusing = False
+    kind, lasts_s, proxy = "postgres_unreachable", (3.0, 6.0), "postgres"
 
 
-class HalfOpen(OnPostgres):
+class Silent(HalfOpen, OnPostgres):
     """Connections stay open and nothing comes through."""
 
-    kind, lasts_s = "postgres_half_open", (5.0, 8.0)
-
-    async def inject(self) -> None:
-        """Swallow."""
-        self.stand.postgres_proxy.is_swallowing = True
-
-    async def heal(self) -> None:
-        """Cut what swallowed."""
-        self.stand.postgres_proxy.is_swallowing = False
-        self.stand.postgres_proxy.cut_all()
+    kind, lasts_s, proxy = "postgres_half_open", (5.0, 8.0), "postgres"
 
 
-class Slow(OnPostgres):
+class Slow(OnProxy, OnPostgres):
     """Every message takes a while, both ways."""
 
     kind, lasts_s, stops = "postgres_slow", (4.0, 8.0), False
+    proxy, deeds = "postgres", ("delayed",)
 
-    async def inject(self) -> None:
+    def disturb(self) -> None:
         """Delay."""
-        self.stand.postgres_proxy.delay_s = self.rng.uniform(0.02, 0.1)
+        self.way.delay_s = self.rng.uniform(0.02, 0.1)
 
-    async def heal(self) -> None:
+    def relieve(self) -> None:
         """No more."""
-        self.stand.postgres_proxy.delay_s = 0.0
+        self.way.delay_s = 0.0
 
 
-class CutAfterBytes(OnPostgres):
+class CutAfterBytes(OnProxy, OnPostgres):
     """The wire gives way under some byte or other, several times."""
 
     kind, lasts_s, stops = "postgres_cut_after_bytes", (4.0, 6.0), False
+    proxy, deeds = "postgres", ("gave way",)
 
-    async def inject(self) -> None:
+    def disturb(self) -> None:
         """The first."""
-        self.stand.postgres_proxy.cut_after_bytes = self.rng.randint(1, 60_000)
+        self.way.cut_after_bytes = self.rng.randint(1, 60_000)
 
     async def last(self) -> None:
         """And the others."""
         for _ in range(10):
             await asyncio.sleep(0.4)
-            if self.stand.postgres_proxy.cut_after_bytes is None:
-                self.stand.postgres_proxy.cut_after_bytes = self.rng.randint(1, 60_000)
+            if self.way.cut_after_bytes is None:
+                self.way.cut_after_bytes = self.rng.randint(1, 60_000)
 
-    async def heal(self) -> None:
+    def relieve(self) -> None:
         """No more."""
-        self.stand.postgres_proxy.cut_after_bytes = None
+        self.way.cut_after_bytes = None
 
 
 def _fill(ballast: Path) -> None:
@@ -218,8 +244,9 @@ ALL: tuple[type[Fault], ...] = (
     Frozen,
     DiskFull,
     TransactionOpen,
+    ReadOnly,
     Gone,
-    HalfOpen,
+    Silent,
     Slow,
     CutAfterBytes,
 )

@@ -6,17 +6,24 @@ import asyncio
 import contextlib
 import os
 import signal
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
+from ops.chaos.configuration import LEASE_S
+from ops.chaos.faults.asking import Asking
 from ops.chaos.faults.fault import Fault
 from ops.chaos.keeper import FAKETIME
-from ops.chaos.stand import LEASE_S
+from ops.chaos.waiting import comes
 from ops.stack import processes
 
 if TYPE_CHECKING:
     from ops.chaos.keeper import Charge
 
 SKEWS = ("+2h", "-2h")
+BURSTS = 4
+HELD_S = 4.0
+ENDS_WITHIN_S = 15.0
+RUNS_AGAIN_WITHIN_S = 20.0
 
 
 class OneProcess(Fault):
@@ -25,13 +32,18 @@ class OneProcess(Fault):
     whose: ClassVar[str] = "worker-"
     service: ClassVar[str] = "process"
     charge: Charge | None = None
+    pid = 0  # of the process that it happened to
 
     def choose(self) -> Charge | None:
-        """One that runs; None where none does, and then the fault is not met."""
+        """One that runs; None where none does."""
         running = self.stand.keeper.named(self.whose)
         self.charge = self.rng.choice(running) if running else None
-        self.is_met = self.charge is not None
+        self.pid = self.charge.pid if self.charge is not None else 0
         return self.charge
+
+    def has_ended(self) -> bool:
+        """Whether the process that was chosen has."""
+        return bool(self.pid) and any(dead.pid == self.pid for dead in self.stand.keeper.deaths)
 
 
 class Killed(OneProcess):
@@ -43,6 +55,7 @@ class Killed(OneProcess):
         """Kill it."""
         if charge := self.choose():
             self.stand.keeper.kill(charge)
+            self.is_met = self.has_ended()
 
 
 class WorkerKilled(Killed):
@@ -73,10 +86,10 @@ class ChildKilled(OneProcess):
         """Kill the youngest descendant."""
         if charge := self.choose():
             family = processes.family(charge.pid)[1:]
-            self.is_met = bool(family)
             if family:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(family[-1], signal.SIGKILL)
+                    self.is_met = True
 
 
 class WorkerFrozen(OneProcess):
@@ -91,8 +104,9 @@ class WorkerFrozen(OneProcess):
             self.stand.keeper.send_to_family(charge, signal.SIGSTOP)
 
     async def heal(self) -> None:
-        """Resume."""
+        """Resume; met where it stood still until now."""
         if self.charge is not None and self.charge.pid:
+            self.is_met = self.charge.pid == self.pid
             self.stand.keeper.send_to_family(self.charge, signal.SIGCONT)
             await asyncio.sleep(1.0)
 
@@ -108,7 +122,6 @@ class Asked(OneProcess):
     """A signal that asks it to end."""
 
     signals: ClassVar[tuple[signal.Signals, ...]] = ()
-    lasts_s = (3.0, 5.0)
 
     async def inject(self) -> None:
         """Ask, in this order, half a second apart."""
@@ -116,6 +129,10 @@ class Asked(OneProcess):
             for number in self.signals:
                 self.stand.keeper.kill(charge, number)
                 await asyncio.sleep(0.5)
+
+    async def last(self) -> None:
+        """Until it has ended, at most for as long as it may take."""
+        self.is_met = await comes(self.has_ended, within_s=ENDS_WITHIN_S)
 
 
 class WorkerTerminated(Asked):
@@ -160,23 +177,49 @@ class ClockSkewed(OneProcess):
             self.stand.keeper.kill(charge, signal.SIGTERM)
 
     async def heal(self) -> None:
-        """And again with the right one."""
+        """And again with the right one; met where it ran with the wrong one."""
         if self.charge is not None:
+            self.is_met = self.has_ended() and bool(self.charge.pid)
             self.charge.skew = ""
             self.stand.keeper.kill(self.charge, signal.SIGTERM)
 
 
-class Poison(Fault):
+class KilledTogether(Asking):
+    """All workers are killed at once, four times over, each time under the same jobs."""
+
+    kind, service, lasts_s = "workers_killed_together", "process", (1.0, 2.0)
+
+    async def inject(self) -> None:
+        """Hand over jobs that take a while; kill everybody whenever most of them run."""
+        held = {"holds_s": HELD_S}
+        jobs = [self.task(queue=queue, payload=held) for queue in ("template", "bulk") * 3]
+        await self.client.post_together(jobs)
+        for burst in range(BURSTS):
+            await comes(partial(self._run_again, burst), within_s=RUNS_AGAIN_WITHIN_S)
+            for charge in self.stand.keeper.named("worker-"):
+                self.stand.keeper.kill(charge)
+        self.is_met = any(row["attempt"] >= BURSTS for row in await self.rows())
+
+    async def _run_again(self, burst: int) -> bool:
+        rows = [row for row in await self.rows() if row["took_s"] is None]
+        running: int = sum(row["state"] == "running" and row["attempt"] > burst for row in rows)
+        return 2 * running > len(rows)
+
+
+class Poison(Asking):
     """A job that ends every process that runs it."""
 
     kind, service = "poison_job", "poison"
     lasts_s = (1.0, 2.0)
 
     async def inject(self) -> None:
-        """Hand it over like any other."""
-        key = f"poison{self.rng.getrandbits(40):010x}"
-        job = {"kind": "chaos.poison", "payload": {}, "queue": "template", "idempotency_key": key}
-        await self.load.post(job)
+        """Hand it over like any other; met where a process has died of it."""
+        job = self.job("chaos.poison", {}, queue="template")
+        await self.client.post(job)
+        self.is_met = await comes(self._has_killed, within_s=ENDS_WITHIN_S)
+
+    async def _has_killed(self) -> bool:
+        return any(row["attempt"] > 1 for row in await self.rows())
 
 
 ALL: tuple[type[Fault], ...] = (
@@ -191,5 +234,6 @@ ALL: tuple[type[Fault], ...] = (
     WorkerTerminatedThenKilled,
     GatewayTerminated,
     ClockSkewed,
+    KilledTogether,
     Poison,
 )

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from redis.asyncio import Redis
 
-from ops.chaos.faults.fault import Fault
+from ops.chaos import patterns
+from ops.chaos.faults.fault import Evidence, Fault, HalfOpen, Unreachable
+from ops.chaos.proxy import Trap
+from ops.stack import ports
+
+if TYPE_CHECKING:
+    import re
+
+    from ops.chaos.proxy import Link
 
 RESTARTS = 50
+DEAF_S = (8.0, 14.0)
 
 
 class OnRedis(Fault):
@@ -17,9 +26,9 @@ class OnRedis(Fault):
 
     service: ClassVar[str] = "redis"
 
-    async def tell(self, *words: str) -> object:
+    async def tell(self, *words: str, within_s: float = 5.0) -> object:
         """One command to the server itself, past the proxy."""
-        client = Redis.from_url(self.stand.valkey.url, socket_timeout=5)
+        client = Redis.from_url(self.stand.valkey.url, socket_timeout=within_s)
         try:
             return await client.execute_command(*words)  # type: ignore[no-untyped-call]
         finally:
@@ -37,7 +46,10 @@ class Killed(OnRedis):
 
     async def inject(self) -> None:
         """Kill it."""
+        evidence = Evidence(self.stand.redis_proxy)
         await asyncio.to_thread(self.stand.valkey.stop, "immediate")
+        await asyncio.sleep(0.1)  # until the proxy has heard of it
+        self.is_met = evidence.has_lost_links
 
     async def heal(self) -> None:
         """Start it."""
@@ -50,8 +62,9 @@ class Flushed(OnRedis):
     kind, lasts_s = "redis_flushed", (0.2, 0.5)
 
     async def inject(self) -> None:
-        """Wipe it."""
+        """Wipe it; met where there was something."""
         for _ in range(3):
+            self.is_met = bool(await self.tell("DBSIZE")) or self.is_met
             await self.tell("FLUSHALL")
             await asyncio.sleep(0.5)
 
@@ -62,56 +75,106 @@ class Stalled(OnRedis):
     kind, lasts_s = "redis_stalled", (0.1, 0.2)
 
     async def inject(self) -> None:
-        """Sleep for a while; returns when it wakes up."""
+        """Sleep for a while; returns when it wakes up. Met where somebody asked meanwhile."""
+        evidence = Evidence(self.stand.redis_proxy)
         seconds = self.rng.uniform(3.0, 6.0)
-        client = Redis.from_url(self.stand.valkey.url, socket_timeout=30)
-        try:
-            await client.execute_command("DEBUG", "SLEEP", f"{seconds:.1f}")  # type: ignore[no-untyped-call]
-        finally:
-            await client.aclose()
+        await self.tell("DEBUG", "SLEEP", f"{seconds:.1f}", within_s=30)
+        self.is_met = evidence.of("up")
 
 
-class Full(OnRedis):
-    """Out of memory, and nothing may be evicted: every write is refused."""
+class Refusing(OnRedis):
+    """It refuses what it is asked; met where somebody was told so."""
 
-    kind, lasts_s = "redis_full", (4.0, 7.0)
+    refusal: ClassVar[re.Pattern[bytes]]
+    trap: Trap | None = None
 
     async def inject(self) -> None:
+        """From now on."""
+        self.trap = Trap("down", self.refusal, times=1_000_000)
+        self.stand.redis_proxy.traps.append(self.trap)
+        await self.refuse()
+
+    async def heal(self) -> None:
+        """No more."""
+        await self.agree()
+        if self.trap is not None:
+            self.is_met = self.trap.count > 0
+            self.stand.redis_proxy.traps.remove(self.trap)
+
+    async def refuse(self) -> None:
+        """Have it refuse."""
+        raise NotImplementedError
+
+    async def agree(self) -> None:
+        """Have it agree again."""
+        raise NotImplementedError
+
+
+class Full(Refusing):
+    """Out of memory, and nothing may be evicted: every write is refused."""
+
+    kind, lasts_s, refusal = "redis_full", (4.0, 7.0), patterns.OUT_OF_MEMORY
+
+    async def refuse(self) -> None:
         """Leave it no room."""
         await self.tell("CONFIG", "SET", "maxmemory", "1mb")
 
-    async def heal(self) -> None:
+    async def agree(self) -> None:
         """Give it room."""
         await self.tell("CONFIG", "SET", "maxmemory", "512mb")
 
 
-class HalfOpen(OnRedis):
+class Replica(Refusing):
+    """It follows another server for a while: whoever waits is thrown out, writes are refused."""
+
+    kind, lasts_s, refusal = "redis_replica", (4.0, 7.0), patterns.REPLICA
+
+    async def refuse(self) -> None:
+        """Follow somebody who is not there."""
+        await self.tell("REPLICAOF", "127.0.0.1", str(ports.free()))
+
+    async def agree(self) -> None:
+        """Follow nobody."""
+        await self.tell("REPLICAOF", "NO", "ONE")
+
+
+class Silent(HalfOpen, OnRedis):
     """Connections stay open and nothing comes through."""
 
-    kind, lasts_s = "redis_half_open", (8.0, 14.0)
+    kind, lasts_s, proxy = "redis_half_open", DEAF_S, "redis"
+
+
+class OneSilent(OnRedis):
+    """The connections of one worker stay open and nothing comes through; its next ones are fine."""
+
+    kind, lasts_s = "redis_half_open_for_one", DEAF_S
+    links: tuple[Link, ...] = ()
+    evidence: Evidence | None = None
 
     async def inject(self) -> None:
-        """Swallow."""
-        self.stand.redis_proxy.is_swallowing = True
+        """Swallow what belongs to one of them."""
+        keeper, proxy = self.stand.keeper, self.stand.redis_proxy
+        owners = {link: keeper.owner_of(link.client_port) for link in proxy.links}
+        names = sorted({o.name for o in owners.values() if o and o.name.startswith("worker-")})
+        if not names:
+            return
+        name = self.rng.choice(names)
+        self.links = tuple(link for link, owner in owners.items() if owner and owner.name == name)
+        self.evidence = Evidence(proxy)
+        for link in self.links:
+            link.is_silent = True
 
     async def heal(self) -> None:
-        """Cut what swallowed."""
-        self.stand.redis_proxy.is_swallowing = False
-        self.stand.redis_proxy.cut_all()
+        """Cut them; met where something was swallowed."""
+        self.is_met = self.evidence is not None and self.evidence.of("swallowed")
+        for link in self.links:
+            link.cut()
 
 
-class Gone(OnRedis):
+class Gone(Unreachable, OnRedis):
     """Connections are cut and refused."""
 
-    kind, lasts_s = "redis_unreachable", (3.0, 8.0)
-
-    async def inject(self) -> None:
-        """Cut and refuse."""
-        self.stand.redis_proxy.refuse()
-
-    async def heal(self) -> None:
-        """Let through again."""
-        self.stand.redis_proxy.is_refusing = False
+    kind, lasts_s, proxy = "redis_unreachable", (3.0, 8.0), "redis"
 
 
 class Restarted(OnRedis):
@@ -120,14 +183,26 @@ class Restarted(OnRedis):
     kind, lasts_s = "redis_restarted_50_times", (0.1, 0.2)
 
     async def inject(self) -> None:
-        """Kill and start."""
+        """Kill and start; met where somebody was cut off or came in vain."""
+        evidence = Evidence(self.stand.redis_proxy)
         for _ in range(RESTARTS):
             await asyncio.to_thread(self.stand.valkey.stop, "immediate")
             await asyncio.to_thread(self.stand.valkey.start)
+        self.is_met = evidence.has_lost_links or evidence.of("unreached")
 
     async def heal(self) -> None:
         """It is there."""
         await self._start()
 
 
-ALL: tuple[type[Fault], ...] = (Killed, Flushed, Stalled, Full, HalfOpen, Gone, Restarted)
+ALL: tuple[type[Fault], ...] = (
+    Killed,
+    Flushed,
+    Stalled,
+    Full,
+    Replica,
+    Silent,
+    OneSilent,
+    Gone,
+    Restarted,
+)

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ops.chaos.faults import callbacks, hooks, postgres, processes, redis, smtp
+from ops.chaos.faults import (
+    callbacks,
+    hooks,
+    neighbours,
+    outcomes,
+    postgres,
+    presence,
+    processes,
+    redis,
+    shapes,
+    smtp,
+)
 from ops.errors import UsageError
 
 if TYPE_CHECKING:
@@ -12,7 +23,18 @@ if TYPE_CHECKING:
 
     from ops.chaos.faults.fault import Fault
 
-MODULES = (hooks, processes, postgres, redis, smtp, callbacks)
+MODULES = (
+    hooks,
+    processes,
+    presence,
+    postgres,
+    redis,
+    smtp,
+    callbacks,
+    outcomes,
+    shapes,
+    neighbours,
+)
 FAULTS: dict[str, type[Fault]] = {fault.kind: fault for module in MODULES for fault in module.ALL}
 
 

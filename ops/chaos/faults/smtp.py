@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from ops.chaos.faults.fault import Fault
+from ops.chaos.configuration import DOT_TIMEOUT_S
+from ops.chaos.faults.fault import Fault, Unreachable
 from ops.chaos.recorders import behaviour
-from ops.chaos.stand import DOT_TIMEOUT_S
 
 
 class OnRelay(Fault):
@@ -96,21 +96,14 @@ class RefusesLogin(OnRelay):
 
     async def resume(self) -> None:
         """As an operator would, until a gateway has done it."""
-        await self.load.operate("/api/v1/relays/members/resume")
+        await self.client.operate("/api/v1/relays/members/resume")
 
 
-class Gone(Fault):
+class Gone(Unreachable):
     """Connections are cut and refused."""
 
     kind, service, lasts_s = "smtp_unreachable", "smtp", (3.0, 6.0)
-
-    async def inject(self) -> None:
-        """Cut and refuse."""
-        self.stand.smtp_proxy.refuse()
-
-    async def heal(self) -> None:
-        """Let through again."""
-        self.stand.smtp_proxy.is_refusing = False
+    proxy = "smtp"
 
 
 ALL: tuple[type[Fault], ...] = (

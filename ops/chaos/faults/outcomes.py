@@ -1,0 +1,102 @@
+"""Handlers that end as no handler should, among others that do: one fault for each way to end."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ops.chaos import journal
+from ops.chaos.endings import MODES, Mode
+from ops.chaos.faults.asking import Asking
+from ops.chaos.faults.fault import HOOK_WITHIN_S
+from ops.chaos.waiting import comes
+
+if TYPE_CHECKING:
+    from ops.chaos.faults.fault import Fault
+
+BAD = 8  # as many as a worker has slots
+GOOD = 24
+SURROGATE = '{{ "\\ud800" }}'  # a template that makes what is no text
+
+
+class Bad(Asking):
+    """Jobs that must fail with a reason, handed over among innocents that must not."""
+
+    service: ClassVar[str] = "load"
+    bad: list[dict[str, Any]]
+
+    async def inject(self) -> None:
+        """Hand them over all at once."""
+        self.bad = [self.make_bad(number) for number in range(BAD)]
+        each = [(job, "failed") for job in self.bad]
+        each += [(self.make_good(), "succeeded") for _ in range(GOOD)]
+        self.rng.shuffle(each)
+        await asyncio.gather(*(self.client.post(job, ends=ends) for job, ends in each))
+
+    async def last(self) -> None:
+        """Until the bad ones have run."""
+        self.is_met = await comes(self.have_run, within_s=HOOK_WITHIN_S)
+
+    def make_bad(self, number: int) -> dict[str, Any]:
+        """One that must fail."""
+        raise NotImplementedError
+
+    def make_good(self) -> dict[str, Any]:
+        """One that must succeed."""
+        return self.task()
+
+    async def have_run(self) -> bool:
+        """Whether every bad one has begun."""
+        entries = journal.read(self.stand.history / "effects.jsonl")
+        return {job["idempotency_key"] for job in self.bad} <= {entry["key"] for entry in entries}
+
+
+class BadOutcome(Bad):
+    """The handler ends as `mode` says, in the worker's event loop or in a process of its own."""
+
+    mode: ClassVar[Mode]
+
+    def make_bad(self, number: int) -> dict[str, Any]:
+        """In turn."""
+        kind = "chaos.outcome_apart" if number % 2 else "chaos.outcome"
+        job = self.job(kind, {"mode": self.mode}, queue="template")
+        job["payload"]["key"] = job["idempotency_key"]
+        return job
+
+
+class TemplateOfSurrogates(Bad):
+    """Templates of mails that make what is no text, among mails."""
+
+    kind = "template_surrogates"
+
+    def make_bad(self, number: int) -> dict[str, Any]:
+        """In the subject or in the text."""
+        field = "text" if number % 2 else "subject"
+        return self._mail(variables={"name": "Ada"}, **{field: f"Bonjour {SURROGATE}"})
+
+    def make_good(self) -> dict[str, Any]:
+        """A mail like any other."""
+        return self._mail()
+
+    async def have_run(self) -> bool:
+        """Whether every bad one was tried; mails note no runs."""
+        tried = {row["key"] for row in await self.rows() if row["attempt"]}
+        return {job["idempotency_key"] for job in self.bad} <= tried
+
+    def _mail(self, **fields: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON
+        job = self.job("email.send", {}, queue="bulk", max_attempts=60)
+        to = f"m.{job['idempotency_key']}@example.org"
+        mail = {"from": "Relais <relais@example.org>", "to": [to], "subject": "Order"}
+        job["payload"] = {**mail, "text": "It is on its way.", **fields}
+        return job
+
+
+def _of(mode: Mode) -> type[Fault]:
+    return type(
+        f"Outcome_{mode}",
+        (BadOutcome,),
+        {"__doc__": f"The handler ends with: {mode}.", "kind": f"outcome_{mode}", "mode": mode},
+    )
+
+
+ALL: tuple[type[Fault], ...] = (*(_of(mode) for mode in MODES), TemplateOfSurrogates)

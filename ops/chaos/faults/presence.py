@@ -1,0 +1,122 @@
+"""Faults of the one connection by which a worker proves that it is alive."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from ops.chaos import patterns
+from ops.chaos.configuration import LEASE_S
+from ops.chaos.faults.asking import Asking
+from ops.chaos.faults.fault import HOOK_WITHIN_S, Fault
+from ops.chaos.proxy import Trap
+from ops.chaos.waiting import comes
+
+if TYPE_CHECKING:
+    from ops.chaos.keeper import Charge
+    from ops.chaos.proxy import Link
+
+BACK_WITHIN_S = 20.0
+SEEN = """
+SELECT count(*) AS n FROM relais.workers
+WHERE pid = %s AND seen_at > to_timestamp(%s) + interval '1 second'
+"""
+NOW = "SELECT extract(epoch FROM clock_timestamp())::float8 AS at"
+CLAIMS = """
+SELECT count(*) AS n FROM relais.job_events
+WHERE to_state = 'running' AND worker LIKE %s AND at > to_timestamp(%s)
+"""
+
+
+class PresenceHalfOpen(Fault):
+    """It stays open and nothing comes through; the server still holds what it holds."""
+
+    kind, service, is_alone = "presence_half_open", "neighbour", True
+    link: Link | None = None
+
+    async def inject(self) -> None:
+        """Swallow that one connection, and see how long the worker is without one that works."""
+        found = [
+            (link, owner)
+            for link in self.stand.postgres_proxy.links
+            if patterns.PRESENCE.search(link.hello)
+            and (owner := self.stand.keeper.owner_of(link.client_port)) is not None
+        ]
+        if not found:
+            return
+        self.link, owner = self.rng.choice(found)
+        began = await _now(self)
+        self.link.is_silent = True
+        is_back = await comes(lambda: _seen(self, owner.pid, began), within_s=BACK_WITHIN_S)
+        self.is_met = True
+        self.client.probe(
+            self.kind,
+            f"until {owner.name} was seen again",
+            seconds=await _now(self) - began if is_back else None,
+            bound_s=BACK_WITHIN_S,
+        )
+
+    async def last(self) -> None:
+        """No longer than it takes."""
+
+    async def heal(self) -> None:
+        """Cut it at last."""
+        if self.link is not None:
+            self.link.cut()
+
+
+class PresenceNeverGained(Asking):
+    """A worker starts, and that connection never works: it may claim nothing."""
+
+    kind, service = "presence_never_gained", "process"
+    trap: Trap | None = None
+    charge: Charge | None = None
+
+    async def inject(self) -> None:
+        """Start one anew without it, hand over long jobs, and see that it leaves them alone."""
+        proxy, keeper = self.stand.postgres_proxy, self.stand.keeper
+        self.charge = charge = self.rng.choice(keeper.named("worker-template"))
+        self.trap = Trap(
+            "up",
+            patterns.PRESENCE,
+            verdict="silence",
+            times=1_000_000,
+            concerns=lambda link: keeper.owner_of(link.client_port) is charge,
+        )
+        proxy.traps.append(self.trap)
+        began = await _now(self)
+        keeper.kill(charge)
+        held = {"holds_s": LEASE_S / 2}
+        await self.client.post_together([self.task(payload=held) for _ in range(8)])
+        if not await comes(self.trap.sprung.is_set, within_s=2 * HOOK_WITHIN_S):
+            return
+        pid = charge.pid
+        self.is_met = bool(pid)
+        await asyncio.sleep(LEASE_S + 4.0)
+        claims = await self.stand.query(CLAIMS, f"%:{pid}", began)
+        if claims[0]["n"]:
+            self.client.find(
+                f"{charge.name} claimed {claims[0]['n']} jobs, and was never seen alive"
+            )
+
+    async def last(self) -> None:
+        """No longer than it takes."""
+
+    async def heal(self) -> None:
+        """Let it connect."""
+        if self.trap is not None:
+            self.stand.postgres_proxy.traps.remove(self.trap)
+        for link in list(self.stand.postgres_proxy.links):
+            if link.is_silent:
+                link.cut()
+
+
+async def _now(fault: Fault) -> float:
+    return float((await fault.stand.query(NOW))[0]["at"])
+
+
+async def _seen(fault: Fault, pid: int, since: float) -> bool:
+    return bool((await fault.stand.query(SEEN, pid, since))[0]["n"])
+
+
+ALL: tuple[type[Fault], ...] = (PresenceHalfOpen, PresenceNeverGained)
