@@ -1,4 +1,4 @@
-"""The peer: a bare Celery no-op as people write it, late acknowledgement, no results."""
+"""The first peer: a bare Celery no-op as people write it, late acknowledgement, no results."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
 )
 QUEUE = "celery"
+WORDS = ("celery", "-A", "ops.bench.celery_peer", "worker", "-c", "2", "-l", "ERROR")
 
 
 @app.task(name="peer.nothing")  # type: ignore[untyped-decorator]
@@ -24,10 +25,15 @@ def nothing(number: int) -> None:
     del number
 
 
-def is_drained(client: redis.Redis) -> bool:
-    """Whether nothing waits and nothing is unacknowledged."""
+def use(url: str) -> None:
+    """Send to the Redis at `url`."""
+    app.conf.broker_url = url
+
+
+def left(client: redis.Redis) -> int:
+    """How many tasks wait or are unacknowledged."""
     waiting, unacknowledged = client.llen(QUEUE), client.hlen("unacked")
-    return waiting == 0 and unacknowledged == 0
+    return int(waiting) + int(unacknowledged)
 
 
 def enqueue(count: int) -> float:

@@ -10,11 +10,24 @@ from ops.cli.options import AsJson
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="What to measure: jobs, intake.")],
+    name: Annotated[
+        str, typer.Argument(help="What to measure: jobs, intake, claim, fair, horizon, upgrade.")
+    ],
     *,
+    minutes: Annotated[
+        float, typer.Option(min=0.5, max=1440, help="horizon: the length of each half.")
+    ] = 10.0,
+    rate: Annotated[int, typer.Option(min=1, max=100_000, help="horizon: jobs a second.")] = 1_000,
+    flood: Annotated[
+        int, typer.Option(min=1, max=100_000_000, help="fair: jobs of the tenant that floods.")
+    ] = 1_000_000,
+    jobs: Annotated[
+        int, typer.Option(min=1, max=100_000_000, help="upgrade: jobs in the old ledger.")
+    ] = 1_000_000,
     as_json: AsJson = False,
 ) -> int:
-    """Measure Relais beside a bare Celery on this machine."""
+    """Measure Relais on this machine, beside Celery and Dramatiq or beside itself untroubled."""
     from ops import bench as benches
 
-    return benches.run(name, as_json=as_json)
+    options = benches.Options(minutes=minutes, rate=rate, flood=flood, jobs=jobs)
+    return benches.run(name, as_json=as_json, options=options)
