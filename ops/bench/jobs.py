@@ -55,7 +55,9 @@ def measure(options: Options, say: Say) -> dict[str, Any]:
         for name, jobs in PEERS.items():
             peer = peers.find(name)
             if peer is None:
-                print(f"{name} is not installed; `./relais test --version` does it.", file=sys.stderr)
+                print(
+                    f"{name} is not installed; `./relais test --version` does it.", file=sys.stderr
+                )
                 continue
             say(f"{name}: {jobs:,} jobs, and as many again to drain")
             theirs[name] = peers.measure(here, peer, jobs=jobs)
