@@ -71,7 +71,7 @@ UPDATE relais.messages AS m
 SET state = 'dot_sent', tries = m.tries + 1, changed_at = clock_timestamp(),
     dot_sent_at = coalesce(m.dot_sent_at, clock_timestamp())
 FROM json_to_recordset(:rows) AS d (id uuid, job_id uuid, attempt int)
-JOIN relais.jobs AS j ON j.id = d.job_id AND j.attempt = d.attempt AND j.state = 'running'
+JOIN relais.jobs AS j ON j.id = d.job_id AND j.attempt = d.attempt AND j.owner IS NOT NULL
 WHERE m.id = d.id AND m.attempt = d.attempt AND m.job_id = d.job_id
   AND m.state IN ('sending', 'dot_sent')
 RETURNING m.id

@@ -56,9 +56,9 @@ ON CONFLICT (id) DO UPDATE SET
 RETURNING pg_backend_pid()
 """
 # The same as `extend_leases` and `asked_to_stop` of transitions.sql, but row by row and by its key,
-# whatever the planner believes: an index on what is running is as long as its dead entries, and
-# the cast keeps it from being considered. A row that is locked is being finished: waiting for it
-# could end in a deadlock, and cost the proof of life.
+# whatever the planner believes: an index on what is running is as long as its dead entries, and no
+# condition here fits it. A row that is locked is being finished: waiting for it could end in a
+# deadlock, and cost the proof of life.
 EXTEND = """
 UPDATE relais.jobs
 SET lease_until = statement_timestamp() + %(lease_s)s * interval '1 second'
@@ -66,7 +66,7 @@ WHERE id = ANY(ARRAY(
     SELECT due.id FROM unnest(%(ids)s::uuid[], %(attempts)s::int[]) AS held (id, attempt)
     CROSS JOIN LATERAL (
         SELECT j.id FROM relais.jobs AS j
-        WHERE j.id = held.id AND j.attempt = held.attempt AND j.state::text = 'running'
+        WHERE j.id = held.id AND j.attempt = held.attempt AND j.owner IS NOT NULL
           AND j.lease_until < statement_timestamp() + %(lease_s)s * 0.7 * interval '1 second'
         FOR UPDATE SKIP LOCKED
     ) AS due
@@ -77,7 +77,7 @@ SELECT asked.id, asked.attempt
 FROM unnest(%(ids)s::uuid[], %(attempts)s::int[]) AS held (id, attempt)
 CROSS JOIN LATERAL (
     SELECT j.id, j.attempt FROM relais.jobs AS j
-    WHERE j.id = held.id AND j.attempt = held.attempt AND j.state::text = 'running'
+    WHERE j.id = held.id AND j.attempt = held.attempt AND j.owner IS NOT NULL
       AND j.cancel_requested_at IS NOT NULL
     OFFSET 0
 ) AS asked

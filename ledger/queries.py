@@ -41,7 +41,7 @@ JOB = (
     " LEFT JOIN relais.job_bodies AS body ON body.job_id = j.id"
     " WHERE j.tenant = :tenant AND j.id = :id"
 )
-JOB_WITH_PAYLOAD = JOB.replace(_FULL, f"{_FULL}, body.payload")
+JOB_WITH_PAYLOAD = JOB.replace(_FULL, f"{_FULL}, coalesce(body.payload, '{{}}') AS payload")
 # The history of one job, oldest first; it outlives the job.
 EVENTS = text(
     "SELECT seq, from_state, to_state, attempt, worker, colour, version, reason, error,"

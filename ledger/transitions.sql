@@ -1,10 +1,11 @@
 -- Every statement that changes relais.jobs.state. ledger/transitions.py runs them by name.
 -- Fence: an outcome names (id, attempt); a row that has moved on is not touched. The ids come as an
--- array too, so that the primary key finds them: a join alone would read all that runs.
+-- array too, and "running" is said as `owner IS NOT NULL`, which a CHECK makes the same, so that the
+-- primary key finds the rows: the index on what runs is as long as its dead entries.
 -- Predicates use statement_timestamp(), which an index can serve. A trigger writes the history.
 
 -- name: accept
--- Insert jobs and their payloads; one whose idempotency key is taken is left out. A child whose
+-- Insert jobs and their payloads (none where it is empty); one whose key is taken is left out. A child whose
 -- parent has failed is born as it would have ended.
 WITH asked AS (
     SELECT j.*, CASE
@@ -43,6 +44,7 @@ WITH asked AS (
 ), bodies AS (
     INSERT INTO relais.job_bodies (job_id, payload)
     SELECT born.id, asked.payload FROM born JOIN asked ON asked.id = born.id
+    WHERE asked.payload <> '{}'
 )
 SELECT id, state, created_at, run_at FROM born
 
@@ -127,7 +129,7 @@ WITH found AS MATERIALIZED (
               j.traceparent, j.run_at, j.started_at, p.ready_at,
               coalesce(j.deadline < statement_timestamp(), false) AS is_late
 )
-SELECT taken.*, body.payload
+SELECT taken.*, coalesce(body.payload, '{}') AS payload
 FROM taken LEFT JOIN relais.job_bodies AS body ON body.job_id = taken.id
 
 -- name: succeed
@@ -137,7 +139,7 @@ SET state = 'succeeded', finished_at = clock_timestamp(), owner = NULL, lease_un
     snoozes = 0, snoozed_since = NULL, reason = NULL, error = NULL
 FROM json_to_recordset(:rows) AS d (id uuid, attempt int)
 WHERE j.id = ANY(CAST(:ids AS uuid[]))
-  AND j.id = d.id AND j.attempt = d.attempt AND j.state = 'running'
+  AND j.id = d.id AND j.attempt = d.attempt AND j.owner IS NOT NULL
 RETURNING j.id, true AS is_over, j.callback_url IS NOT NULL AS calls_back
 
 -- name: finish
@@ -147,14 +149,14 @@ SET state = d.state::relais.job_state, finished_at = clock_timestamp(), owner = 
     lease_until = NULL, snoozes = 0, snoozed_since = NULL, reason = d.reason, error = d.error
 FROM json_to_recordset(:rows) AS d (id uuid, attempt int, state text, reason text, error jsonb)
 WHERE j.id = ANY(CAST(:ids AS uuid[]))
-  AND j.id = d.id AND j.attempt = d.attempt AND j.state = 'running'
+  AND j.id = d.id AND j.attempt = d.attempt AND j.owner IS NOT NULL
 RETURNING j.id, true AS is_over, j.callback_url IS NOT NULL AS calls_back
 
 -- name: keep_results
 -- What the jobs that have just ended gave back.
-UPDATE relais.job_bodies AS b SET result = d.result
-FROM json_to_recordset(:rows) AS d (id uuid, result jsonb)
-WHERE b.job_id = d.id
+INSERT INTO relais.job_bodies (job_id, payload, result)
+SELECT id, '{}', result FROM json_to_recordset(:rows) AS d (id uuid, result jsonb)
+ON CONFLICT (job_id) DO UPDATE SET result = excluded.result
 
 -- name: defer
 -- running -> scheduled: a retry (costs an attempt) or a snooze (uncounted = 1: costs none). One
@@ -169,7 +171,7 @@ WITH asked AS (
         coalesce(d.reason, 'put off') AS reason
     FROM json_to_recordset(:rows)
         AS d (id uuid, attempt int, delay_s float8, uncounted int, reason text, error jsonb)
-    JOIN relais.jobs AS j ON j.id = d.id AND j.attempt = d.attempt AND j.state = 'running'
+    JOIN relais.jobs AS j ON j.id = d.id AND j.attempt = d.attempt AND j.owner IS NOT NULL
     WHERE j.id = ANY(CAST(:ids AS uuid[]))
     FOR NO KEY UPDATE OF j
 )
@@ -190,7 +192,7 @@ SET state = a.state, owner = NULL, lease_until = NULL, uncounted = j.uncounted +
         ELSE a.reason END,
     error = a.error
 FROM asked AS a
-WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.id = a.id AND j.state = 'running'
+WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.id = a.id AND j.owner IS NOT NULL
 RETURNING j.id, j.state <> 'scheduled' AS is_over, j.callback_url IS NOT NULL AS calls_back
 
 -- name: release
@@ -206,7 +208,7 @@ SET state = CASE WHEN j.cancel_requested_at IS NULL THEN 'ready' ELSE 'cancelled
                   ELSE coalesce(j.reason, 'cancelled while running') END
 FROM json_to_recordset(:rows) AS d (id uuid, attempt int, reason text)
 WHERE j.id = ANY(CAST(:ids AS uuid[]))
-  AND j.id = d.id AND j.attempt = d.attempt AND j.state = 'running'
+  AND j.id = d.id AND j.attempt = d.attempt AND j.owner IS NOT NULL
 RETURNING j.id, j.state = 'cancelled' AS is_over, j.callback_url IS NOT NULL AS calls_back
 
 -- name: release_strays
@@ -362,7 +364,7 @@ RETURNING id
 -- whatever would have run it again cancels it instead.
 UPDATE relais.jobs
 SET cancel_requested_at = coalesce(cancel_requested_at, clock_timestamp()), reason = :reason
-WHERE id = :id AND tenant = :tenant AND state = 'running'
+WHERE id = :id AND tenant = :tenant AND owner IS NOT NULL
 RETURNING id
 
 -- name: parents_of
@@ -446,7 +448,7 @@ WHERE id = ANY(ARRAY(
     SELECT j.id FROM relais.jobs AS j
     JOIN unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS held (id, attempt)
       ON held.id = j.id AND held.attempt = j.attempt
-    WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.state = 'running'
+    WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.owner IS NOT NULL
       AND j.lease_until < statement_timestamp() + :lease_s * 0.7 * interval '1 second'
     FOR UPDATE OF j SKIP LOCKED
 ))
@@ -456,5 +458,5 @@ WHERE id = ANY(ARRAY(
 SELECT j.id, j.attempt FROM relais.jobs AS j
 JOIN unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS held (id, attempt)
   ON held.id = j.id AND held.attempt = j.attempt
-WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.state = 'running'
+WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.owner IS NOT NULL
   AND j.cancel_requested_at IS NOT NULL

@@ -86,8 +86,8 @@ async def row(engine: AsyncEngine, job_id: UUID) -> Any:
     async with engine.connect() as connection:
         result = await connection.execute(
             text(
-                "SELECT j.*, b.payload, b.result FROM relais.jobs AS j"
-                " JOIN relais.job_bodies AS b ON b.job_id = j.id WHERE j.id = :id"
+                "SELECT j.*, coalesce(b.payload, '{}') AS payload, b.result FROM relais.jobs AS j"
+                " LEFT JOIN relais.job_bodies AS b ON b.job_id = j.id WHERE j.id = :id"
             ),
             {"id": job_id},
         )
