@@ -40,7 +40,7 @@ class NewJob:
     on_parent_failure: str = "fail"
 
     def as_row(self) -> dict[str, Any]:
-        """The columns that the statement `accept` reads."""
+        """The columns that the statement `accept` reads; the payload is kept apart."""
         return {
             "id": self.id,
             "tenant": self.tenant,
@@ -48,7 +48,6 @@ class NewJob:
             "queue": self.queue,
             "lane": self.tenant if self.lane is None else self.lane,
             "priority": self.priority,
-            "payload": self.payload,
             "payload_bytes": self.payload_bytes,
             "run_at": self.run_at,
             "delay_s": self.delay_s,
@@ -107,8 +106,8 @@ class ClaimedJob:
     traceparent: str | None
     run_at: datetime
     started_at: datetime
-    ready_at: datetime  # where this claim found it
     is_late: bool  # its deadline had passed when it was claimed
+    ready_at: datetime  # where this claim found it
     payload: dict[str, Any]
 
     @property

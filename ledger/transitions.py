@@ -77,10 +77,10 @@ async def accept(connection: AsyncConnection, jobs: Sequence[NewJob]) -> list[Ac
     )
     inserted: dict[UUID, Accepted] = {}
     if ordered:
-        rows = to_json([job.as_row() | families.columns(job) for job in ordered]).decode()
-        result = await connection.execute(SQL["accept"], {"jobs": rows})
+        rows = [job.as_row() | families.columns(job) for job in ordered]
         inserted = {
-            row.id: Accepted(row.id, State(row.state), row.created_at, row.run_at) for row in result
+            row.id: Accepted(row.id, State(row.state), row.created_at, row.run_at)
+            for row in await consequences.insert(connection, ordered, rows)
         }
     children = [job for job in ordered if job.id in inserted and job.depends_on]
     if children:

@@ -5,9 +5,22 @@
 -- Predicates use statement_timestamp(), which an index can serve. A trigger writes the history.
 
 -- name: accept
--- Insert jobs and their payloads (none where it is empty); one whose key is taken is left out. A child whose
--- parent has failed is born as it would have ended.
-WITH asked AS (
+-- Insert jobs; one whose key is taken is left out. A child whose parent has failed is born as it
+-- would have ended.
+INSERT INTO relais.jobs (
+    id, tenant, lane, kind, queue, state, priority, payload_bytes, run_at, ready_at, finished_at,
+    deadline, waits_for, max_attempts, timeout_s, backoff, idempotency_key, request_hash,
+    callback_url, workflow_id, tags, traceparent, trace_id, accepted_by, on_parent_failure, reason
+)
+SELECT
+    id, tenant, lane, kind, queue, state, priority, payload_bytes,
+    coalesce(run_at, clock_timestamp() + coalesce(delay_s, 0) * interval '1 second'),
+    CASE WHEN state = 'ready' THEN clock_timestamp() END,
+    CASE WHEN ended IS NOT NULL THEN clock_timestamp() END,
+    deadline, waits_for, max_attempts, timeout_s, backoff, idempotency_key,
+    decode(request_hash, 'hex'), callback_url, workflow_id, coalesce(tags, '{}'), traceparent,
+    trace_id, accepted_by, on_parent_failure, reason
+FROM (
     SELECT j.*, CASE
         WHEN j.ended IS NOT NULL THEN j.ended
         WHEN j.waits_for > 0 THEN 'blocked'
@@ -17,36 +30,19 @@ WITH asked AS (
     END::relais.job_state AS state
     FROM json_to_recordset(:jobs) AS j (
         id uuid, tenant text, lane text, kind text, queue text, waits_for int, ended text,
-        reason text, priority smallint, payload jsonb, payload_bytes int, run_at timestamptz,
-        delay_s float8, deadline timestamptz, max_attempts smallint, timeout_s float8,
-        backoff jsonb, idempotency_key text, request_hash text, callback_url text,
-        workflow_id text, tags text[], traceparent text, trace_id text, accepted_by text,
-        on_parent_failure text
+        reason text, priority smallint, payload_bytes int, run_at timestamptz, delay_s float8,
+        deadline timestamptz, max_attempts smallint, timeout_s float8, backoff jsonb,
+        idempotency_key text, request_hash text, callback_url text, workflow_id text, tags text[],
+        traceparent text, trace_id text, accepted_by text, on_parent_failure text
     )
-), born AS (
-    INSERT INTO relais.jobs (
-        id, tenant, lane, kind, queue, state, priority, payload_bytes, run_at, ready_at,
-        finished_at, deadline, waits_for, max_attempts, timeout_s, backoff, idempotency_key,
-        request_hash, callback_url, workflow_id, tags, traceparent, trace_id, accepted_by,
-        on_parent_failure, reason
-    )
-    SELECT
-        id, tenant, lane, kind, queue, state, priority, payload_bytes,
-        coalesce(run_at, clock_timestamp() + coalesce(delay_s, 0) * interval '1 second'),
-        CASE WHEN state = 'ready' THEN clock_timestamp() END,
-        CASE WHEN ended IS NOT NULL THEN clock_timestamp() END,
-        deadline, waits_for, max_attempts, timeout_s, backoff, idempotency_key,
-        decode(request_hash, 'hex'), callback_url, workflow_id, coalesce(tags, '{}'), traceparent,
-        trace_id, accepted_by, on_parent_failure, reason
-    FROM asked
-    ON CONFLICT (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
-    RETURNING id, state, created_at, run_at
-), bodies AS (
-    INSERT INTO relais.job_bodies (job_id, payload)
-    SELECT born.id, asked.payload FROM born JOIN asked ON asked.id = born.id
-    WHERE asked.payload <> '{}'
-)
-SELECT id, state, created_at, run_at FROM born
+) AS asked
+ON CONFLICT (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
+RETURNING id, state, created_at, run_at
+
+-- name: keep_payloads
+-- What the new jobs were given; an empty object is not kept.
+INSERT INTO relais.job_bodies (job_id, payload)
+SELECT id, payload FROM json_to_recordset(:rows) AS d (id uuid, payload jsonb)
 
 -- name: find_by_key
 -- The jobs that already hold these idempotency keys.
@@ -111,7 +107,7 @@ WITH found AS MATERIALIZED (
         ORDER BY j.ready_at, j.id LIMIT wish.quota FOR UPDATE SKIP LOCKED
     ) AS ready
     LIMIT :limit
-), picked AS (
+), picked AS MATERIALIZED (
     SELECT id, ready_at,
            sum(payload_bytes) OVER (ORDER BY place, ready_at, id) - payload_bytes AS bytes_before
     FROM found
@@ -121,16 +117,17 @@ WITH found AS MATERIALIZED (
         lease_until = clock_timestamp() + :lease_s * interval '1 second',
         started_at = clock_timestamp(), worker = :worker, colour = :colour, version = :version,
         ready_at = NULL, reason = NULL, error = NULL
-    FROM picked AS p
-    WHERE j.id = p.id AND p.bytes_before < :bytes_max
+    WHERE j.id = ANY(ARRAY(SELECT p.id FROM picked AS p WHERE p.bytes_before < :bytes_max))
       AND EXISTS (SELECT FROM relais.workers AS w WHERE w.id = :owner)
     RETURNING j.id, j.attempt, j.kind, j.queue, j.tenant, j.lane, j.priority, j.max_attempts,
               j.uncounted, j.timeout_s, j.backoff, j.alone, j.deaths, j.workflow_id, j.tags,
-              j.traceparent, j.run_at, j.started_at, p.ready_at,
+              j.traceparent, j.run_at, j.started_at,
               coalesce(j.deadline < statement_timestamp(), false) AS is_late
 )
-SELECT taken.*, coalesce(body.payload, '{}') AS payload
-FROM taken LEFT JOIN relais.job_bodies AS body ON body.job_id = taken.id
+SELECT taken.*, picked.ready_at, coalesce(body.payload, '{}') AS payload
+FROM taken
+JOIN picked ON picked.id = taken.id
+LEFT JOIN relais.job_bodies AS body ON body.job_id = taken.id
 
 -- name: succeed
 -- running -> succeeded.
