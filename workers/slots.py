@@ -95,7 +95,9 @@ class Slots:
         return len(self._held) - len(self._unwritable)
 
     def claim_room(self) -> int:
-        """How many more jobs to claim now."""
+        """How many more jobs to claim now: none while the outcomes of others pile up."""
+        if self._out.is_full:
+            return 0
         return self._pace.room(held=self.held, waiting=len(self._waiting))
 
     def held_by_lane(self) -> Counter[str]:
