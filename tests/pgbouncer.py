@@ -6,11 +6,12 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
-import psycopg
 import pytest
 
 from ops.stack import account, ports
@@ -18,7 +19,6 @@ from tests.stack.stand import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 PoolMode = Literal["session", "transaction"]
 SETTINGS = """
@@ -47,22 +47,15 @@ def program() -> str:
 
 
 @contextmanager
-def pgbouncer(
-    url: str,
-    folder: Path,
-    *,
-    mode: PoolMode,
-    pool_size: int = 60,
-    users: dict[str, str] | None = None,
-) -> Iterator[str]:
+def pgbouncer(url: str, *, mode: PoolMode, pool_size: int = 60) -> Iterator[str]:
     """`url` through a PgBouncer of its own."""
     words = [program()]
     parts = urlsplit(url)
-    known = {parts.username or "": parts.password or "", **(users or {})}
-    home = account.make_folder(folder / f"pgbouncer-{mode}")
+    home = Path(tempfile.mkdtemp(prefix="relais-pgbouncer-"))
+    account.hand_over(home)
     listen_port = ports.free()
     files = {
-        "users.txt": "".join(f'"{name}" "{password}"\n' for name, password in known.items()),
+        "users.txt": f'"{parts.username}" "{parts.password}"\n',
         "pgbouncer.ini": SETTINGS.format(
             host=parts.hostname,
             port=parts.port,
@@ -94,6 +87,7 @@ def pgbouncer(
     finally:
         process.terminate()
         process.wait(10)
+        shutil.rmtree(home, ignore_errors=True)
 
 
 def _listens(port: int) -> bool:
@@ -102,14 +96,3 @@ def _listens(port: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def backends(url: str) -> int:
-    """Sessions that the server itself has, but for the one that asks."""
-    with psycopg.connect(url, autocommit=True) as connection:
-        row = connection.execute(
-            "SELECT count(*) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        ).fetchone()
-    assert row is not None
-    return int(row[0])

@@ -207,7 +207,7 @@ class Catalogue:
         """Host and port of a service that the user runs; empty where the stack runs it."""
         url = self._user.get(variable, "")
         # Never the whole URL: it may hold a password, and this is shown.
-        return urlsplit(url).netloc.rpartition("@")[2] if url else ""
+        return (urlsplit(url).netloc.rpartition("@")[2] or f"({variable})") if url else ""
 
     def _place(self, name: str) -> Place:
         """Where a service's log and record are, by whether both colours use it."""

@@ -9,8 +9,8 @@ from ops.stack.wire import Row
 
 def libpq_url(url: str) -> str:
     """`url` without SQLAlchemy's way to name a driver, which means nothing to libpq."""
-    _, _, rest = url.partition("://")
-    return f"postgresql://{rest}"
+    _, separator, rest = url.partition("://")
+    return f"postgresql://{rest}" if separator else url
 
 
 class Foreign:
@@ -24,8 +24,8 @@ class Foreign:
                 autocommit=True,
                 connect_timeout=int(connect_timeout_s),
                 application_name="relais-stack",
-                options="-c statement_timeout=3000",
                 tcp_user_timeout=5000,
+                prepare_threshold=None,
             )
         except psycopg.Error as error:
             raise ConnectionError(str(error)) from error
@@ -33,7 +33,10 @@ class Foreign:
     def query(self, sql: str) -> list[Row]:
         """The rows, every value as text."""
         try:
-            rows = self._connection.execute(sql.encode()).fetchall()
+            with self._connection.transaction():
+                # For this transaction only: behind a pooler the next one may be somebody else's.
+                self._connection.execute("SET LOCAL statement_timeout = 3000")
+                rows = self._connection.execute(sql.encode()).fetchall()
         except psycopg.Error as error:
             raise ConnectionError(str(error)) from error
         return [tuple(None if value is None else str(value) for value in row) for row in rows]
