@@ -8,10 +8,14 @@ from collections import deque
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from tasks.email import replies
 from tasks.email.smtp import NoConversation, Session
 
 if TYPE_CHECKING:
     from tasks.email.relays import Relay
+
+# Who waits longer for a connection gives the slot back: others may have better use for it.
+LINE_PATIENCE_S = 60.0
 
 _pools: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Relay, Pool]] = WeakKeyDictionary()
 
@@ -98,6 +102,7 @@ class Pool:
     async def _wait_in_line(self) -> Session | None:
         waiter: asyncio.Future[Session | None] = asyncio.get_running_loop().create_future()
         self._line.append(waiter)
+        give_up = asyncio.get_running_loop().call_later(LINE_PATIENCE_S, _give_up, waiter)
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -108,6 +113,8 @@ class Pool:
                 else:
                     self.release(session)
             raise
+        finally:
+            give_up.cancel()
 
     def _pop_idle(self) -> Session | None:
         while self._idle:
@@ -159,3 +166,9 @@ class Pool:
             self._part_from(session)
         if self._idle:
             self._watch_idle()
+
+
+def _give_up(waiter: asyncio.Future[Session | None]) -> None:
+    if not waiter.done():
+        reason = f"no connection came free within {LINE_PATIENCE_S:g} s"
+        waiter.set_exception(NoConversation(replies.Crowded(reason)))

@@ -95,6 +95,13 @@ class Unreachable:
 
 
 @dataclass(frozen=True, slots=True)
+class Crowded:
+    """Every connection that the relay allows was in use for too long; nothing was tried."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Lost:
     """The conversation broke off or fell silent; after the dot nobody knows who has the message."""
 
@@ -113,7 +120,7 @@ class NotOurs:
 
 
 Negative = Deferred | Refused | HostBackoff | LoginRefused
-Result = Accepted | Negative | Unreachable | Lost | NotOurs
+Result = Accepted | Negative | Unreachable | Crowded | Lost | NotOurs
 
 # Codes that speak about us and not about the message, wherever they come.
 _LOGIN_CODES = {530, 534, 535, 538}

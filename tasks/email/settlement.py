@@ -78,7 +78,7 @@ def _state(  # noqa: C901 - one case for each result, in the order of the way of
             return MessageState.SENT, None
         case replies.Refused(reply=reply):
             return _final(in_doubt=in_doubt), reply.text
-        case replies.Unreachable(reason=reason):
+        case replies.Unreachable(reason=reason) | replies.Crowded(reason=reason):
             return _untried(in_doubt=in_doubt), reason
         case replies.LoginRefused(reply=reply):
             return _untried(in_doubt=in_doubt), reply.text

@@ -7,7 +7,6 @@ the caller commits its mark. Leaving in between, by whatever exception, must end
 
 from __future__ import annotations
 
-import asyncio
 import re
 import ssl
 import time
@@ -26,14 +25,21 @@ if TYPE_CHECKING:
     from tasks.email.replies import Negative
 
 QUIT_TIMEOUT_S = 2.0
+# A relay may take its time to answer, the kernel of its machine may not: where nothing even
+# acknowledges what we said, the other end is gone. Behind the dot only the answer counts.
+UNACKNOWLEDGED_S = 30.0
 _DOTS = re.compile(rb"^\.", re.MULTILINE)
 
 
 class NoConversation(SmtpError):  # noqa: N818 - reads as the state it is
     """A session did not come about; `result` says whose fault it is."""
 
-    def __init__(self, result: replies.Unreachable | Negative) -> None:
-        reason = result.reason if isinstance(result, replies.Unreachable) else result.reply.text
+    def __init__(self, result: replies.Unreachable | replies.Crowded | Negative) -> None:
+        reason = (
+            result.reason
+            if isinstance(result, (replies.Unreachable, replies.Crowded))
+            else result.reply.text
+        )
         super().__init__(f"The relay is of no use now: {reason}")
         self.result = result
 
@@ -105,6 +111,7 @@ class Session:
         if self._has_open_transaction:
             commands.insert(0, (Phase.MAIL, b"RSET\r\n"))
         self._has_open_transaction = True
+        self._wire.bear_silence(UNACKNOWLEDGED_S)
         if self.offers.pipelining:
             return await self._offer_at_once(commands)
         for phase, command in commands:
@@ -118,6 +125,7 @@ class Session:
     async def body(self, stuffed: bytes) -> None:
         """Send the message as `stuff` made it; only the final dot is left to send."""
         self.phase = Phase.BODY
+        self._wire.bear_silence(self.relay.timeouts.block_s)
         await self._wire.write_all(stuffed, chunk_timeout_s=self.relay.timeouts.block_s)
 
     async def listen(self) -> None:
@@ -129,6 +137,7 @@ class Session:
 
     def send_dot(self) -> None:
         """Send the final dot; raises Broken where it certainly did not go out."""
+        self._wire.bear_silence(self.relay.timeouts.dot_s)
         self._wire.write(b".\r\n", asks=1)
         self.phase = Phase.DOT
 
@@ -167,14 +176,10 @@ class Session:
     async def _connect(self) -> None:
         relay = self.relay
         context = tls.client_context(relay.verify, relay.ca) if relay.security == "tls" else None
-        async with asyncio.timeout(relay.timeouts.connect_s):
-            await asyncio.get_running_loop().create_connection(
-                lambda: self._wire,
-                relay.host,
-                relay.port,
-                ssl=context,
-                server_hostname=relay.host if context else None,
-            )
+        await self._wire.connect(
+            relay.host, relay.port, tls=context, timeout_s=relay.timeouts.connect_s
+        )
+        self._wire.bear_silence(UNACKNOWLEDGED_S)
         reply = await self._wire.reply(timeout_s=relay.timeouts.greeting_s)
         if reply.code != 220:
             raise NoConversation(_trouble(reply, "greeting"))

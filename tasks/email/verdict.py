@@ -56,7 +56,8 @@ _WAITING = {MessageState.PENDING, MessageState.DEFERRED, MessageState.DOT_SENT}
 def _is_relays_fault(settlement: Settlement) -> bool:
     """Whether nothing was tried on this message: a try that costs no attempt."""
     result = settlement.result
-    return isinstance(result, (replies.Unreachable, replies.LoginRefused)) or (
+    trouble = (replies.Unreachable, replies.Crowded, replies.LoginRefused)
+    return isinstance(result, trouble) or (
         isinstance(result, replies.HostBackoff) and result.phase is replies.Phase.CONNECT
     )
 

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import select
+import socket
 from collections import deque
 from typing import TYPE_CHECKING, cast
 
 from tasks.email.replies import Reply
 from tasks.errors import SmtpError
+from tasks.outbound import resolver
 
 if TYPE_CHECKING:
     import ssl
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 LINE_MAX_BYTES = 2_048  # RFC 5321 allows 512; real relays are wordier
 REPLY_MAX_LINES = 128
 CHUNK_BYTES = 65_536
+ADDRESSES_MAX = 4  # of a host, tried one after the other
 LISTEN_TURNS = 64  # of the event loop: a ticket of TLS takes two
 
 _LEFT = "the connection was closed"
@@ -66,6 +69,40 @@ class Wire(asyncio.Protocol):
             and not self.transport.is_closing()
             and not self._has_unread(self.transport)
         )
+
+    async def connect(
+        self, host: str, port: int, *, tls: ssl.SSLContext | None, timeout_s: float
+    ) -> None:
+        """Connect to the first address of `host` that answers, and shake hands; raises OSError."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(timeout_s):
+            addresses = (await resolver.system_resolve(host, port))[:ADDRESSES_MAX]
+            failure: OSError = ConnectionError(f"{host} has no address")
+            for address in addresses:
+                try:
+                    async with asyncio.timeout(timeout_s / len(addresses)):
+                        connected = await _connected(address, port)
+                except OSError as error:  # a time-out is one as well
+                    failure = error
+                    continue
+                name = host if tls else None
+                await loop.create_connection(
+                    lambda: self, sock=connected, ssl=tls, server_hostname=name
+                )
+                return
+            raise failure
+
+    def bear_silence(self, seconds: float) -> None:
+        """Break where what we send is not acknowledged by the other machine for so long (Linux).
+
+        That is the kernel's doing there; it says nothing of how fast the relay answers.
+        """
+        if self.transport is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+            connected = self.transport.get_extra_info("socket")
+            if connected.fileno() >= 0:
+                connected.setsockopt(
+                    socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000)
+                )
 
     def write(self, data: bytes, *, asks: int) -> None:
         """Send `data` now, which `asks` for so many replies.
@@ -230,3 +267,15 @@ class Wire(asyncio.Protocol):
             if future is not None and not future.done():
                 future.set_exception(self.failure)
         return self.failure
+
+
+async def _connected(address: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.settimeout(0)
+        await asyncio.get_running_loop().sock_connect(made, (address, port))
+    except BaseException:
+        made.close()
+        raise
+    return made
