@@ -65,14 +65,17 @@ class BadOutcome(Bad):
 
 
 class TemplateOfSurrogates(Bad):
-    """Templates of mails that make what is no text, among mails."""
+    """Templates that make what is no text, of mails and by themselves, among mails."""
 
     kind = "template_surrogates"
 
     def make_bad(self, number: int) -> dict[str, Any]:
-        """In the subject or in the text."""
-        field = "text" if number % 2 else "subject"
-        return self._mail(variables={"name": "Ada"}, **{field: f"Bonjour {SURROGATE}"})
+        """By itself, in a subject, in a text."""
+        template = f"Bonjour {SURROGATE}"
+        if number % 2:
+            return self.job("template.render", {"template": template}, queue="bulk")
+        field = "text" if number % 4 else "subject"
+        return self._mail(variables={"name": "Ada"}, **{field: template})
 
     def make_good(self) -> dict[str, Any]:
         """A mail like any other."""
