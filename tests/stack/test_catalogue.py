@@ -11,10 +11,9 @@ from ops.stack.catalogue import Catalogue
 from ops.stack.service import Service
 from ops.stack.variables import SharedPorts
 
-SECRETS = {
-    name: "made up"
-    for name in ("postgres_password", "redis_password", "flower_password", "callback_secret")
-}
+SECRETS = dict.fromkeys(
+    ("postgres_password", "redis_password", "flower_password", "callback_secret"), "made up"
+)
 
 
 def postgres(tmp_path: Path, url: str) -> Service:
