@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI
 
 from gateway import openapi, refusals
+from gateway.clock import Clock
 from gateway.connections import ANSWER_WITHIN_S, Connections
 from gateway.edge import Edge
 from gateway.guard import GuardedRoute
@@ -51,7 +52,7 @@ log = logs.logger("gateway")
 READS = 4
 ACTIONS = 2  # they may wait for a lock
 LOOK_UPS = 2
-PULSE = 2
+PULSE = 2  # and the clock
 POOL_SIZE = 32  # all of them, and as many as may be given up and not yet gone
 ARRAYS_AT_ONCE = 4
 # In the order of /docs; `/jobs/stats` and `/jobs/retry` before `/jobs/{job_id}`.
@@ -67,8 +68,10 @@ def create(settings: Settings) -> Edge:
         app.state.services = services
         try:
             await services.ledger.call(_nothing)  # an unfit database is refused here and now
+            await services.clock.look()
         except LedgerUnavailable:
             log.warning("gateway.without_ledger")  # 503 until it comes
+        services.clock.start()
         # What is there now stays. Left out of collections, it no longer stops the loop for a tenth
         # of a second each time the oldest generation is looked through.
         gc.collect()
@@ -79,6 +82,7 @@ def create(settings: Settings) -> Edge:
             services.watch.release_all()
             await services.intake.close()
             services.ringer.close()
+            await services.clock.close()
             await services.pulse.close()
             await services.ledger.close()
 
@@ -112,18 +116,23 @@ def _open(settings: Settings) -> Services:
     engine = database.engine(settings, pool_size=POOL_SIZE, name="relais gateway")
     ledger = Connections(engine, at_once=READS)
     ringer = Ringer(settings)
-    intake = Intake(ledger, ringer=ringer, kinds=kinds, answer_within_s=ANSWER_WITHIN_S)
+    pulse = ledger.share(PULSE)
+    clock = Clock(pulse)
+    intake = Intake(
+        ledger, ringer=ringer, kinds=kinds, clock=clock, answer_within_s=ANSWER_WITHIN_S
+    )
     return Services(
         settings=settings,
         kinds=kinds,
         ledger=ledger,
         actions=ledger.share(ACTIONS),
+        clock=clock,
         keyring=Keyring(ledger.share(LOOK_UPS), Tokens(settings)),
         rate=RateLimit(rate_per_s=settings.rate_limit_per_s),
         intake=intake,
         ringer=ringer,
         watch=Watch(ledger),
-        pulse=Pulse(ledger.share(PULSE), settings, intake=intake),
+        pulse=Pulse(pulse, settings, intake=intake),
         arrays=asyncio.Semaphore(ARRAYS_AT_ONCE),
     )
 

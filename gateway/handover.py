@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import text
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from ledger.shapes import Accepted, NewJob
 
 COMMIT_TOGETHER_MAX = 200
+COMMIT_TOGETHER_MAX_BYTES = 4 * 1_048_576
 WRITERS = 1  # two would halve the batches, and so cost more commits for the same jobs
 GROUP_WAITS_MS = 250  # for a lock; whoever holds one for longer is not just committing
 TRIES = 3  # of a group that was the victim of a deadlock or of a stricter isolation level
@@ -96,7 +98,11 @@ class Door:
         self._tell = tell
         self._waiting: dict[asyncio.Future[Accepted | Problem | None], float] = {}
         self._together: GroupCommit[NewJob, Accepted | Problem | None] = GroupCommit(
-            self._write, batch_max=COMMIT_TOGETHER_MAX, writers=WRITERS
+            self._write,
+            batch_max=COMMIT_TOGETHER_MAX,
+            batch_max_bytes=COMMIT_TOGETHER_MAX_BYTES,
+            weigh=attrgetter("payload_bytes"),
+            writers=WRITERS,
         )
         self.failed_at: float | None = None  # the last attempt; None: it succeeded
 

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -23,17 +24,19 @@ from gateway.contention import Contention
 from gateway.errors import Code, Problem
 from gateway.handover import Door, hand_over
 from gateway.job_request import JobRequest
-from ledger import ids
+from ledger import first_jobs, ids
 from ledger.errors import LedgerError
 from ledger.models.jobs import State
 from ledger.shapes import NewJob
 from runtime import metrics
+from tasks.kinds import lane_of
 from workers import routing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from gateway.callers import Caller
+    from gateway.clock import Clock
     from gateway.connections import Connections
     from ledger.shapes import Accepted
     from tasks.kinds import Kind
@@ -63,9 +66,11 @@ class Intake:
         *,
         ringer: Ringer,
         kinds: Mapping[str, Kind],
+        clock: Clock,
         answer_within_s: float,
     ) -> None:
         self._kinds = kinds
+        self._clock = clock
         self._ringer = ringer
         self._answer_within_s = answer_within_s
         self._plain, self._keyed, self._children = (
@@ -88,25 +93,31 @@ class Intake:
             kind.payload.model_validate(request.payload)
         except ValidationError as error:
             raise refusals.invalid_model(error, under=("payload",)) from error
+        key = _one_key(request.idempotency_key, key)
+        left_s = None
+        if request.deadline is not None:
+            left_s = (request.deadline - self._clock.now()).total_seconds()
         queue = routing.route(
             kind=kind,
             wish=request.queue,
             payload_bytes=size,
             workflow_id=request.workflow_id,
-            deadline=request.deadline,
+            left_s=left_s,
         )
-        key = _one_key(request.idempotency_key, key)
-        return NewJob(
+        job = NewJob(
             id=ids.new(),
             tenant=origin.caller.tenant,
             kind=kind.name,
             queue=queue,
+            lane=lane_of(kind.name, origin.caller.tenant, request.payload),
             payload=request.payload,
+            payload_bytes=size,
             max_attempts=request.max_attempts or kind.max_attempts,
             timeout_s=request.timeout_s or kind.timeout_s,
             priority=request.priority,
             run_at=request.run_at,
             delay_s=request.delay_s,
+            deadline=request.deadline,
             idempotency_key=key,
             request_hash=_hash(asked) if key else None,
             callback_url=request.callback_url,
@@ -118,9 +129,24 @@ class Intake:
             depends_on=tuple(dict.fromkeys(request.depends_on)),
             on_parent_failure=request.on_parent_failure,
         )
+        if key is None and self._is_late(job):
+            raise _too_late(job)
+        return job
 
     async def accept(self, job: NewJob) -> Accepted:
         """Commit `job`, together with whoever else is waiting; raises Problem."""
+        accepted = await self._accept(job)
+        problem = refusal(job, accepted)
+        if problem is not None:
+            raise problem
+        return accepted
+
+    async def _accept(self, job: NewJob) -> Accepted:
+        if self._is_late(job):
+            first = (await self._find_first([job]))[0]
+            if isinstance(first, Problem):
+                raise first
+            return first
         until = asyncio.get_running_loop().time() + self._answer_within_s
         door = self._door_of(job)
         accepted = None
@@ -141,6 +167,11 @@ class Intake:
         """
         held_up: list[int] = []
         for sort in self._sorted(jobs):
+            if self._is_late(jobs[sort[0]]):
+                late = [jobs[index] for index in sort]
+                for index, first in zip(sort, await self._find_first(late), strict=True):
+                    settle(index, first)
+                continue
             together: list[int] = []
             for index in sort:
                 (held_up if self._contention.concerns(jobs[index]) else together).append(index)
@@ -188,16 +219,29 @@ class Intake:
         for door in (self._plain, self._keyed, self._children):
             await door.flush()
 
+    def _is_late(self, job: NewJob) -> bool:
+        """Whether `job` could not be done by its deadline any more, if it were new."""
+        if job.deadline is None:
+            return False
+        start = self._clock.now() + timedelta(seconds=job.delay_s or 0)
+        return max(start, job.run_at or start) >= job.deadline
+
+    async def _find_first(self, late: Sequence[NewJob]) -> list[Accepted | Problem]:
+        """What was accepted in time stays accepted for whoever sends it again."""
+        found = await self._batches.call(first_jobs.find, late)
+        return [first or _too_late(job) for job, first in zip(late, found, strict=True)]
+
     def _door_of(self, job: NewJob) -> Door:
         if job.depends_on:
             return self._children
         return self._plain if job.idempotency_key is None else self._keyed
 
     def _sorted(self, jobs: Sequence[NewJob]) -> list[list[int]]:
-        """The positions of `jobs` by the door that they would go through."""
-        sorts: dict[Door, list[int]] = {}
+        """The positions of `jobs` by the door that they would go through; the late ones apart."""
+        sorts: dict[Door | None, list[int]] = {}
         for index, job in enumerate(jobs):
-            sorts.setdefault(self._door_of(job), []).append(index)
+            door = None if self._is_late(job) else self._door_of(job)
+            sorts.setdefault(door, []).append(index)
         return list(sorts.values())
 
     def _kind(self, name: str) -> Kind:
@@ -266,6 +310,15 @@ def receipt(job: NewJob, accepted: Accepted) -> dict[str, Any]:
         "trace_id": job.trace_id,
         "links": links(accepted.id),
     }
+
+
+def _too_late(job: NewJob) -> Problem:
+    return Problem(
+        Code.VALUE_INVALID,
+        f"deadline: the job could not start before {job.deadline}, its deadline.",
+        field="deadline",
+        remedy="Give it a later one; the clock of Postgres decides.",
+    )
 
 
 def _one_key(in_body: str | None, outside: str | None) -> str | None:

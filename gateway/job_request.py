@@ -168,7 +168,11 @@ class JobRequest(BaseModel):
         "fail", description="What becomes of this job when one of them fails."
     )
     workflow_id: Words | None = Field(None, description="The caller's workflow, to find it by.")
-    deadline: Moment | None = Field(None, description="Wanted by then; a near one is urgent.")
+    deadline: Moment | None = Field(
+        None,
+        description="A near one is urgent; a job that has not started by then fails. In the "
+        "future, by the clock of Postgres.",
+    )
 
     @model_validator(mode="after")
     def _one_start(self) -> Self:

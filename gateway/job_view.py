@@ -82,6 +82,8 @@ class JobBrief(BaseModel):
 class JobFull(JobBrief):
     """Everything about one job; `payload` only where it was asked for."""
 
+    lane: str = Field(description="What it shares trouble with; lanes do not hold each other up.")
+    deadline: datetime | None
     timeout_s: float
     error: dict[str, Any] | None = Field(description="type, message, traceback of the last error.")
     result: dict[str, Any] | None
@@ -137,6 +139,8 @@ class Event(BaseModel):
     error: dict[str, Any] | None
     duration_ms: float | None = Field(description="Of the attempt that this change ended.")
     at: datetime
+    repeats: int = Field(description="How many snoozes in a row this stands for.")
+    last_at: datetime | None = Field(description="When the last of them was.")
 
 
 class Events(BaseModel):

@@ -14,6 +14,7 @@ from gateway.callers import Caller
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from gateway.clock import Clock
     from gateway.connections import Connections
     from gateway.intake import Intake
     from gateway.keyring import Keyring
@@ -33,6 +34,7 @@ class Services:
     kinds: Mapping[str, Kind]
     ledger: Connections
     actions: Connections  # for what changes rows that somebody else may hold
+    clock: Clock
     keyring: Keyring
     rate: RateLimit
     intake: Intake

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 
 from tasks.kinds import QUEUES, Kind
 
 LARGE_PAYLOAD_BYTES = 256 * 1024
-URGENT = timedelta(minutes=2)
+URGENT_S = 120.0
 WISHES = ("critical", "template", "bulk")
 BULK_WORKFLOWS = ("bulk-", "campaign-")
 
@@ -22,7 +21,7 @@ class Facts:
     wish: str | None
     payload_bytes: int
     workflow_id: str
-    deadline: datetime | None
+    left_s: float | None  # until the deadline
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ RULES = (
     ),
     Rule(
         "a deadline that is near",
-        lambda facts: facts.deadline is not None and facts.deadline - datetime.now(UTC) <= URGENT,
+        lambda facts: facts.left_s is not None and facts.left_s <= URGENT_S,
         "critical",
     ),
     Rule(
@@ -70,10 +69,13 @@ def route(
     wish: str | None,
     payload_bytes: int,
     workflow_id: str | None,
-    deadline: datetime | None,
+    left_s: float | None,
 ) -> str:
-    """The queue for a job; one of `tasks.kinds.QUEUES`."""
-    facts = Facts(kind, wish, payload_bytes, workflow_id or "", deadline)
+    """The queue for a job; one of `tasks.kinds.QUEUES`.
+
+    `left_s`: until its deadline, by the database's clock; None: it has none.
+    """
+    facts = Facts(kind, wish, payload_bytes, workflow_id or "", left_s)
     rule = next(rule for rule in RULES if rule.applies(facts))
     queue = rule.queue if isinstance(rule.queue, str) else rule.queue(facts)
     if queue not in QUEUES:

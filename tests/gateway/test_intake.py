@@ -22,7 +22,8 @@ TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 async def row(ledger: AsyncEngine, job_id: str) -> dict[str, Any]:
     async with ledger.connect() as connection:
         result = await connection.execute(
-            text("SELECT * FROM relais.jobs WHERE id = :id"), {"id": job_id}
+            text("SELECT * FROM relais.jobs JOIN relais.job_bodies ON job_id = id WHERE id = :id"),
+            {"id": job_id},
         )
         return dict(result.mappings().one())
 
@@ -63,6 +64,25 @@ async def test_every_field_is_kept(api: httpx.AsyncClient, ledger: AsyncEngine) 
     shown = (await api.get(f"/api/v1/jobs/{kept['id']}?payload=true")).json()
     assert shown["depends_on"] == [parent]
     assert shown["payload"] == asked["payload"]
+
+
+async def test_a_job_waits_in_the_lane_of_what_it_depends_on(
+    api: httpx.AsyncClient, ledger: AsyncEngine
+) -> None:
+    mail = {"from": "a@example.org", "to": ["b@example.org"], "subject": "s", "text": "t"}
+    asked = {"kind": "email.send", "payload": mail}
+    sent = await row(ledger, (await api.post("/api/v1/jobs", json=asked)).json()["id"])
+    other = await row(ledger, (await api.post("/api/v1/jobs", json=JOB)).json()["id"])
+    batch = (await api.post("/api/v1/jobs/batch", json=[asked, JOB])).json()["jobs"]
+    assert (sent["lane"], other["lane"]) == ("default/relay:default", "default")
+    assert [(await row(ledger, job["id"]))["lane"] for job in batch] == [
+        "default/relay:default",
+        "default",
+    ]
+    shown = await api.get(f"/api/v1/jobs/{sent['id']}")
+    assert shown.json()["lane"] == "default/relay:default"
+    assert 100 < sent["payload_bytes"] < 200
+    assert 30 < other["payload_bytes"] < 80
 
 
 async def test_a_delay_schedules(api: httpx.AsyncClient) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,24 +19,23 @@ def routed(
     wish: str | None = None,
     size: int = 100,
     workflow_id: str | None = None,
-    deadline: datetime | None = None,
+    left_s: float | None = None,
 ) -> str:
     return route(
         kind=KINDS[kind],
         wish=wish,
         payload_bytes=size,
         workflow_id=workflow_id,
-        deadline=deadline,
+        left_s=left_s,
     )
 
 
 def test_rules_in_their_order() -> None:
-    soon = datetime.now(UTC) + timedelta(seconds=30)
-    later = datetime.now(UTC) + timedelta(hours=3)
+    soon, later = 30.0, 3 * 3_600.0
     assert routed("email.send") == "template"
-    assert routed("email.send", wish="bulk", deadline=soon) == "bulk"
-    assert routed("email.send", deadline=soon, size=LARGE_PAYLOAD_BYTES + 1) == "critical"
-    assert routed("email.send", deadline=later) == "template"
+    assert routed("email.send", wish="bulk", left_s=soon) == "bulk"
+    assert routed("email.send", left_s=soon, size=LARGE_PAYLOAD_BYTES + 1) == "critical"
+    assert routed("email.send", left_s=later) == "template"
     assert routed("email.send", workflow_id="campaign-7") == "bulk"
     assert routed("email.send", size=LARGE_PAYLOAD_BYTES + 1) == "bulk"
     assert routed("http.callback", wish="critical") == "callback"
@@ -54,12 +51,10 @@ def test_mail_does_not_get_where_it_could_starve_others(wish: str) -> None:
     wish=st.none() | st.sampled_from(QUEUES),
     size=st.integers(0, 10**9),
     workflow_id=st.none() | st.text(max_size=20),
-    deadline=st.none() | st.datetimes(timezones=st.just(UTC)),
+    left_s=st.none() | st.floats(allow_nan=False),
 )
 def test_always_a_queue_that_fits(
-    kind: Kind, wish: str | None, size: int, workflow_id: str | None, deadline: datetime | None
+    kind: Kind, wish: str | None, size: int, workflow_id: str | None, left_s: float | None
 ) -> None:
-    queue = route(
-        kind=kind, wish=wish, payload_bytes=size, workflow_id=workflow_id, deadline=deadline
-    )
+    queue = route(kind=kind, wish=wish, payload_bytes=size, workflow_id=workflow_id, left_s=left_s)
     assert queue in {*WISHES, kind.queue}
