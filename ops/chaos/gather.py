@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from ops.chaos import keeper
     from ops.chaos.history import Struck
     from ops.chaos.stand import Stand
 
@@ -82,6 +84,7 @@ async def gather(stand: Stand, faults: Iterable[Struck]) -> History:
     history.faults = list(faults)
     history.deaths = [Death(d.name, d.pid, d.at) for d in stand.keeper.deaths]
     history.failed_elsewhere = [r["sentence"] for r in await stand.query(FAILED_ELSEWHERE)]
+    history.findings += ended_by_themselves(stand.keeper.deaths, is_poisoned=bool(history.poison))
     history.stray_ticks = (await stand.query(STRAY_TICKS))[0]["n"]
     events: dict[str, list[Event]] = {}
     for row in await stand.query(EVENTS):
@@ -96,6 +99,17 @@ async def gather(stand: Stand, faults: Iterable[Struck]) -> History:
         history.messages.append(Message(**row, marks=tuple(marks.get(message_id, ()))))
     _keep(history, stand.history / "ledger.jsonl")
     return history
+
+
+def ended_by_themselves(deaths: Iterable[keeper.Death], *, is_poisoned: bool) -> list[str]:
+    """Workers that nobody had asked to end, a job that kills aside."""
+    return [
+        f"{death.name} ended by itself with exit code {death.exit_code}"
+        for death in deaths
+        if death.name.startswith("worker-")
+        and not death.was_asked
+        and not (is_poisoned and death.exit_code == -signal.SIGKILL)
+    ]
 
 
 def clients_and_recorders(folder: Path) -> History:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 LOOK_EVERY_S = 0.1
 AGAIN_AFTER_S = 0.5
 END_S = 15.0
+ENDS = frozenset({signal.SIGTERM, signal.SIGQUIT, signal.SIGKILL})
 TCP_CLIENT, TCP_INODE = 1, 9
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 
@@ -31,6 +32,8 @@ class Death:
     name: str
     pid: int
     at: float
+    exit_code: int = 0
+    was_asked: bool = True  # by a signal of the harness
 
 
 @dataclass(eq=False)
@@ -79,6 +82,7 @@ class Keeper:
 
     charges: dict[str, Charge] = field(default_factory=dict)
     deaths: list[Death] = field(default_factory=list)
+    _asked: set[int] = field(default_factory=set)  # pids that were sent a signal to end
     _task: asyncio.Task[None] | None = None
 
     def add(self, charge: Charge) -> None:
@@ -98,6 +102,8 @@ class Keeper:
         """Send a signal to one of ours."""
         with contextlib.suppress(ProcessLookupError):
             if charge.pid:
+                if how in ENDS:
+                    self._asked.add(charge.pid)
                 os.kill(charge.pid, how)
                 if how is signal.SIGKILL:
                     self.bury(charge)
@@ -112,9 +118,9 @@ class Keeper:
         """Wait for the end of a killed process and note it."""
         if charge.process is None or charge.died_at:
             return
-        charge.process.wait()
+        code, pid = charge.process.wait(), charge.process.pid
         charge.died_at = time.monotonic()
-        self.deaths.append(Death(charge.name, charge.process.pid, time.time()))
+        self.deaths.append(Death(charge.name, pid, time.time(), code, pid in self._asked))
 
     def owner_of(self, client_port: int) -> Charge | None:
         """Whose connection comes from this local port; its children's count as its own."""

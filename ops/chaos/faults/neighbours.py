@@ -31,6 +31,7 @@ PROBES = 20
 PROBE_EVERY_S = 0.25
 FLOWS_WITHIN_S = 8.0  # a job that has nothing to do with the trouble, from accepted to finished
 ANSWERED_WITHIN_S = 3.0  # a request that has nothing to do with it
+STEADY_S = 1.5  # nobody new came for so long: nobody will
 LOCKED_S = 6.0
 BLOCKED_S = 5.0
 CALLBACKS = """
@@ -125,7 +126,7 @@ class RelaySilent(Neighbour):
         self.evidence = Evidence(proxy)
         proxy.is_swallowing = True
         await self.client.post_together([self._mail("second") for _ in range(TROUBLED)])
-        await comes(lambda: len(proxy.links) > 1, within_s=HOOK_WITHIN_S)
+        await _fills(proxy)
         good: list[dict[str, Any]] = []
         for _ in range(PROBES):
             good.append(self._mail("default"))
@@ -164,7 +165,7 @@ class ReceiverSilent(Neighbour):
         proxy.is_swallowing = True
         silent = self.stand.second_callback_base
         await self.client.post_together([self._job(silent) for _ in range(TROUBLED)])
-        await comes(lambda: len(proxy.links) > 1, within_s=HOOK_WITHIN_S)
+        await _fills(proxy)
         good = [self._job(self.stand.callback_base) for _ in range(PROBES)]
         await self.client.post_together(good)
         keys = [job["idempotency_key"] for job in good]
@@ -260,6 +261,19 @@ class GatewayFrozenWithKey(Neighbour):
         self.victim = self.stand.keeper.owner_of(link.client_port)
         if self.victim is not None:
             self.stand.keeper.send_to_family(self.victim, signal.SIGSTOP)
+
+
+async def _fills(proxy: Proxy) -> None:
+    """Until nobody comes any more to the silent one: whoever could is waiting for it."""
+    seen, since = 0, time.monotonic()
+
+    def is_full() -> bool:
+        nonlocal seen, since
+        if len(proxy.links) != seen:
+            seen, since = len(proxy.links), time.monotonic()
+        return seen > 0 and time.monotonic() - since > STEADY_S
+
+    await comes(is_full, within_s=HOOK_WITHIN_S)
 
 
 ALL: tuple[type[Fault], ...] = (
