@@ -64,19 +64,30 @@ def main(role: str, channel: socket.socket, begin: Begin, *, memory_bytes: int) 
     with contextlib.suppress(ConnectionError):  # the worker was killed: nobody is left to tell
         channel.sendall(frames.pack({"ready": True}))
         while (request := frames.receive(channel)) is not None:
-            channel.sendall(_answer(run, request))
+            channel.sendall(_answer(run, request, tidies=role == "kind"))
     # No atexit hooks and no waiting for threads that a handler may have left behind.
     sys.stdout.flush()
     os._exit(0)
 
 
-def _answer(run: Run, request: dict[str, Any]) -> bytes:
+def _answer(run: Run, request: dict[str, Any], *, tidies: bool) -> bytes:
+    """The frame to answer with, once nothing is left that the handler had started."""
     try:
-        return frames.pack(run(request), default=_as_json)
+        content = run(request)
     except BaseException as error:  # noqa: BLE001 - SystemExit of a handler ends its run, not us
-        # Memory that ran out once is in pieces: the next run gets a fresh process.
-        worn_out = isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError)
-        return frames.pack({"raised": reports.raised(error), "recycle": worn_out})
+        content = _raised(error)
+    if tidies and child_kernel.end_descendants():
+        content["recycle"] = True  # the handler's modules may still count on what is gone
+    try:
+        return frames.pack(content, default=_as_json)
+    except BaseException as error:  # noqa: BLE001 - whatever a function returned
+        return frames.pack(_raised(error))
+
+
+def _raised(error: BaseException) -> dict[str, Any]:
+    # Memory that ran out once is in pieces: the next run gets a fresh process.
+    worn_out = isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError)
+    return {"raised": reports.raised(error), "recycle": worn_out}
 
 
 def _as_json(value: object) -> object:

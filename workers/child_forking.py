@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 from workers import child, child_kernel, frames, reports
 
 REQUESTS_MAX = 64  # taken at once
+END_SIGNAL = signal.SIGUSR1  # from the kernel, when the worker dies
 
 
 def main(arguments: list[str]) -> NoReturn:
@@ -32,8 +33,8 @@ def main(arguments: list[str]) -> NoReturn:
     child_kernel.adopt_orphans()
     # The worker decides when its children end; a signal to the whole group is not for them.
     # Functions instead of SIG_IGN, which programs started by a handler would inherit.
-    signal.signal(signal.SIGTERM, _stay)
-    signal.signal(signal.SIGINT, _stay)
+    for number in (signal.SIGTERM, signal.SIGINT, END_SIGNAL):
+        signal.signal(number, _stay)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     control = _taken_over(int(descriptor))
     try:
@@ -42,15 +43,18 @@ def main(arguments: list[str]) -> NoReturn:
         control.sendall(frames.pack({"raised": reports.raised(error)}))
         os._exit(1)
     gc.freeze()
-    channel = _Forks(control).serve()
+    # From here on a signal that leaves time to end what children have started.
+    child_kernel.die_with(int(parent_pid), number=END_SIGNAL)
+    channel = _Forks(control, parent_pid=int(parent_pid)).serve()
     child.main(role, channel, begin, memory_bytes=int(memory_bytes))
 
 
 class _Forks:
     """Forks on request, reaps, and tells the worker of both."""
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, *, parent_pid: int) -> None:
         self._control = control
+        self._parent_pid = parent_pid
         self._pid = os.getpid()
         self._children: set[int] = set()
         # Signals become readable, so that one wait covers them and the requests.
@@ -67,6 +71,8 @@ class _Forks:
             readable, _, _ = select.select([self._control, self._wake], [], [])
             if self._wake in readable:
                 self._wake.recv(4096)
+                if os.getppid() != self._parent_pid:
+                    self._end()
                 self._reap()
             if self._control in readable:
                 for channel in self._asked_for():
@@ -104,24 +110,32 @@ class _Forks:
 
     def _become_child(self) -> None:
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for number in (signal.SIGCHLD, END_SIGNAL):
+            signal.signal(number, signal.SIG_DFL)
         for ours in (self._control, self._wake, self._bell):
             ours.close()
         os.setpgid(0, 0)
         child_kernel.die_with(self._pid)
+        child_kernel.adopt_orphans()
 
     def _reap(self) -> None:
+        ended: list[tuple[int, int]] = []
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                return
+                break
             if not pid:
-                return
-            if pid in self._children:  # else an orphan of one of them
+                break
+            if pid in self._children:  # else something that one of them had started
                 self._children.remove(pid)
-                child_kernel.kill_group(pid)  # what it started and left behind
-                self._tell(exited=pid, returncode=os.waitstatus_to_exitcode(status))
+                child_kernel.kill_group(pid)
+                ended.append((pid, os.waitstatus_to_exitcode(status)))
+        if ended:
+            # While a child lives its orphans are its own: these are of those that have ended.
+            child_kernel.end_descendants(spare=self._children)
+        for pid, returncode in ended:
+            self._tell(exited=pid, returncode=returncode)
 
     def _tell(self, **content: Any) -> None:  # noqa: ANN401 - JSON
         try:
@@ -133,13 +147,18 @@ class _Forks:
         """The worker is gone, or wants no more children."""
         for pid in self._children:
             child_kernel.kill_group(pid)
+        child_kernel.end_descendants()
         os._exit(0)
 
 
 def _taken_over(descriptor: int) -> socket.socket:
-    """The socket `descriptor`; programs that a handler starts do not inherit it."""
+    """The socket `descriptor`; programs that a handler starts do not inherit it.
+
+    It blocks, whatever default time-out the worker or a module of kinds has set for sockets.
+    """
     taken = socket.socket(fileno=descriptor)
     taken.set_inheritable(False)
+    taken.settimeout(None)
     return taken
 
 

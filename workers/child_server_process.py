@@ -61,7 +61,7 @@ class ServerProcess:
     async def fork(self) -> Child:
         """A new child; raises Over, or OSError where the kernel refuses a process."""
         birth: Future[Birth] = asyncio.get_running_loop().create_future()
-        ours, theirs = socket.socketpair()
+        ours, theirs = _pair()
         try:
             with theirs:
                 self._request(theirs, birth)
@@ -135,6 +135,7 @@ class ServerProcess:
         for future in awaited:
             if not future.done():
                 future.set_exception(Over())
+                future.exception()  # told or not: nobody may be waiting any more
         for pid, exited in self._exits.items():
             child_kernel.kill_group(pid)  # it is dying already; what it started is not
             exited.set_result(None)
@@ -142,9 +143,16 @@ class ServerProcess:
         self._writer.close()
 
 
+def _pair() -> tuple[socket.socket, socket.socket]:
+    """Our end and the child's, which blocks: Celery has moments with a default time-out."""
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(None)
+    return ours, theirs
+
+
 async def start(role: Role, settings: Settings) -> ServerProcess:
     """A process that has just been started, and is not `ready` yet."""
-    ours, theirs = socket.socketpair()
+    ours, theirs = _pair()
     with theirs:
         try:
             process = await asyncio.create_subprocess_exec(
