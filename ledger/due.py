@@ -1,44 +1,104 @@
-"""Which users' schedules are due, and making a tick of one a job."""
+"""Which users' schedules are enabled, and making their ticks jobs, many in one transaction."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Literal
+from uuid import UUID
 
 from sqlalchemy import text
 
-from ledger import ids, ticks
-from ledger.schedules import COLUMNS, JOB_OPTIONAL, JOB_REQUIRED, Schedule, check_job
+from ledger import cron, ids, ticks
+from ledger.errors import InvalidSchedule
+from ledger.schedules import JOB_OPTIONAL, JOB_REQUIRED, check_job
 from ledger.shapes import NewJob
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
+PART_MAX_BYTES = 4_194_304  # of schedules' jobs that are in hand at once
+
 # Without their jobs, which `fire` reads afresh.
-ENABLED = text(f"""
-SELECT {COLUMNS.replace("job", "'{}'::jsonb AS job")}
-FROM relais.schedules WHERE enabled ORDER BY id
-""")
+ENABLED = text(
+    "SELECT id, cron, timezone, changed_at, fired_until FROM relais.schedules WHERE enabled"
+)
 
 # Says whether `enabled` would answer differently than before, without reading it all.
 FINGERPRINT = text("""
-SELECT clock_timestamp() AS now, count(*) AS schedules,
+SELECT statement_timestamp() AS now, count(*) AS schedules,
        coalesce(sum(extract(epoch FROM changed_at)), 0) AS changes
 FROM relais.schedules WHERE enabled
 """)
 
-LOCK = text(f"SELECT {COLUMNS} FROM relais.schedules WHERE id = :id FOR UPDATE")
+# A beat that is frozen in the middle holds up the others for no longer than this.
+NOT_FOR_LONG = text("""
+SELECT set_config('idle_in_transaction_session_timeout', '2s', true),
+       set_config('lock_timeout', '2s', true)
+""")
 
-DEAL_WITH = text("UPDATE relais.schedules SET fired_until = :nominal_at WHERE id = :id")
+# Those that nobody else is firing or changing; the others are looked at again.
+LOCK = text("""
+SELECT id, enabled, cron, timezone, fired_until, octet_length(job::text) AS bytes
+FROM relais.schedules WHERE id = ANY(CAST(:ids AS uuid[]))
+ORDER BY id FOR UPDATE SKIP LOCKED
+""")
+
+# What becomes of a tick.
+JOBS = text(
+    "SELECT id, tenant, name, job FROM relais.schedules WHERE id = ANY(CAST(:ids AS uuid[]))"
+)
+
+# These nominal times are done with.
+DEAL_WITH = text("""
+UPDATE relais.schedules AS s SET fired_until = d.nominal_at
+FROM unnest(CAST(:ids AS uuid[]), CAST(:nominal AS timestamptz[])) AS d (id, nominal_at)
+WHERE s.id = d.id
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """When a schedule fires; `changed_at` tells two versions of it apart."""
+
+    id: UUID
+    cron: str
+    timezone: str
+    changed_at: datetime
+    fired_until: datetime  # nominal times up to here are dealt with
+
+    def next_after(self, moment: datetime) -> datetime | None:
+        """The first nominal time later than `moment`."""
+        return cron.parse(self.cron, self.timezone).next_after(moment)
+
+    def latest_due(self, *, after: datetime, now: datetime) -> datetime | None:
+        """The newest nominal time that is later than `after` and not later than `now`."""
+        return cron.parse(self.cron, self.timezone).latest(after=after, until=now)
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A schedule and the nominal time at which it is to be fired."""
+    """A schedule, the nominal time at which it is to be fired, and the trace of its job."""
 
-    schedule: Schedule
+    times: Times
     nominal_at: datetime
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fired:
+    """What became of one that was due.
+
+    `repeated`: it was dealt with, switched off or changed meanwhile. `busy`: somebody is at it, or
+    it is gone. `refused`: it can never become a job as it is. `failed`: not now, and nobody else's
+    trouble. `reason` says why.
+    """
+
+    result: Literal["fired", "repeated", "busy", "refused", "failed"]
+    job: NewJob | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +107,7 @@ class Fingerprint:
 
     now: datetime
     schedules: int
-    changes: float
+    changes: Decimal
 
     def is_like(self, other: Fingerprint | None) -> bool:
         """Whether nothing has been changed between the two."""
@@ -60,55 +120,94 @@ class Fingerprint:
 async def fingerprint(connection: AsyncConnection) -> Fingerprint:
     """The database's clock, and whether `enabled` has to be read again."""
     row = (await connection.execute(FINGERPRINT)).one()
-    return Fingerprint(row.now, row.schedules, float(row.changes))
+    return Fingerprint(row.now, row.schedules, Decimal(row.changes))
 
 
-async def enabled(connection: AsyncConnection) -> list[Schedule]:
-    """Every enabled schedule of every tenant, without its job."""
-    return [Schedule(*row) for row in await connection.execute(ENABLED)]
+async def enabled(connection: AsyncConnection) -> list[Times]:
+    """Every enabled schedule of every tenant."""
+    return [Times(*row) for row in await connection.execute(ENABLED)]
 
 
-async def due(connection: AsyncConnection) -> list[Due]:
-    """What is to be fired now, by the database's clock: of each schedule the newest tick only."""
-    now = await ticks.now(connection)
+async def fire(connection: AsyncConnection, due: Sequence[Due]) -> list[Fired]:
+    """Make each of `due` a job, once; answers in their order.
+
+    Nothing waits for another beat. One that the ledger itself refuses raises, for all of them.
+    """
+    await connection.execute(NOT_FOR_LONG)
+    locked = await connection.execute(LOCK, {"ids": [tick.times.id for tick in due]})
+    known = {row.id: row for row in locked}
+    live = [tick for tick in due if tick.times.id in known and _is_live(tick, known[tick.times.id])]
+    answers: dict[UUID, Fired] = {}
+    for part in _parts([(tick, known[tick.times.id].bytes) for tick in live]):
+        answers |= await _fire_part(connection, part)
+    done = [tick for tick in live if answers[tick.times.id].result != "refused"]
+    if done:
+        values = {
+            "ids": [tick.times.id for tick in done],
+            "nominal": [tick.nominal_at for tick in done],
+        }
+        await connection.execute(DEAL_WITH, values)
     return [
-        Due(schedule, nominal_at)
-        for schedule in await enabled(connection)
-        if (nominal_at := schedule.latest_due(now)) is not None
+        answers.get(tick.times.id, Fired("repeated" if tick.times.id in known else "busy"))
+        for tick in due
     ]
 
 
-async def fire(
-    connection: AsyncConnection, tick: Due, *, traceparent: str | None = None
-) -> NewJob | None:
-    """Make `tick` a job, once; None: it was dealt with, switched off or changed meanwhile."""
-    row = (await connection.execute(LOCK, {"id": tick.schedule.id})).first()
-    if row is None:
-        return None
-    schedule = Schedule(*row)
-    times = (tick.schedule.cron, tick.schedule.timezone)
-    if (
-        not schedule.enabled
-        or (schedule.cron, schedule.timezone) != times
-        or schedule.fired_until >= tick.nominal_at
-    ):
-        return None
-    job = _as_new_job(schedule, traceparent=traceparent)
-    is_taken = await ticks.take(connection, ticks.Tick(str(schedule.id), tick.nominal_at, job))
-    await connection.execute(DEAL_WITH, {"id": schedule.id, "nominal_at": tick.nominal_at})
-    return job if is_taken else None
+async def _fire_part(connection: AsyncConnection, part: Sequence[Due]) -> dict[UUID, Fired]:
+    """Write the ticks and jobs of schedules that are locked."""
+    answers: dict[UUID, Fired] = {}
+    rows = {
+        row.id: row for row in await connection.execute(JOBS, {"ids": [t.times.id for t in part]})
+    }
+    made: dict[UUID, ticks.Tick] = {}
+    for tick in part:
+        row = rows[tick.times.id]
+        try:
+            job = _as_new_job(row, traceparent=tick.traceparent)
+        except InvalidSchedule as error:
+            answers[row.id] = Fired("refused", reason=error.sentence)
+        else:
+            made[row.id] = ticks.Tick(str(row.id), tick.nominal_at, job)
+    taken = await ticks.take(connection, list(made.values()))
+    for schedule_id, written in made.items():
+        is_taken = written.job.id in taken
+        answers[schedule_id] = Fired("fired", written.job) if is_taken else Fired("repeated")
+    return answers
 
 
-def _as_new_job(schedule: Schedule, *, traceparent: str | None) -> NewJob:
-    job = schedule.job
+def _is_live(tick: Due, row: Any) -> bool:  # noqa: ANN401 - a row
+    """Whether the schedule is still what it was when the tick was found to be due."""
+    return (
+        row.enabled
+        and (row.cron, row.timezone) == (tick.times.cron, tick.times.timezone)
+        and row.fired_until < tick.nominal_at
+    )
+
+
+def _parts(sized: Sequence[tuple[Due, int]]) -> Iterator[list[Due]]:
+    """Cut so that the jobs of each part have at most PART_MAX_BYTES, or there is only one."""
+    part: list[Due] = []
+    part_bytes = 0
+    for tick, size in sized:
+        if part and part_bytes + size > PART_MAX_BYTES:
+            yield part
+            part, part_bytes = [], 0
+        part.append(tick)
+        part_bytes += size
+    if part:
+        yield part
+
+
+def _as_new_job(row: Any, *, traceparent: str | None) -> NewJob:  # noqa: ANN401 - a row
+    job = row.job
     check_job(job)
     optional = {key: job[key] for key in JOB_OPTIONAL if job.get(key) is not None}
     if "tags" in optional:
         optional["tags"] = tuple(optional["tags"])
     return NewJob(
         id=ids.new(),
-        tenant=schedule.tenant,
-        accepted_by=f"schedule:{schedule.name}",
+        tenant=row.tenant,
+        accepted_by=f"schedule:{row.name}",
         traceparent=traceparent,
         trace_id=traceparent[3:35] if traceparent else None,
         **{key: job[key] for key in JOB_REQUIRED},

@@ -10,7 +10,6 @@ from uuid import UUID
 from pydantic_core import to_json
 from sqlalchemy import text
 
-from ledger import cron as crons
 from ledger import ids, ticks
 from ledger.cron import validate
 from ledger.errors import InvalidSchedule, NotFound
@@ -88,14 +87,6 @@ class Schedule:
     created_at: datetime
     changed_at: datetime
     fired_until: datetime  # nominal times up to here are dealt with
-
-    def latest_due(self, now: datetime) -> datetime | None:
-        """The newest nominal time that is due and not dealt with: older ones are left out."""
-        return crons.parse(self.cron, self.timezone).latest(after=self.fired_until, until=now)
-
-    def next_after(self, moment: datetime) -> datetime | None:
-        """The first nominal time later than `moment`."""
-        return crons.parse(self.cron, self.timezone).next_after(moment)
 
     def next_times(self, *, now: datetime) -> list[datetime]:
         """The next five nominal times."""

@@ -15,16 +15,22 @@ from ledger import transitions
 from ledger.retention import SYSTEM_TENANT
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
+    from uuid import UUID
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from ledger.shapes import NewJob
 
-# Take a tick; no row: it was taken before.
+# Take ticks; no row for one that was taken before.
 TAKE = text("""
 INSERT INTO relais.schedule_ticks (schedule, nominal_at, tenant, job_id)
-VALUES (:schedule, :nominal_at, :tenant, :job_id)
+SELECT t.schedule, t.nominal_at, t.tenant, t.job_id
+FROM unnest(CAST(:schedules AS text[]), CAST(:nominal AS timestamptz[]),
+            CAST(:tenants AS text[]), CAST(:job_ids AS uuid[]))
+    AS t (schedule, nominal_at, tenant, job_id)
+ORDER BY t.schedule
 ON CONFLICT (schedule, nominal_at) DO NOTHING
 RETURNING job_id
 """)
@@ -42,7 +48,7 @@ SELECT EXISTS (
 
 MAKE_TENANT = text("INSERT INTO relais.tenants (name) VALUES (:name) ON CONFLICT DO NOTHING")
 
-NOW = text("SELECT clock_timestamp()")
+NOW = text("SELECT statement_timestamp()")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +66,21 @@ async def now(connection: AsyncConnection) -> datetime:
     return moment
 
 
-async def take(connection: AsyncConnection, tick: Tick) -> bool:
-    """Write `tick` and its job; False: the tick was taken before, nothing was written."""
-    taken = await connection.execute(
-        TAKE,
-        {
-            "schedule": tick.schedule,
-            "nominal_at": tick.nominal_at,
-            "tenant": tick.job.tenant,
-            "job_id": tick.job.id,
-        },
-    )
-    if taken.first() is None:
-        return False
-    await transitions.accept(connection, [tick.job])
-    return True
+async def take(connection: AsyncConnection, ticks: Sequence[Tick]) -> set[UUID]:
+    """Write `ticks` and their jobs; the jobs of those that had not been taken before."""
+    if not ticks:
+        return set()
+    values = {
+        "schedules": [tick.schedule for tick in ticks],
+        "nominal": [tick.nominal_at for tick in ticks],
+        "tenants": [tick.job.tenant for tick in ticks],
+        "job_ids": [tick.job.id for tick in ticks],
+    }
+    taken = set((await connection.execute(TAKE, values)).scalars())
+    jobs = [tick.job for tick in ticks if tick.job.id in taken]
+    if jobs:
+        await transitions.accept(connection, jobs)
+    return taken
 
 
 async def is_under_way(connection: AsyncConnection, *, schedule: str) -> bool:

@@ -152,7 +152,7 @@ def rung(*, queue: str, result: str, count: int = 1) -> None:
 
 
 def ticked(*, scope: str, result: str, count: int = 1) -> None:
-    """`count` ticks: `scope` is system or user; `result` fired, repeated, skipped or refused."""
+    """`count` ticks, by `scope` (system, user) and `result` (fired, repeated, refused ...)."""
     _process.tally.add(TICKS, (_one("scope", scope), _one("result", result)), count)
 
 

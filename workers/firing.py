@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Protocol
-
-from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from beat_schedule import beat_schedule
-from ledger import due, ids, ticks
-from ledger.errors import LedgerError
+from ledger import due, ids, outage, ticks
 from ledger.retention import SYSTEM_TENANT
 from ledger.shapes import NewJob
 from runtime import logs, metrics, telemetry
 from tasks import canary, housekeeping, kinds  # noqa: F401 - registers what the table names
+from workers.timetable import Timetable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
     from uuid import UUID
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from ledger.due import Due, Fingerprint
-    from ledger.schedules import Schedule
+    from ledger.due import Due, Fingerprint, Fired
     from runtime.settings import Settings
     from tasks.periodic import Periodic
 
 LOOK_EVERY_S = 1.0  # a new or changed schedule is noticed within this time
-REFUSED = (DataError, IntegrityError, ProgrammingError, LedgerError)
+LOOK_MAX = 1_000  # fired by one look; Relais' own are looked at before the rest
+BATCH_MAX = 250  # fired by one transaction
+BUSY_S = 0.25  # until one that another beat was firing is looked at again
+AGAIN_S = 60.0  # until one that failed alone is tried again
+STATEMENT_TIMEOUT = "57014"
 log = logs.logger("beat")
 
 
@@ -51,7 +55,7 @@ class Firing:
         self._has_tenant = False
         self._fired: dict[str, datetime] = {}  # newest nominal time of each line of the table
         self._fingerprint: Fingerprint | None = None
-        self._upcoming: dict[UUID, tuple[datetime, Schedule]] = {}
+        self._timetable = Timetable()
 
     async def look(self) -> float:
         """Fire what is due; seconds until the next look is worth it."""
@@ -62,40 +66,25 @@ class Firing:
                 await ticks.make_system_tenant(connection)
             latest = await due.fingerprint(connection)
             if not latest.is_like(self._fingerprint):
-                self._plan(await due.enabled(connection))
+                for times, reason in self._timetable.update(await due.enabled(connection)):
+                    log.warning("schedule.refused", schedule=str(times.id), reason=reason)
         self._fingerprint = latest
         now = latest.now
         for line in self._table:
             nominal_at = line.when.latest(now)
             if nominal_at is not None and self._fired.get(line.name) != nominal_at:
                 await self._fire_system(line, nominal_at)
-        for at, schedule in list(self._upcoming.values()):
-            if at <= now:
-                await self._fire_user(schedule, now)
+        ticks_due = self._timetable.due(now, limit=LOOK_MAX)
+        for start in range(0, len(ticks_due), BATCH_MAX):
+            await self._fire_batch(ticks_due[start : start + BATCH_MAX], now)
         self._has_tenant = True
         return max(0.0, self._next_after(now) - (time.monotonic() - began))
 
-    def _plan(self, enabled: list[Schedule]) -> None:
-        self._upcoming.clear()
-        for schedule in enabled:
-            self._plan_one(schedule, after=schedule.fired_until)
-
-    def _plan_one(self, schedule: Schedule, *, after: datetime) -> None:
-        try:
-            at = schedule.next_after(after)
-        except LedgerError as error:  # a zone that this machine does not know
-            log.warning("schedule.refused", schedule=str(schedule.id), reason=error.sentence)
-            at = None
-        if at is None:
-            self._upcoming.pop(schedule.id, None)
-        else:
-            self._upcoming[schedule.id] = (at, schedule)
-
     def _next_after(self, now: datetime) -> float:
         """Seconds from `now` to the next nominal time, at most LOOK_EVERY_S."""
-        upcoming = [at for at, _ in self._upcoming.values()]
-        upcoming += [at for line in self._table if (at := line.when.next_after(now)) is not None]
-        return min([LOOK_EVERY_S, *((at - now).total_seconds() for at in upcoming)])
+        upcoming = [self._timetable.next_at, *(line.when.next_after(now) for line in self._table)]
+        seconds = [(at - now).total_seconds() for at in upcoming if at is not None]
+        return min([LOOK_EVERY_S, *seconds])
 
     async def _fire_system(self, line: Periodic, nominal_at: datetime) -> None:
         kind = kinds.get(line.kind)
@@ -118,7 +107,7 @@ class Firing:
             async with self._database.begin() as connection:
                 if await ticks.is_under_way(connection, schedule=line.key):
                     result = "skipped"
-                elif await ticks.take(connection, ticks.Tick(line.key, nominal_at, job)):
+                elif await ticks.take(connection, [ticks.Tick(line.key, nominal_at, job)]):
                     result = "fired"
                 else:
                     result = "repeated"
@@ -129,44 +118,74 @@ class Firing:
         if result == "fired":
             self._ring(job)
 
-    async def _fire_user(self, schedule: Schedule, now: datetime) -> None:
-        key = str(schedule.id)
-        nominal_at = schedule.latest_due(now)
-        if nominal_at is None:
-            self._plan_one(schedule, after=now)
-            return
-        tick = due.Due(schedule, nominal_at)
+    async def _fire_batch(self, batch: Sequence[Due], now: datetime) -> None:
+        spans = [_span(tick) for tick in batch]
+        traced = [
+            replace(tick, traceparent=span.traceparent)
+            for tick, span in zip(batch, spans, strict=True)
+        ]
         try:
-            job = await self._take(tick)
-        except REFUSED as error:
-            # The ledger will not have this job; its next tick may be another matter.
-            log.warning("schedule.refused", schedule=key, reason=type(error).__name__)
-            metrics.ticked(scope="user", result="refused")
-        else:
-            metrics.ticked(scope="user", result="fired" if job else "repeated")
-            if job is not None:
-                late_s = round((now - nominal_at).total_seconds(), 3)
-                log.info(
-                    "schedule.fired",
-                    schedule=key,
-                    nominal_at=nominal_at,
-                    late_s=late_s,
-                    job_id=str(job.id),
-                    queue=job.queue,
-                )
-                self._ring(job)
-        self._plan_one(schedule, after=nominal_at)
-
-    async def _take(self, tick: Due) -> NewJob | None:
-        attributes: dict[str, telemetry.Attribute | None] = {"schedule": str(tick.schedule.id)}
-        with telemetry.span("schedule.tick", kind="producer", attributes=attributes) as span:
             async with self._database.begin() as connection:
-                job = await due.fire(connection, tick, traceparent=span.traceparent)
-            span.set(outcome="fired" if job else "repeated", job_id=str(job.id) if job else None)
-        return job
+                answers = await due.fire(connection, traced)
+        except Exception as error:
+            if _is_about_the_server(error):
+                raise
+            if len(batch) > 1:  # whatever is wrong with one is nobody else's trouble
+                middle = len(batch) // 2
+                await self._fire_batch(batch[:middle], now)
+                await self._fire_batch(batch[middle:], now)
+                return
+            result: Literal["refused", "failed"] = (
+                "refused" if outage.is_own_fault(error) else "failed"
+            )
+            answers = [due.Fired(result, reason=type(error).__name__)]
+        for tick, answer, span in zip(batch, answers, spans, strict=True):
+            with span:
+                span.set(outcome=answer.result, job_id=str(answer.job.id) if answer.job else None)
+            self._settle(tick, answer, now)
+
+    def _settle(self, tick: Due, answer: Fired, now: datetime) -> None:
+        """Say what became of one, ring, and plan its next time."""
+        if answer.result == "busy":
+            self._timetable.postpone(tick.times, until=now + timedelta(seconds=BUSY_S))
+            return
+        key = str(tick.times.id)
+        metrics.ticked(scope="user", result=answer.result)
+        if answer.result == "failed":
+            log.warning("schedule.failed", schedule=key, reason=answer.reason, again_s=AGAIN_S)
+            self._timetable.postpone(tick.times, until=now + timedelta(seconds=AGAIN_S))
+            return
+        if answer.job is not None:
+            log.info(
+                "schedule.fired",
+                schedule=key,
+                nominal_at=tick.nominal_at,
+                late_s=round((now - tick.nominal_at).total_seconds(), 3),
+                job_id=str(answer.job.id),
+                queue=answer.job.queue,
+            )
+            self._ring(answer.job)
+        elif answer.result == "refused":
+            # The ledger will not have this job; its next tick may be another matter.
+            log.warning("schedule.refused", schedule=key, reason=answer.reason)
+        self._timetable.plan(tick.times, after=tick.nominal_at)
 
     def _ring(self, job: NewJob) -> None:
         metrics.accepted(queue=job.queue, kind=job.kind)
         self._ringer.ring(
             queue=job.queue, kind=job.kind, job_id=job.id, traceparent=job.traceparent
         )
+
+
+def _span(tick: Due) -> telemetry.Span:
+    """The start of the trace of one tick."""
+    attributes: dict[str, telemetry.Attribute | None] = {"schedule": str(tick.times.id)}
+    return telemetry.span("schedule.tick", kind="producer", attributes=attributes)
+
+
+def _is_about_the_server(error: Exception) -> bool:
+    """Whether nothing can be written just now: it is gone, read-only, full, or shutting down."""
+    if outage.is_own_fault(error):
+        return False
+    state = outage.sqlstate(error)
+    return state[:2] in {"", "08", "25", "53", "57"} and state != STATEMENT_TIMEOUT

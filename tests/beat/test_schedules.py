@@ -13,7 +13,7 @@ from ledger import due, ids, schedules, ticks
 from ledger.errors import InvalidSchedule, NotFound
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 JOB: dict[str, Any] = {
     "kind": "test.nothing",
@@ -34,6 +34,16 @@ async def make(database: AsyncEngine, **fields: Any) -> schedules.Schedule:
     }
     async with database.begin() as connection:
         return await schedules.create(connection, **(values | fields))
+
+
+async def look(connection: AsyncConnection) -> list[due.Due]:
+    """What a beat would fire now: of each schedule the newest tick only."""
+    now = await ticks.now(connection)
+    return [
+        due.Due(times, nominal_at)
+        for times in await due.enabled(connection)
+        if (nominal_at := times.latest_due(after=times.fired_until, now=now)) is not None
+    ]
 
 
 async def age(database: AsyncEngine, interval: str) -> None:
@@ -127,17 +137,21 @@ async def test_due_is_the_newest_missed_time_and_fires_once(database: AsyncEngin
     await age(database, "2 days")
     async with database.begin() as connection:
         now = await ticks.now(connection)
-        (tick,) = await due.due(connection)
+        (tick,) = await look(connection)
     assert timedelta() <= now - tick.nominal_at < timedelta(minutes=1)
 
-    async def fire() -> bool:
+    async def fire() -> str:
         async with database.begin() as connection:
-            return await due.fire(connection, tick) is not None
+            (answer,) = await due.fire(connection, [tick])
+            return answer.result
 
-    assert sorted(await asyncio.gather(*(fire() for _ in range(8)))) == [False] * 7 + [True]
+    answers = await asyncio.gather(*(fire() for _ in range(8)))
+    assert answers.count("fired") == 1
+    assert set(answers) <= {"fired", "busy", "repeated"}
+    assert await fire() == "repeated"
     async with database.connect() as connection:
         # A minute may have gone by meanwhile; the fired one is never due again.
-        assert all(again.nominal_at > tick.nominal_at for again in await due.due(connection))
+        assert all(again.nominal_at > tick.nominal_at for again in await look(connection))
         assert (
             await connection.execute(text("SELECT count(*) FROM relais.jobs"))
         ).scalar_one() == 1
@@ -147,11 +161,11 @@ async def test_what_changed_between_look_and_fire_is_not_fired(database: AsyncEn
     one = await make(database)
     await age(database, "1 hour")
     async with database.begin() as connection:
-        (tick,) = await due.due(connection)
+        (tick,) = await look(connection)
         await schedules.update(connection, tenant="default", schedule_id=one.id, cron="@yearly")
-        assert await due.fire(connection, tick) is None
+        assert await due.fire(connection, [tick]) == [due.Fired("repeated")]
         await schedules.delete(connection, tenant="default", schedule_id=one.id)
-        assert await due.fire(connection, tick) is None
+        assert await due.fire(connection, [tick]) == [due.Fired("busy")]
 
 
 async def test_switching_on_again_does_not_catch_up(database: AsyncEngine) -> None:
@@ -160,9 +174,7 @@ async def test_switching_on_again_does_not_catch_up(database: AsyncEngine) -> No
     async with database.begin() as connection:
         await schedules.enable(connection, tenant="default", schedule_id=one.id, enabled=True)
         now = await ticks.now(connection)
-        assert all(
-            tick.nominal_at > now - timedelta(minutes=1) for tick in await due.due(connection)
-        )
+        assert all(tick.nominal_at > now - timedelta(minutes=1) for tick in await look(connection))
 
 
 async def test_a_tick_and_its_job_are_one(database: AsyncEngine) -> None:
@@ -170,10 +182,10 @@ async def test_a_tick_and_its_job_are_one(database: AsyncEngine) -> None:
     await make(database, job={**JOB, "timeout_s": -1})
     await age(database, "1 hour")
     async with database.begin() as connection:
-        (tick,) = await due.due(connection)
+        (tick,) = await look(connection)
     with pytest.raises(Exception, match="ck_jobs_limits"):
         async with database.begin() as connection:
-            await due.fire(connection, tick)
+            await due.fire(connection, [tick])
     async with database.connect() as connection:
         assert (
             await connection.execute(text("SELECT count(*) FROM relais.schedule_ticks"))
