@@ -17,6 +17,13 @@ Mode = Literal[
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 
+# What is only no plain text or number is made so, and kept: the work is done. A wait that is no
+# number is a short one. Everything else fails, and says why.
+ENDS: dict[Mode, str] = dict.fromkeys(MODES, "failed") | dict.fromkeys(
+    ("surrogates", "nul", "nan", "snooze"), "succeeded"
+)
+
+
 class Unspeakable(Exception):  # noqa: N818 - never shown
     """Cannot be shown: whoever tries gets an error."""
 
@@ -30,8 +37,8 @@ class Beyond(BaseException):
     """Not an Exception: what `except Exception` does not catch."""
 
 
-def misbehave(mode: Mode) -> Outcome:  # noqa: C901, PLR0912 - one case a mode
-    """Return or raise what `mode` says."""
+def misbehave(mode: Mode, *, attempt: int) -> Outcome:  # noqa: C901, PLR0912 - one case a mode
+    """Return or raise what `mode` says; a snooze once."""
     ending: Any = None
     match mode:
         case "none":
@@ -53,7 +60,7 @@ def misbehave(mode: Mode) -> Outcome:  # noqa: C901, PLR0912 - one case a mode
         case "delay":
             ending = RetryLater("some day", delay_s=math.nan)
         case "snooze":
-            ending = Snooze(1e300, "for ever")
+            ending = Succeeded() if attempt > 1 else Snooze(math.nan, "for a while")
         case "error_surrogates":
             raise ValueError("\ud800")  # noqa: EM101 - nobody reads it
         case "error_repr":

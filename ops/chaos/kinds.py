@@ -102,14 +102,14 @@ async def outcome(payload: Misdeed, context: Context) -> Outcome:
         foreign = asyncio.create_task(asyncio.sleep(60))
         foreign.cancel()
         await foreign
-    return misbehave(payload.mode)
+    return misbehave(payload.mode, attempt=context.attempt)
 
 
 @kind("chaos.outcome_apart", payload=Misdeed, queue="template", max_attempts=2, backoff=SOON)
 def outcome_apart(payload: Misdeed, context: Context) -> Outcome:
     """End badly, in a process of its own."""
     _note("began", payload.key, context)
-    return misbehave(payload.mode)
+    return misbehave(payload.mode, attempt=context.attempt)
 
 
 @lru_cache(maxsize=1)

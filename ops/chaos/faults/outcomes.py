@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ops.chaos import journal
-from ops.chaos.endings import MODES, Mode
+from ops.chaos.endings import ENDS, MODES, Mode
 from ops.chaos.faults.asking import Asking
 from ops.chaos.faults.fault import HOOK_WITHIN_S
 from ops.chaos.waiting import comes
@@ -20,15 +20,15 @@ SURROGATE = '{{ "\\ud800" }}'  # a template that makes what is no text
 
 
 class Bad(Asking):
-    """Jobs that must fail with a reason, handed over among innocents that must not."""
+    """Jobs that end badly, each as it must, handed over among innocents."""
 
     service: ClassVar[str] = "load"
     bad: list[dict[str, Any]]
 
     async def inject(self) -> None:
         """Hand them over all at once."""
-        self.bad = [self.make_bad(number) for number in range(BAD)]
-        each = [(job, "failed") for job in self.bad]
+        each = [self.make_bad(number) for number in range(BAD)]
+        self.bad = [job for job, _ in each]
         each += [(self.make_good(), "succeeded") for _ in range(GOOD)]
         self.rng.shuffle(each)
         await asyncio.gather(*(self.client.post(job, ends=ends) for job, ends in each))
@@ -37,8 +37,8 @@ class Bad(Asking):
         """Until the bad ones have run."""
         self.is_met = await comes(self.have_run, within_s=HOOK_WITHIN_S)
 
-    def make_bad(self, number: int) -> dict[str, Any]:
-        """One that must fail."""
+    def make_bad(self, number: int) -> tuple[dict[str, Any], str]:
+        """One that ends badly, and the end that it must come to."""
         raise NotImplementedError
 
     def make_good(self) -> dict[str, Any]:
@@ -56,12 +56,12 @@ class BadOutcome(Bad):
 
     mode: ClassVar[Mode]
 
-    def make_bad(self, number: int) -> dict[str, Any]:
+    def make_bad(self, number: int) -> tuple[dict[str, Any], str]:
         """In turn."""
         kind = "chaos.outcome_apart" if number % 2 else "chaos.outcome"
         job = self.job(kind, {"mode": self.mode}, queue="template")
         job["payload"]["key"] = job["idempotency_key"]
-        return job
+        return job, ENDS[self.mode]
 
 
 class TemplateOfSurrogates(Bad):
@@ -69,13 +69,14 @@ class TemplateOfSurrogates(Bad):
 
     kind = "template_surrogates"
 
-    def make_bad(self, number: int) -> dict[str, Any]:
-        """By itself, in a subject, in a text."""
-        template = f"Bonjour {SURROGATE}"
+    def make_bad(self, number: int) -> tuple[dict[str, Any], str]:
+        """By itself, which is made plain text; in a subject or in a text, which is no mail."""
         if number % 2:
-            return self.job("template.render", {"template": template}, queue="bulk")
+            job = self.job("template.render", {}, queue="bulk")
+            job["payload"]["template"] = f"Bonjour {job['idempotency_key']}{SURROGATE}"
+            return job, "succeeded"
         field = "text" if number % 4 else "subject"
-        return self._mail(variables={"name": "Ada"}, **{field: template})
+        return self._mail(variables={"name": "Ada"}, **{field: f"Bonjour {SURROGATE}"}), "failed"
 
     def make_good(self) -> dict[str, Any]:
         """A mail like any other."""
