@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.request import urlopen
 
+import psycopg
+
 from ledger import api_keys, migrate
 from ledger import database as ledger_database
 from ops.errors import OpsError
@@ -52,19 +54,24 @@ class Stand:
             }
         )
 
-    def make_key(self) -> str:
-        """A producer's API key without a rate limit that would matter."""
+    def make_key(self, *, tenant: str = "default") -> str:
+        """An API key of `tenant` without a rate limit that would matter."""
 
         async def make() -> str:
             engine = ledger_database.engine(self.settings)
             async with engine.begin() as connection:
                 made = await api_keys.create(
-                    connection, tenant="default", name="bench", role="admin", rate_per_s=1e6
+                    connection, tenant=tenant, name="bench", role="admin", rate_per_s=1e6
                 )
             await engine.dispose()
             return made.key
 
         return asyncio.run(make())
+
+    def empty_ledger(self) -> None:
+        """No jobs, no history; keys stay."""
+        with psycopg.connect(self.postgres.url, autocommit=True) as connection:
+            connection.execute("TRUNCATE relais.jobs, relais.job_events CASCADE")
 
     @contextmanager
     def process(self, *words: str, **overrides: object) -> Iterator[subprocess.Popen[bytes]]:
