@@ -145,13 +145,15 @@ def _callback(row: Row[Any], trace: str | None) -> NewJob:
             "finished_at": row.finished_at,
         },
     }
+    payload = {"url": row.callback_url, "body": body}
     return NewJob(
         id=ids.new(),
         tenant=row.tenant,
         kind=CALLBACK_KIND,
         queue="callback",
         lane=lanes.name(row.tenant, dependence.on_host(row.callback_url)),
-        payload={"url": row.callback_url, "body": body},
+        payload=payload,
+        payload_bytes=len(to_json(payload)),
         max_attempts=CALLBACK_ATTEMPTS,
         timeout_s=CALLBACK_TIMEOUT_S,
         workflow_id=row.workflow_id,

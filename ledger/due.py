@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
+from pydantic_core import to_json
 from sqlalchemy import text
 
 from ledger import cron, ids, ticks
@@ -18,6 +19,8 @@ from ledger.shapes import NewJob
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
+
+LaneOf = Callable[[str, str, dict[str, Any]], str]
 
 PART_MAX_BYTES = 4_194_304  # of schedules' jobs that are in hand at once
 
@@ -128,9 +131,12 @@ async def enabled(connection: AsyncConnection) -> list[Times]:
     return [Times(*row) for row in await connection.execute(ENABLED)]
 
 
-async def fire(connection: AsyncConnection, due: Sequence[Due]) -> list[Fired]:
+async def fire(
+    connection: AsyncConnection, due: Sequence[Due], *, lane_of: LaneOf | None = None
+) -> list[Fired]:
     """Make each of `due` a job, once; answers in their order.
 
+    `lane_of` names the lane of a job by kind, tenant and payload; without it, it is the tenant's.
     Nothing waits for another beat. One that the ledger itself refuses raises, for all of them.
     """
     await connection.execute(NOT_FOR_LONG)
@@ -139,7 +145,7 @@ async def fire(connection: AsyncConnection, due: Sequence[Due]) -> list[Fired]:
     live = [tick for tick in due if tick.times.id in known and _is_live(tick, known[tick.times.id])]
     answers: dict[UUID, Fired] = {}
     for part in _parts([(tick, known[tick.times.id].bytes) for tick in live]):
-        answers |= await _fire_part(connection, part)
+        answers |= await _fire_part(connection, part, lane_of)
     done = [tick for tick in live if answers[tick.times.id].result != "refused"]
     if done:
         values = {
@@ -153,7 +159,9 @@ async def fire(connection: AsyncConnection, due: Sequence[Due]) -> list[Fired]:
     ]
 
 
-async def _fire_part(connection: AsyncConnection, part: Sequence[Due]) -> dict[UUID, Fired]:
+async def _fire_part(
+    connection: AsyncConnection, part: Sequence[Due], lane_of: LaneOf | None
+) -> dict[UUID, Fired]:
     """Write the ticks and jobs of schedules that are locked."""
     answers: dict[UUID, Fired] = {}
     rows = {
@@ -163,7 +171,7 @@ async def _fire_part(connection: AsyncConnection, part: Sequence[Due]) -> dict[U
     for tick in part:
         row = rows[tick.times.id]
         try:
-            job = _as_new_job(row, traceparent=tick.traceparent)
+            job = _as_new_job(row, traceparent=tick.traceparent, lane_of=lane_of)
         except InvalidSchedule as error:
             answers[row.id] = Fired("refused", reason=error.sentence)
         else:
@@ -198,7 +206,12 @@ def _parts(sized: Sequence[tuple[Due, int]]) -> Iterator[list[Due]]:
         yield part
 
 
-def _as_new_job(row: Any, *, traceparent: str | None) -> NewJob:  # noqa: ANN401 - a row
+def _as_new_job(
+    row: Any,  # noqa: ANN401 - a row
+    *,
+    traceparent: str | None,
+    lane_of: LaneOf | None,
+) -> NewJob:
     job = row.job
     check_job(job)
     optional = {key: job[key] for key in JOB_OPTIONAL if job.get(key) is not None}
@@ -207,6 +220,8 @@ def _as_new_job(row: Any, *, traceparent: str | None) -> NewJob:  # noqa: ANN401
     return NewJob(
         id=ids.new(),
         tenant=row.tenant,
+        lane=lane_of(job["kind"], row.tenant, job["payload"]) if lane_of else None,
+        payload_bytes=len(to_json(job["payload"])),
         accepted_by=f"schedule:{row.name}",
         traceparent=traceparent,
         trace_id=traceparent[3:35] if traceparent else None,

@@ -126,7 +126,7 @@ class Firing:
         ]
         try:
             async with self._database.begin() as connection:
-                answers = await due.fire(connection, traced)
+                answers = await due.fire(connection, traced, lane_of=kinds.lane_of)
         except Exception as error:
             if _is_about_the_server(error):
                 raise

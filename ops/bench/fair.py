@@ -89,7 +89,7 @@ class Run:
         self.others = others  # jobs of others that ended meanwhile
 
 
-def _behind(  # noqa: PLR0917 - read as a sentence
+def _behind(
     here: Stand, key: str, tenants: Sequence[str], *, say: Say, words: str, rounds: int = ROUNDS
 ) -> list[Run]:
     """B's jobs behind a job of each of `tenants`, all ready before B posts."""
