@@ -168,6 +168,8 @@ class Slots:
 
     async def close(self) -> None:
         """End whatever runs; what does not end in time is left to itself."""
+        if self._is_over:
+            return
         self._is_over = True
         tasks = self._running_tasks()
         for task in tasks:
