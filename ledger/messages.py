@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from pydantic_core import to_json
+from sqlalchemy import text
 
 from ledger import ids, statements, suppressions
 from ledger.models.mail import MessageState
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from sqlalchemy import Row
-    from sqlalchemy.ext.asyncio import AsyncConnection
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 SQL = statements.load(Path(__file__).with_suffix(".sql"))
+AGO = text("SELECT statement_timestamp() - :ago_s * interval '1 second'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,20 +176,43 @@ async def mark(connection: AsyncConnection, marks: Sequence[Mark]) -> list[bool]
     return [m.id in marked for m in marks]
 
 
-async def settle_abandoned(
-    connection: AsyncConnection, *, since_s: float = 60.0, until_s: float = 86_400.0
-) -> dict[str, int]:
-    """Settle open messages of jobs that ended `since_s` to `until_s` ago without their handler.
+@dataclass(slots=True)
+class Abandoned:
+    """A walk over the jobs that ended badly, in the order in which they did, and their messages.
 
-    How many became what: {"unknown": n, "failed": n}.
+    Begins with what ended in the last `back_s`; every step goes on where the one before stopped,
+    so that a job is looked at once however many there are.
     """
-    result = await connection.execute(
-        SQL["settle_abandoned"], {"since_s": since_s, "until_s": until_s}
-    )
-    settled: dict[str, int] = {}
-    for row in result:
-        settled[row.state] = settled.get(row.state, 0) + 1
-    return settled
+
+    back_s: float = 86_400.0
+    since_s: float = 120.0  # ended longer ago than any transaction may take to say so
+    after: datetime | None = None
+    after_id: UUID = field(default=UUID(int=0))
+
+    async def settle(self, database: AsyncEngine, *, limit: int) -> Settled:
+        """Settle the open messages of the next `limit` jobs, and commit."""
+        async with database.begin() as connection:
+            if self.after is None:
+                ago = await connection.execute(AGO, {"ago_s": self.back_s})
+                self.after = ago.scalar_one()
+            values = {"after": self.after, "after_id": self.after_id, "limit": limit}
+            row = (
+                await connection.execute(
+                    SQL["settle_abandoned"], {**values, "since_s": self.since_s}
+                )
+            ).one()
+        if row.looked_at:
+            self.after, self.after_id = row.until, row.until_id
+        return Settled(looked_at=row.looked_at, unknown=row.unknown, failed=row.failed)
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """How many jobs were looked at, and what became of their messages."""
+
+    looked_at: int
+    unknown: int
+    failed: int
 
 
 def _storable(words: str | None) -> str | None:

@@ -1,5 +1,6 @@
 -- Every statement that changes relais.messages. ledger/messages.py runs them by name.
 -- Fence: a mark names (message id, attempt); a row that another attempt took over is not touched.
+-- No index has a column that changes, so that the versions of a row stay beside each other (HOT).
 
 -- name: insert
 -- One row per recipient; a suppressed address is never sent to. Rows that are there stay, and
@@ -20,7 +21,7 @@ WITH born AS (
     LEFT JOIN relais.suppressions AS s ON s.tenant = d.tenant AND s.address = d.address
     WHERE NOT EXISTS (SELECT FROM relais.relay_states AS r
                       WHERE r.tenant = d.tenant AND r.name = d.relay
-                        AND (r.stopped_at IS NOT NULL OR r.backoff_until > clock_timestamp()))
+                        AND (r.stopped_at IS NOT NULL OR r.backoff_until > statement_timestamp()))
     ON CONFLICT (job_id, position) DO NOTHING
     RETURNING *
 )
@@ -60,7 +61,7 @@ WHERE m.job_id = d.job_id AND m.position = d.position AND m.attempt < d.attempt
 -- The rows of these jobs, in order, and how long ago an unanswered dot went out.
 SELECT id, tenant, job_id, position, recipient, role, message_id, relay, state, attempt,
        created_at, reply_code, enhanced_code, reply, reason,
-       extract(epoch FROM clock_timestamp() - dot_sent_at)::float8 AS dot_age_s
+       extract(epoch FROM statement_timestamp() - dot_sent_at)::float8 AS dot_age_s
 FROM relais.messages
 WHERE job_id = ANY(CAST(:job_ids AS uuid[]))
 ORDER BY job_id, position
@@ -96,15 +97,32 @@ RETURNING m.id
 
 -- name: settle_abandoned
 -- Open messages of jobs that ended without their handler (the last worker died, a person
--- cancelled): an unanswered dot is unknown, the rest failed.
-UPDATE relais.messages AS m
-SET state = CASE WHEN m.state = 'dot_sent' THEN 'unknown' ELSE 'failed' END::relais.message_state,
-    reason = CASE WHEN m.state = 'dot_sent' THEN 'the job ended before the relay answered the dot'
-                  ELSE 'the job ended before this message was sent' END,
-    changed_at = clock_timestamp()
-FROM relais.jobs AS j
-WHERE j.state IN ('failed', 'cancelled', 'unknown')
-  AND j.finished_at BETWEEN clock_timestamp() - :until_s * interval '1 second'
-                        AND clock_timestamp() - :since_s * interval '1 second'
-  AND m.job_id = j.id AND m.state IN ('pending', 'sending', 'deferred', 'dot_sent')
-RETURNING m.id, m.job_id, m.state::text
+-- cancelled): an unanswered dot is unknown, the rest failed. Looks at jobs that ended after `after`
+-- and not in the last `since_s`, a bounded number of them. A message that a later attempt has taken
+-- over is not touched; one that is settled counts as settled when its job ended, so that a person
+-- who reopens the job at this very moment is still heard.
+WITH ended AS MATERIALIZED (
+    SELECT id, attempt, finished_at FROM relais.jobs
+    WHERE state IN ('failed', 'cancelled', 'unknown')
+      AND (finished_at, id) > (CAST(:after AS timestamptz), CAST(:after_id AS uuid))
+      AND finished_at < statement_timestamp() - :since_s * interval '1 second'
+    ORDER BY finished_at, id LIMIT :limit
+), settled AS (
+    UPDATE relais.messages AS m
+    SET state = CASE WHEN m.state = 'dot_sent' THEN 'unknown' ELSE 'failed' END
+                ::relais.message_state,
+        reason = CASE WHEN m.state = 'dot_sent'
+                      THEN 'the job ended before an answer to the dot was noted'
+                      ELSE 'the job ended before this message was sent' END,
+        changed_at = greatest(m.changed_at, ended.finished_at)
+    FROM ended
+    WHERE m.job_id = ended.id AND m.attempt <= ended.attempt
+      AND m.state IN ('pending', 'sending', 'deferred', 'dot_sent')
+    RETURNING m.state
+)
+SELECT (SELECT count(*) FROM ended) AS looked_at,
+       (SELECT max(finished_at) FROM ended) AS until,
+       (SELECT id FROM ended ORDER BY finished_at DESC, id DESC LIMIT 1) AS until_id,
+       count(*) FILTER (WHERE state = 'unknown') AS unknown,
+       count(*) FILTER (WHERE state = 'failed') AS failed
+FROM settled

@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel
 
@@ -28,6 +29,7 @@ RETENTION_TIMEOUT_S = 600.0
 BUDGET_S = 0.8 * RETENTION_TIMEOUT_S  # the next run goes on where this one stopped
 SYSTEM_JOBS_S = 3_600.0
 SYSTEM_TICKS_S = 86_400.0
+SETTLE_BUDGET_S = 20.0  # the next look goes on where this one stopped
 STALLED_S = 120.0  # a queue whose oldest ready job waits longer is worth a warning
 log = logs.logger("housekeeping")
 
@@ -70,10 +72,7 @@ async def look_at_queues(_: Nothing, context: Context) -> Outcome:
     refused a login are resumed where it has changed.
     """
     await logins.resume_changed(context.database, context.settings)
-    async with context.database.begin() as connection:
-        settled = await messages.settle_abandoned(connection)
-    if settled:
-        log.warning("messages.abandoned", **settled)
+    await _settle_abandoned(context.database)
     async with context.database.connect() as connection:
         queues = await queue_health.look(connection, queues=QUEUES)
     for queue in queues:
@@ -86,6 +85,24 @@ async def look_at_queues(_: Nothing, context: Context) -> Outcome:
                 oldest_ready_s=queue.oldest_ready_s,
             )
     return Succeeded({"queues": [asdict(queue) for queue in queues]})
+
+
+_walks: WeakKeyDictionary[AsyncEngine, messages.Abandoned] = WeakKeyDictionary()
+
+
+async def _settle_abandoned(database: AsyncEngine) -> None:
+    """Go on where the last look of this process ended; the first one goes back a day."""
+    walk = _walks.setdefault(database, messages.Abandoned())
+    deadline = time.monotonic() + SETTLE_BUDGET_S
+    unknown = failed = 0
+    while time.monotonic() < deadline:
+        settled = await walk.settle(database, limit=SLICE_ROWS)
+        unknown += settled.unknown
+        failed += settled.failed
+        if settled.looked_at < SLICE_ROWS:
+            break
+    if unknown or failed:
+        log.warning("messages.abandoned", unknown=unknown, failed=failed)
 
 
 def _slices(settings: Settings) -> dict[str, Callable[[AsyncConnection], Awaitable[int]]]:

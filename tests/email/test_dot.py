@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from ledger import ids, messages
+from ledger.messages import Settled
 from tasks.email.send import LOST_CLAIM
 from tasks.outcomes import Failed, RetryLater, Succeeded, Unknown
 from tests.email.scripted_relay import DROP, TAKE_AND_DROP, Act
@@ -321,10 +322,9 @@ async def test_what_a_job_leaves_open_is_settled(jobs: Jobs, relay: ScriptedRela
     await jobs.run(deferred)
     await jobs.end(in_doubt, "failed")
     await jobs.end(deferred, "cancelled")
-    async with jobs.database.begin() as connection:
-        settled = await messages.settle_abandoned(connection, since_s=0)
-        assert settled == {"unknown": 1, "failed": 1}
-        assert await messages.settle_abandoned(connection, since_s=0) == {}
+    walk = messages.Abandoned(since_s=0)
+    assert await walk.settle(jobs.database, limit=10) == Settled(2, unknown=1, failed=1)
+    assert await walk.settle(jobs.database, limit=10) == Settled(0, unknown=0, failed=0)
     assert await jobs.states(in_doubt) == ["unknown"]
     assert await jobs.states(deferred) == ["failed"]
 
