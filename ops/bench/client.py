@@ -5,6 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+REPORT_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +29,7 @@ class Load:
 
 async def post_many(*, port: int, key: str, body: bytes, requests: int, connections: int) -> Load:
     """Send `requests` POSTs of one job each, every connection as fast as it is answered."""
-    head = (
-        "POST /api/v1/jobs HTTP/1.1\r\nHost: bench\r\n"
-        f"Authorization: Bearer {key}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
-    ).encode()
-    request = head + body
+    request = _request(key, body)
     latencies: list[float] = []
     refused = 0
     left = requests
@@ -50,6 +51,69 @@ async def post_many(*, port: int, key: str, body: bytes, requests: int, connecti
     started = time.perf_counter()
     await asyncio.gather(*(connection() for _ in range(connections)))
     return Load(round(requests / (time.perf_counter() - started)), latencies, refused)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """So many jobs a second, for so long."""
+
+    rate: int
+    seconds: float
+
+
+async def post_at_rate(
+    *,
+    port: int,
+    key: str,
+    body: bytes,
+    pace: Pace,
+    connections: int,
+    tell: Callable[[int], None] | None = None,
+) -> tuple[int, int]:
+    """Send a POST of one job at each of its times, whether or not earlier ones are answered.
+
+    Where all `connections` wait for answers, times pass: what was posted, and what was refused.
+    """
+    request = _request(key, body)
+    total = int(pace.rate * pace.seconds)
+    next_number = posted = refused = 0
+    began = time.perf_counter()
+
+    async def connection() -> None:
+        nonlocal next_number, posted, refused
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            while next_number < total:
+                wait_s = next_number / pace.rate - (time.perf_counter() - began)
+                next_number += 1
+                if wait_s > 0:
+                    await asyncio.sleep(wait_s)
+                if time.perf_counter() - began > pace.seconds:
+                    break  # too slow for this rate: over is over
+                writer.write(request)
+                refused += await _answer(reader) != b"202"
+                posted += 1
+        finally:
+            writer.close()
+
+    async def report() -> None:
+        while tell is not None:
+            tell(posted)
+            await asyncio.sleep(REPORT_EVERY_S)
+
+    reporting = asyncio.create_task(report())
+    await asyncio.gather(*(connection() for _ in range(connections)))
+    reporting.cancel()
+    return posted, refused
+
+
+def _request(key: str, body: bytes) -> bytes:
+    head = (
+        "POST /api/v1/jobs HTTP/1.1\r\nHost: bench\r\n"
+        f"Authorization: Bearer {key}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
 
 
 async def _answer(reader: asyncio.StreamReader) -> bytes:

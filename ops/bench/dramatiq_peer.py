@@ -15,7 +15,9 @@ from dramatiq.brokers.redis import RedisBroker
 QUEUE = "default"
 WORDS = ("dramatiq", "ops.bench.dramatiq_peer", "--processes", "2", "--threads", "8")
 
-broker = RedisBroker(url=os.environ.get("RELAIS_BENCH_REDIS_URL", "redis://127.0.0.1:1/1"))
+broker = RedisBroker(  # type: ignore[no-untyped-call]
+    url=os.environ.get("RELAIS_BENCH_REDIS_URL", "redis://127.0.0.1:1/1")
+)
 dramatiq.set_broker(broker)
 
 

@@ -9,11 +9,15 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ops.bench import celery_peer
 from ops.bench.client import Load, post_many
 from ops.bench.stand import stand
+
+if TYPE_CHECKING:
+    from ops.bench import Options
+    from ops.bench.progress import Say
 
 REQUESTS = 10_000
 CONNECTIONS = 16
@@ -30,8 +34,9 @@ MAIL = {
 }
 
 
-def measure() -> dict[str, Any]:
+def measure(options: Options, say: Say) -> dict[str, Any]:
     """Answers per second and their latency, beside the peer's."""
+    del options
     body = json.dumps(MAIL).encode()
     with stand() as here:
         key = here.make_key()
@@ -48,9 +53,11 @@ def measure() -> dict[str, Any]:
                     )
                 )
 
+            say(f"{REQUESTS:,} POSTs over {CONNECTIONS} connections")
             post(WARM_UP)
             load = post(REQUESTS)
-        celery_peer.app.conf.broker_url = here.peer_redis_url
+        say(f"Celery's apply_async, {REQUESTS:,} times")
+        celery_peer.use(here.peer_redis_url)
         celery_peer.enqueue(WARM_UP)
         started = time.monotonic()
         celery_peer.enqueue(REQUESTS)
