@@ -26,6 +26,7 @@ ALL_QUEUES = "*"
 SYSTEM = "system"  # what Relais gives itself; runs in a paused queue too
 NAME_MAX = 200
 LIST_MAX = 1_000
+REGISTRY_MAX = 500  # lanes, kinds and priorities; each costs a look a probe
 
 Group = tuple[str, str, int]  # lane, kind, priority
 
@@ -153,3 +154,13 @@ async def list_all(
     """Lanes of `queue` by name, from the first one after `after`; `tenant` None: everybody's."""
     values = {"queue": queue, "tenant": tenant, "after": after, "limit": limit}
     return [LaneRecord(*row) for row in await connection.execute(SQL["list"], values)]
+
+
+async def register_missing(connection: AsyncConnection) -> None:
+    """Make sure that no ready or scheduled job is in a lane that nobody looks into."""
+    await connection.execute(SQL["register_missing"])
+
+
+async def forget_idle(connection: AsyncConnection, *, kept: int = REGISTRY_MAX) -> None:
+    """Forget lanes in which nothing waits, where there are more than `kept`."""
+    await connection.execute(SQL["forget_idle"], {"kept": kept})

@@ -86,3 +86,41 @@ WHERE (CAST(:tenant AS text) IS NULL OR l.lane = :tenant
        OR left(l.lane, length(:tenant) + 1) = :tenant || '/')
   AND l.lane > :after
 ORDER BY l.lane LIMIT :limit
+
+-- name: register_missing
+-- Lanes of ready and scheduled jobs that the registry lost to `forget_idle` in the same moment.
+INSERT INTO relais.lanes (queue, lane, kind, priority)
+WITH RECURSIVE groups AS (
+    (SELECT queue, lane, kind, priority FROM relais.jobs WHERE state = 'ready'
+     ORDER BY queue, lane, kind, priority LIMIT 1)
+  UNION ALL
+    SELECT next.* FROM groups AS g CROSS JOIN LATERAL (
+        SELECT j.queue, j.lane, j.kind, j.priority FROM relais.jobs AS j
+        WHERE j.state = 'ready'
+          AND (j.queue, j.lane, j.kind, j.priority) > (g.queue, g.lane, g.kind, g.priority)
+        ORDER BY j.queue, j.lane, j.kind, j.priority LIMIT 1
+    ) AS next
+), later AS (
+    (SELECT queue, lane, kind, priority FROM relais.jobs WHERE state = 'scheduled'
+     ORDER BY queue, lane, kind, priority LIMIT 1)
+  UNION ALL
+    SELECT next.* FROM later AS g CROSS JOIN LATERAL (
+        SELECT j.queue, j.lane, j.kind, j.priority FROM relais.jobs AS j
+        WHERE j.state = 'scheduled'
+          AND (j.queue, j.lane, j.kind, j.priority) > (g.queue, g.lane, g.kind, g.priority)
+        ORDER BY j.queue, j.lane, j.kind, j.priority LIMIT 1
+    ) AS next
+)
+SELECT * FROM groups UNION SELECT * FROM later
+ON CONFLICT DO NOTHING
+
+-- name: forget_idle
+-- Lanes in which nothing is ready or scheduled, once there are many; whoever comes registers anew.
+DELETE FROM relais.lanes AS l
+WHERE (SELECT count(*) FROM relais.lanes) > :kept
+  AND NOT EXISTS (SELECT FROM relais.jobs AS j
+                  WHERE j.queue = l.queue AND j.lane = l.lane AND j.kind = l.kind
+                    AND j.priority = l.priority AND j.state = 'ready')
+  AND NOT EXISTS (SELECT FROM relais.jobs AS j
+                  WHERE j.queue = l.queue AND j.lane = l.lane AND j.kind = l.kind
+                    AND j.priority = l.priority AND j.state = 'scheduled')

@@ -7,34 +7,30 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
+from ledger import counts
+from ledger.models.jobs import State
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-DEPTH_MAX = 100_000  # a deeper queue is reported as this deep
-
-# Per queue: ready jobs (counted up to a limit), the longest waiting of each priority, the rest.
+# Per queue: since when its longest ready job has been, by lane; what operators decided; canaries.
 LOOK = text("""
 SELECT
     q.name,
-    (SELECT count(*) FROM (
-        SELECT FROM relais.jobs WHERE queue = q.name AND state = 'ready' LIMIT :depth_max
-    ) AS ready) AS ready,
-    (SELECT count(*) FROM (
-        SELECT FROM relais.jobs WHERE queue = q.name AND state = 'scheduled' LIMIT :depth_max
-    ) AS scheduled) AS scheduled,
-    (SELECT count(*) FROM relais.jobs WHERE queue = q.name AND state = 'running') AS running,
-    extract(epoch FROM clock_timestamp() - (
-        SELECT min(oldest.run_at) FROM generate_series(0, 9) AS p (priority),
-        LATERAL (
-            SELECT run_at FROM relais.jobs
-            WHERE queue = q.name AND state = 'ready' AND priority = p.priority
-            ORDER BY run_at LIMIT 1
-        ) AS oldest
+    extract(epoch FROM statement_timestamp() - (
+        SELECT min(head.ready_at) FROM relais.lanes AS l
+        CROSS JOIN LATERAL (
+            SELECT j.ready_at FROM relais.jobs AS j
+            WHERE j.queue = l.queue AND j.lane = l.lane AND j.kind = l.kind
+              AND j.priority = l.priority AND j.state = 'ready'
+            ORDER BY j.ready_at LIMIT 1
+        ) AS head
+        WHERE l.queue = q.name
     ))::float8 AS oldest_ready_s,
     known.paused_at IS NOT NULL AS is_paused,
-    extract(epoch FROM clock_timestamp() - known.canary_at)::float8 AS canary_age_s
+    extract(epoch FROM statement_timestamp() - known.canary_at)::float8 AS canary_age_s
 FROM unnest(CAST(:queues AS text[])) WITH ORDINALITY AS q (name, position)
 LEFT JOIN relais.queues AS known ON known.name = q.name
 ORDER BY q.position
@@ -56,5 +52,16 @@ class QueueHealth:
 
 async def look(connection: AsyncConnection, *, queues: Sequence[str]) -> list[QueueHealth]:
     """The health of `queues`, in their order."""
-    result = await connection.execute(LOOK, {"queues": list(queues), "depth_max": DEPTH_MAX})
-    return [QueueHealth(*row) for row in result]
+    known = await counts.read(connection)
+    return [
+        QueueHealth(
+            name=row.name,
+            ready=known.get((row.name, State.READY), 0),
+            scheduled=known.get((row.name, State.SCHEDULED), 0),
+            running=known.get((row.name, State.RUNNING), 0),
+            oldest_ready_s=row.oldest_ready_s,
+            is_paused=row.is_paused,
+            canary_age_s=row.canary_age_s,
+        )
+        for row in await connection.execute(LOOK, {"queues": list(queues)})
+    ]

@@ -24,10 +24,10 @@ SYSTEM_TENANT = "system"  # owns the jobs that Relais gives itself
 PRUNE_JOBS = text("""
 WITH gone AS (DELETE FROM relais.jobs WHERE id = ANY(ARRAY(
     SELECT j.id FROM relais.jobs AS j
-    WHERE j.finished_at < clock_timestamp() - :finished_s * interval '1 second'
+    WHERE j.finished_at < statement_timestamp() - :finished_s * interval '1 second'
       AND j.finished_at >= coalesce(CAST(:after AS timestamptz), '-infinity')
       AND (j.state IN ('succeeded', 'cancelled')
-           OR j.finished_at < clock_timestamp() - :shelf_s * interval '1 second')
+           OR j.finished_at < statement_timestamp() - :shelf_s * interval '1 second')
       AND NOT EXISTS (
           SELECT FROM relais.job_parents AS link
           JOIN relais.jobs AS child ON child.id = link.child_id
@@ -47,7 +47,7 @@ WITH pruned AS (
         SELECT id FROM relais.jobs
         WHERE tenant = :system AND id < CAST(:before AS uuid) AND finished_at IS NOT NULL
           AND (state = 'succeeded'
-               OR finished_at < clock_timestamp() - :shelf_s * interval '1 second')
+               OR finished_at < statement_timestamp() - :shelf_s * interval '1 second')
         ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED
     ))
     RETURNING id
@@ -60,21 +60,12 @@ WITH pruned AS (
 SELECT count(*) FROM pruned
 """)
 
-# The oldest events; the scan ends after `limit` rows whether they are old enough or not.
-PRUNE_EVENTS = text("""
-DELETE FROM relais.job_events WHERE seq = ANY(ARRAY(
-    SELECT oldest.seq
-    FROM (SELECT seq, at FROM relais.job_events ORDER BY seq LIMIT :limit) AS oldest
-    WHERE oldest.at < clock_timestamp() - :events_s * interval '1 second'
-))
-""")
-
 # Messages go with the history of their job, never before the job itself.
 PRUNE_MESSAGES = text("""
 DELETE FROM relais.messages WHERE id = ANY(ARRAY(
     SELECT m.id FROM relais.messages AS m
     WHERE m.id < CAST(:before AS uuid)
-      AND m.changed_at < clock_timestamp() - :events_s * interval '1 second'
+      AND m.changed_at < statement_timestamp() - :events_s * interval '1 second'
       AND NOT EXISTS (SELECT FROM relais.jobs AS j WHERE j.id = m.job_id)
     ORDER BY m.id LIMIT :limit
 ))
@@ -85,7 +76,7 @@ PRUNE_TICKS = text("""
 DELETE FROM relais.schedule_ticks AS t
 WHERE (t.schedule, t.nominal_at) IN (
     SELECT old.schedule, old.nominal_at FROM relais.schedule_ticks AS old
-    WHERE old.fired_at < clock_timestamp() - :kept_s * interval '1 second'
+    WHERE old.fired_at < statement_timestamp() - :kept_s * interval '1 second'
       AND (old.tenant = :system) = :is_system
       AND EXISTS (
           SELECT FROM relais.schedule_ticks AS newer
@@ -95,7 +86,7 @@ WHERE (t.schedule, t.nominal_at) IN (
 )
 """)
 
-NOW_MS = text("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint")
+NOW_MS = text("SELECT (extract(epoch FROM statement_timestamp()) * 1000)::bigint")
 
 
 @dataclass(slots=True)
@@ -130,11 +121,6 @@ async def prune_system_jobs(
         "limit": limit,
     }
     return int((await connection.execute(PRUNE_SYSTEM_JOBS, parameters)).scalar_one())
-
-
-async def prune_events(connection: AsyncConnection, *, events_s: float, limit: int) -> int:
-    """History older than `events_s`."""
-    return (await connection.execute(PRUNE_EVENTS, {"events_s": events_s, "limit": limit})).rowcount
 
 
 async def prune_messages(connection: AsyncConnection, *, events_s: float, limit: int) -> int:

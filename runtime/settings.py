@@ -141,6 +141,16 @@ class Settings(BaseSettings):
         description="Failed and unknown jobs, the history of all jobs, and messages are kept "
         "this long.",
     )
+    snooze_max_s: float = Field(
+        3 * 86_400.0,
+        gt=0,
+        description="A job that is put off again and again, at no cost, fails after this long.",
+    )
+    unknown_kind_max_s: float = Field(
+        86_400.0,
+        gt=0,
+        description="A ready job whose kind no worker knows fails after this long.",
+    )
     canary_s: float = Field(10.0, gt=0, description="How often a canary goes through each queue.")
 
     # Flower

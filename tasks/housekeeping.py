@@ -6,11 +6,22 @@ import time
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING
+from uuid import UUID
 from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel
+from sqlalchemy.exc import DBAPIError
 
-from ledger import messages, queue_health, retention
+from ledger import (
+    counts,
+    lanes,
+    messages,
+    outage,
+    partitions,
+    queue_health,
+    retention,
+    transitions,
+)
 from runtime import logs
 from tasks.email import logins
 from tasks.kinds import QUEUES, kind
@@ -53,6 +64,10 @@ async def prune(_: Nothing, context: Context) -> Outcome:
         name: await _in_slices(context.database, one_slice, deadline=deadline)
         for name, one_slice in _slices(context.settings).items()
     }
+    async with context.database.begin() as connection:
+        days = await partitions.drop_old(connection, events_s=context.settings.retention_events_s)
+    if days:
+        log.info("history.days_dropped", days=days)
     log.info("retention.done", **removed, is_complete=time.monotonic() < deadline)
     return Succeeded({"removed": removed})
 
@@ -68,9 +83,13 @@ async def prune(_: Nothing, context: Context) -> Outcome:
 async def look_at_queues(_: Nothing, context: Context) -> Outcome:
     """Log how deep and how old every queue is, and warn of those that stand still.
 
-    On the way, messages of jobs that ended without their handler are settled, and relays that
-    refused a login are resumed where it has changed.
+    On the way the books are kept: counts are rolled up, the history's next days are made, lanes
+    that nobody uses are forgotten, messages of jobs that ended without their handler are settled,
+    relays that refused a login are resumed where it has changed, and jobs end that would otherwise
+    wait for ever.
     """
+    await _keep_books(context.database)
+    await _end_what_waits_in_vain(context.database, context.settings)
     await logins.resume_changed(context.database, context.settings)
     await _settle_abandoned(context.database)
     async with context.database.connect() as connection:
@@ -85,6 +104,40 @@ async def look_at_queues(_: Nothing, context: Context) -> Outcome:
                 oldest_ready_s=queue.oldest_ready_s,
             )
     return Succeeded({"queues": [asdict(queue) for queue in queues]})
+
+
+async def _keep_books(database: AsyncEngine) -> None:
+    while True:
+        async with database.begin() as connection:
+            if await counts.roll_up(connection) < counts.ROLL_UP_MAX:
+                break
+    async with database.begin() as connection:
+        await lanes.register_missing(connection)
+        await lanes.forget_idle(connection)
+    try:
+        async with database.begin() as connection:
+            made = await partitions.make_ahead(connection)
+    except DBAPIError as error:
+        if not outage.is_passing(error):
+            raise
+        log.warning("history.days_not_made", error=type(error).__name__)  # a week is ahead
+    else:
+        if made:
+            log.info("history.days_made", days=made)
+
+
+async def _end_what_waits_in_vain(database: AsyncEngine, settings: Settings) -> None:
+    """Children whose parents ended untold, and jobs of a kind that no worker knows."""
+    after: UUID | None = UUID(int=0)
+    while after is not None:
+        async with database.begin() as connection:
+            after, _ = await transitions.settle_blocked(connection, after=after, limit=SLICE_ROWS)
+    async with database.begin() as connection:
+        expired = await transitions.expire_unknown_kinds(
+            connection, older_than_s=settings.unknown_kind_max_s, limit=SLICE_ROWS
+        )
+    if expired:
+        log.error("jobs.of_unknown_kinds", count=len(expired))
 
 
 _walks: WeakKeyDictionary[AsyncEngine, messages.Abandoned] = WeakKeyDictionary()
@@ -118,7 +171,7 @@ def _slices(settings: Settings) -> dict[str, Callable[[AsyncConnection], Awaitab
             shelf_s=finished_s,
             limit=SLICE_ROWS,
         ),
-        "events": partial(retention.prune_events, events_s=events_s, limit=SLICE_ROWS),
+        "events": partial(partitions.prune_undated, events_s=events_s, limit=SLICE_ROWS),
         "messages": partial(retention.prune_messages, events_s=events_s, limit=SLICE_ROWS),
         "system_ticks": partial(
             retention.prune_ticks, kept_s=SYSTEM_TICKS_S, is_system=True, limit=SLICE_ROWS

@@ -144,7 +144,7 @@ class Engine:
             around=execute.Surroundings(
                 self._settings, handlers_database, isolation, self._still_owned
             ),
-            out=Outbox(database, ringer=self._ringer),
+            out=Outbox(database, ringer=self._ringer, snooze_max_s=self._settings.snooze_max_s),
             events=self._events,
             on_room=self._bell.set,
         )

@@ -56,8 +56,16 @@ class Outbox:
     Its fence makes waiting safe: if the job was taken over meanwhile, nothing is written.
     """
 
-    def __init__(self, database: AsyncEngine, *, ringer: Ringer, writers: int = 1) -> None:
+    def __init__(
+        self,
+        database: AsyncEngine,
+        *,
+        ringer: Ringer,
+        snooze_max_s: float = 3 * 86_400.0,
+        writers: int = 1,
+    ) -> None:
         self._database = database
+        self._snooze_max_s = snooze_max_s
         self._ringer = ringer
         self._waiting_bytes = 0
         self._announcements = Announcements(_say_waiting)
@@ -107,7 +115,9 @@ class Outbox:
         async with self._database.begin() as connection:
             if len(batch) > 1:
                 await connection.execute(BATCH_LOCK_TIMEOUT)
-            finished = await transitions.finish(connection, [each.finish for each in batch])
+            finished = await transitions.finish(
+                connection, [each.finish for each in batch], snooze_max_s=self._snooze_max_s
+            )
         self._ring(finished.woken)
         return finished.written
 

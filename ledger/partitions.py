@@ -1,0 +1,109 @@
+"""The history's partitions: one a day (UTC), made ahead, dropped whole when their time is over.
+
+`job_events_before` holds what was there before the history was divided; `job_events_default` takes
+what no day is there for, so that no change of a job fails over a day that nobody made.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from sqlalchemy import text
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+DAYS_AHEAD = 7
+DAY = timedelta(days=1)
+_NAME = re.compile(r"job_events_(\d{8})")
+
+# Nobody waits behind us for longer than this; the next run tries again.
+BRIEFLY = text("SET LOCAL lock_timeout = '2s'")
+NOW = text("SELECT statement_timestamp()")
+NAMES = text("""
+SELECT child.relname FROM pg_inherits
+JOIN pg_class AS child ON child.oid = inhrelid
+WHERE inhparent = 'relais.job_events'::regclass ORDER BY child.relname
+""")
+# What is past its time and in no day's partition, a slice at a time; the old table has an index on
+# `at`, and the safety net is empty, usually.
+PRUNE_UNDATED = tuple(
+    text(f"""
+    DELETE FROM relais.{name} WHERE ctid = ANY(ARRAY(
+        SELECT ctid FROM relais.{name}
+        WHERE at < statement_timestamp() - :events_s * interval '1 second' LIMIT :limit
+    ))
+    """)
+    for name in ("job_events_before", "job_events_default")
+)
+
+
+async def make_ahead(connection: AsyncConnection, *, days: int = DAYS_AHEAD) -> list[str]:
+    """Make the partitions of today and the next `days` that are missing; their names.
+
+    A day that has rows in the safety net is left to it.
+    """
+    now: datetime = (await connection.execute(NOW)).scalar_one()
+    today = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    known = set(await _names(connection))
+    wanted = {f"job_events_{today + n * DAY:%Y%m%d}": today + n * DAY for n in range(days + 1)}
+    missing = {name: day for name, day in wanted.items() if name not in known}
+    if missing:
+        await connection.execute(BRIEFLY)
+    made = []
+    for name, day in missing.items():
+        if await _is_taken(connection, day):
+            continue
+        await connection.execute(
+            text(
+                f"CREATE TABLE relais.{name} PARTITION OF relais.job_events"
+                f" FOR VALUES FROM ('{day.isoformat()}') TO ('{(day + DAY).isoformat()}')"
+            )
+        )
+        made.append(name)
+    return made
+
+
+async def drop_old(connection: AsyncConnection, *, events_s: float) -> list[str]:
+    """Drop the days that ended more than `events_s` ago; their names."""
+    now: datetime = (await connection.execute(NOW)).scalar_one()
+    old = [
+        name
+        for name in await _names(connection)
+        if (found := _NAME.fullmatch(name))
+        and datetime.strptime(found.group(1), "%Y%m%d").replace(tzinfo=UTC) + DAY
+        < now - timedelta(seconds=events_s)
+    ]
+    if old:
+        await connection.execute(BRIEFLY)
+    for name in old:
+        await connection.execute(text(f"DROP TABLE relais.{name}"))
+    return old
+
+
+async def prune_undated(connection: AsyncConnection, *, events_s: float, limit: int) -> int:
+    """Remove up to `limit` old events that are in no day's partition."""
+    removed = 0
+    for statement in PRUNE_UNDATED:
+        values = {"events_s": events_s, "limit": limit - removed}
+        removed += (await connection.execute(statement, values)).rowcount
+    return removed
+
+
+async def _names(connection: AsyncConnection) -> list[str]:
+    return list((await connection.execute(NAMES)).scalars())
+
+
+async def _is_taken(connection: AsyncConnection, day: datetime) -> bool:
+    """Whether the safety net or the old table holds `day`: then it cannot be divided off."""
+    bound = text("""
+        SELECT EXISTS (SELECT FROM relais.job_events_default WHERE at >= :day AND at < :until)
+            OR EXISTS (SELECT FROM pg_class AS c
+                       WHERE c.oid = to_regclass('relais.job_events_before') AND :day < (
+                           SELECT (regexp_match(pg_get_expr(c.relpartbound, c.oid),
+                                                'TO \\(''([^'']+)''\\)'))[1]::timestamptz))
+    """)
+    values = {"day": day, "until": day + DAY}
+    return bool((await connection.execute(bound, values)).scalar_one())
