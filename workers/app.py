@@ -14,6 +14,7 @@ from ledger.presence import Presence
 from runtime import settings as runtime_settings
 from tasks import kinds
 from workers.broker import celery_app
+from workers.consumer import PatientConsumer
 from workers.doorbell import Ringer
 from workers.engine import Engine
 from workers.events import TaskEvents
@@ -102,6 +103,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
 def build(settings: runtime_settings.Settings) -> Celery:
     """The app with a task for every kind that this process knows."""
     app = celery_app(settings)
+    app.conf.worker_consumer = f"{PatientConsumer.__module__}:{PatientConsumer.__name__}"
     for name in kinds.load(settings.kinds):
         app.task(wake, name=name, ignore_result=True, send_events=False, shared=False)
     for name in ("celery.map", "celery.starmap", "celery.chain", "celery.group", "celery.chord"):

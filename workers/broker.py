@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from celery import Celery
 from kombu.entity import Queue
 from kombu.transport.redis import Channel, Transport
-from redis.exceptions import OutOfMemoryError, ReadOnlyError
 
 from runtime.errors import SettingsError
 from tasks.kinds import QUEUES
@@ -32,13 +31,15 @@ class DoorbellChannel(Channel):  # Kombu has no types
 
 
 class DoorbellTransport(Transport):  # Kombu has no types
-    """A Redis that refuses to write is as good as away: connect again, do not end the worker.
+    """Whatever goes wrong with a doorbell is a broker that is away: connect again.
 
-    Kombu notes every message that it pops, so a Redis without room fails a worker that only reads.
+    A Redis has many ways to refuse (it became a replica, cannot save, is loading, has no room, has
+    forgotten us), and whoever can write to it can put anything into a queue. None of it is worth a
+    worker, whose jobs come from the ledger.
     """
 
     Channel = DoorbellChannel
-    connection_errors = (*Transport.connection_errors, OutOfMemoryError, ReadOnlyError)
+    connection_errors = (Exception,)
 
 
 def celery_app(settings: Settings) -> Celery:
@@ -84,7 +85,8 @@ def celery_app(settings: Settings) -> Celery:
         control_queue_expires=60.0,
         event_queue_ttl=5.0,
         event_queue_expires=60.0,
-        worker_cancel_long_running_tasks_on_connection_loss=False,
+        # Cancels nothing of ours (what is acknowledged early), and saves a warning a reconnect.
+        worker_cancel_long_running_tasks_on_connection_loss=True,
         enable_utc=True,
     )
     return app

@@ -10,11 +10,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from kombu.exceptions import OperationalError
+from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
 from runtime import logs, metrics
@@ -32,7 +33,7 @@ MIN_GAP_S = 0.01  # between two bursts of one queue
 BURST_MAX = 8  # doorbells of one burst
 WAITING_MAX = 64  # no more rings while this many lie unheard: the worker is busy or gone
 PAUSE_AFTER_ERROR_S = 1.0
-UNREACHABLE = (OperationalError, RedisError, OSError)
+UNREACHABLE = (KombuError, RedisError, OSError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +150,7 @@ class Ringer:
                 pending.clear()
 
     def _disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.close()  # type: ignore[no-untyped-call]
-            self._connection = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(*UNREACHABLE):
+                connection.close()  # type: ignore[no-untyped-call]
