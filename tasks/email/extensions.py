@@ -27,12 +27,12 @@ def offers(reply: Reply) -> Offers:
     for line in reply.lines[1:]:
         keyword, *arguments = line.upper().replace("AUTH=", "AUTH ").split() or [""]
         words.setdefault(keyword, []).extend(arguments)
-    size = words.get("SIZE", [""])[:1]
+    size = (words.get("SIZE") or [""])[0]
     return Offers(
         pipelining="PIPELINING" in words,
         starttls="STARTTLS" in words,
         smtputf8="SMTPUTF8" in words,
         eightbitmime="8BITMIME" in words,
-        size_max_bytes=int(size[0]) if size and size[0].isdigit() else 0,
+        size_max_bytes=int(size) if size.isascii() and size.isdigit() else 0,
         auth=frozenset(words.get("AUTH", ())),
     )

@@ -80,6 +80,7 @@ class Session:
             if relay.user:
                 phase = Phase.LOGIN
                 await session._log_in()
+            await wire.listen()  # what it says unasked is no answer to the first mail
         except (OSError, Broken, TimeoutError) as error:
             wire.close()
             reason = f"{phase}: {_words(error)}"
@@ -223,8 +224,11 @@ class Session:
         else:
             none = Reply(535, ("5.7.4 The relay offers neither AUTH PLAIN nor AUTH LOGIN",))
             raise NoConversation(replies.LoginRefused(none, Phase.LOGIN))
-        if reply.code != 235:
+        if reply.code == 235:
+            return
+        if reply.code >= 500:
             raise NoConversation(replies.classify(reply, Phase.LOGIN))
+        raise NoConversation(_trouble(reply, "login"))  # it cannot tell now: no fault of a mail's
 
     async def _command(self, line: str) -> Reply:
         self._wire.write(f"{line}\r\n".encode(), asks=1)

@@ -151,7 +151,8 @@ class Wire(asyncio.Protocol):
     async def start_tls(self, context: ssl.SSLContext, *, host: str, timeout_s: float) -> None:
         """Go on under TLS. Words that came before the handshake are not to be trusted."""
         if self.failure is not None:
-            why = f"{self.failure.why} before TLS"
+            why = self.failure.why if self.unasked is None else _OUT_OF_TURN
+            why += " before TLS"
             raise Broken(why)
         if self.transport is None:
             raise self._break(_CLOSED)
@@ -235,7 +236,7 @@ class Wire(asyncio.Protocol):
         self._lines = []
         if self._due == 0:
             self.unasked = reply
-            self._break(_OUT_OF_TURN)
+            self._break(f"{_OUT_OF_TURN} ({reply.text})")
             return False
         self._due -= 1
         self._replies.append(reply)
