@@ -34,7 +34,7 @@ def scalar(ledger: psycopg.Connection, sql: str, *values: Any) -> Any:
 def finish_all(ledger: psycopg.Connection) -> None:
     """Stand in for workers: whatever is open is done."""
     ledger.execute(
-        "UPDATE relais.jobs SET state = 'succeeded', finished_at = clock_timestamp() "
+        "UPDATE relais.jobs SET state = 'succeeded', finished_at = clock_timestamp(), ready_at = NULL "
         "WHERE state IN ('ready', 'scheduled')"
     )
 
@@ -154,7 +154,7 @@ def test_a_user_schedule_fires_the_newest_missed_tick_only(
     with beat(settings, tmp_path / "beat.log"), beat(settings, tmp_path / "beat.log"):
         wait_for(lambda: ticks(ledger, schedule) == 1, within_s=20, what="the missed tick")
     row = ledger.execute(
-        "SELECT tenant, kind, queue, payload, max_attempts, tags, accepted_by, trace_id, traceparent, created_at FROM relais.jobs WHERE tenant = 'default'"
+        "SELECT tenant, kind, queue, payload, max_attempts, tags, accepted_by, trace_id, traceparent, created_at FROM relais.jobs JOIN relais.job_bodies ON job_id = id WHERE tenant = 'default'"
     ).fetchone()
     assert row is not None
     assert row[:7] == (

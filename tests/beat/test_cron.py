@@ -358,20 +358,20 @@ def test_the_next_and_the_latest_are_computed_not_searched_for(expression: str, 
     parsed = cron.parse(expression, zone)
     now = datetime(2026, 11, 21, 12, 0, 30, tzinfo=UTC)
     parsed.next_after(now)
-    began = time.perf_counter()
+    began = time.process_time()
     for _ in range(100):
         assert parsed.next_after(now)
         parsed.latest(after=now - timedelta(days=400), until=now)
-    assert (time.perf_counter() - began) / 100 < 0.002
+    assert (time.process_time() - began) / 100 < 0.002
 
 
 @pytest.mark.parametrize("expression", ["0 0 LW 2 */6", "* * */30 2 MON#5"])
 def test_what_never_comes_is_known_at_once(expression: str) -> None:
     never, now = cron.parse(expression, PARIS), datetime(2026, 1, 1, tzinfo=UTC)
-    began = time.perf_counter()
+    began = time.process_time()
     for _ in range(100):
         assert never.next_after(now) is None
         assert never.latest(after=now, until=now + timedelta(days=4000)) is None
-    assert (time.perf_counter() - began) / 100 < 0.002
+    assert (time.process_time() - began) / 100 < 0.002
     with pytest.raises(InvalidSchedule, match="never comes round"):
         cron.validate(expression, PARIS, now=now)

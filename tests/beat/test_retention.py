@@ -132,8 +132,8 @@ async def test_it_goes_on_while_slices_come_back_full(
     async with database.begin() as connection:
         await connection.execute(
             text(
-                "INSERT INTO relais.jobs (id, kind, queue, state, payload, max_attempts, timeout_s, attempt, finished_at) "
-                "SELECT gen_random_uuid(), 'test.nothing', 'bulk', 'succeeded', '{}', 1, 1, 1, clock_timestamp() - interval '8 days' FROM generate_series(1, 2500)"
+                "INSERT INTO relais.jobs (id, kind, queue, state, max_attempts, timeout_s, attempt, finished_at) "
+                "SELECT gen_random_uuid(), 'test.nothing', 'bulk', 'succeeded', 1, 1, 1, clock_timestamp() - interval '8 days' FROM generate_series(1, 2500)"
             )
         )
         assert (
