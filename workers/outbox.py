@@ -34,6 +34,7 @@ FULL_BYTES = 64 * 1024 * 1024  # of results that wait: no more jobs are started
 ROW_BYTES = 200  # of an outcome, beside its texts and its result
 # A row that somebody has locked must not hold the rest of its batch; alone it waits longer.
 BATCH_LOCK_TIMEOUT = text("SET LOCAL lock_timeout = '1s'")
+SNOOZE_MAX_S = transitions.SNOOZE_MAX_S
 EVENTS = {
     State.SUCCEEDED: "succeeded",
     State.FAILED: "failed",
