@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from ledger.due import Due, Fingerprint, Fired
+    from ledger.due import Due, Fingerprint, Fired, Times
     from runtime.settings import Settings
     from tasks.periodic import Periodic
 
@@ -49,7 +49,9 @@ class Firing:
     """
 
     def __init__(self, settings: Settings, *, database: AsyncEngine, ringer: Rings) -> None:
+        self._settings = settings
         self._table = beat_schedule(settings)
+        self._knows_kinds = False
         self._database = database
         self._ringer = ringer
         self._has_tenant = False
@@ -66,8 +68,7 @@ class Firing:
                 await ticks.make_system_tenant(connection)
             latest = await due.fingerprint(connection)
             if not latest.is_like(self._fingerprint):
-                for times, reason in self._timetable.update(await due.enabled(connection)):
-                    log.warning("schedule.refused", schedule=str(times.id), reason=reason)
+                self._plan(await due.enabled(connection))
         self._fingerprint = latest
         now = latest.now
         for line in self._table:
@@ -79,6 +80,14 @@ class Firing:
             await self._fire_batch(ticks_due[start : start + BATCH_MAX], now)
         self._has_tenant = True
         return max(0.0, self._next_after(now) - (time.monotonic() - began))
+
+    def _plan(self, enabled: Sequence[Times]) -> None:
+        if enabled and not self._knows_kinds:
+            # They say in which lanes jobs belong. Whoever has no schedules need not have them.
+            kinds.load(self._settings.kinds)
+            self._knows_kinds = True
+        for times, reason in self._timetable.update(enabled):
+            log.warning("schedule.refused", schedule=str(times.id), reason=reason)
 
     def _next_after(self, now: datetime) -> float:
         """Seconds from `now` to the next nominal time, at most LOOK_EVERY_S."""

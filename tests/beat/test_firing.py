@@ -373,3 +373,21 @@ async def test_large_jobs_are_fired_a_few_at_once(database: AsyncEngine, firing:
     assert await fired(database) == 20
     assert sum(parts) > 20_000_000
     assert max(parts) < 5_000_000
+
+
+async def test_its_job_is_in_the_lane_of_what_its_kind_depends_on(
+    database: AsyncEngine, firing: Firing
+) -> None:
+    """A mail through a relay that is stopped is parked with the others, whoever made it."""
+    await make(database, 1, kind="email.send", payload={"relay": "marketing"})
+    await make(database, 1, name="other", kind="no.such")
+    await firing.look()
+    async with database.connect() as connection:
+        rows = await connection.execute(
+            text("SELECT lane FROM relais.jobs WHERE tenant = 'default' ORDER BY lane")
+        )
+        assert list(rows.scalars()) == ["default", "default/relay:marketing"]
+    assert (
+        await scalar(database, "SELECT min(payload_bytes) FROM relais.jobs WHERE lane <> 'system'")
+        > 50
+    )
