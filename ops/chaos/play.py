@@ -30,7 +30,7 @@ WARM_UP_S = 3.0
 LOOK_EVERY_S = 0.25
 ACKNOWLEDGED_WITHIN_S = 90.0
 DRAINED_WITHIN_S = 240.0
-EXTRA_S = 120.0  # a run may last so much longer than twice its time, for every fault's turn
+EXTRA_S = 240.0  # a run may last so much longer than twice its time, for every fault's turn
 SETTLED_WITHIN_S = 30.0
 HEALED_WITHIN_S = 120.0  # the last faults of a run, after its time is over
 

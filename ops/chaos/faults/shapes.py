@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ops.chaos.faults.fault import Fault
 
 DEPTH = 1000
+ENDS = ("failed", "cancelled")
 PARENTS, CHILDREN = 200, 50
 ANSWERED_WITHIN_S = 30.0  # other faults may go on meanwhile
 CANCELLED = 20
@@ -42,53 +43,34 @@ class OfShape(Asking):
         self.open_gate()
 
 
-class DeepChain(OfShape):
-    """A thousand jobs, each waiting for the one before; then the first one ends."""
+class DeepChains(OfShape):
+    """Twice a thousand jobs, each waiting for the one before; then both heads end.
 
-    ends: ClassVar[str] = ""
-    head: tuple[str, str] = ("", "")  # key and id
+    One fails, and all fail with it; the other is cancelled, and so are all.
+    """
+
+    kind = "deep_chains"
 
     async def inject(self) -> None:
-        """Hand them over one after the other; the first waits at a gate."""
-        head = self.task(payload={"gate": self.name, "fails": True})
-        self.head = (head["idempotency_key"], await self.client.post(head, ends=self.ends))
-        parent = self.head[1]
+        """Hand both over side by side; each head waits at a gate."""
+        heads = {end: self.task(payload={"gate": self.name, "fails": True}) for end in ENDS}
+        parents = {end: await self.client.post(head, ends=end) for end, head in heads.items()}
+        cancelled = (heads["cancelled"]["idempotency_key"], parents["cancelled"])
         for _ in range(DEPTH):
-            parent = await self.client.post(self.task(depends_on=[parent]), ends=self.ends)
-        self.is_met = await self.states("blocked") == DEPTH
-        await self.end()
-
-    async def end(self) -> None:
-        """End the first."""
-        raise NotImplementedError
-
-
-class DeepChainFails(DeepChain):
-    """The first fails: all fail with it."""
-
-    kind, ends = "deep_chain_fails", "failed"
-
-    async def end(self) -> None:
-        """Let it fail."""
-        self.open_gate()
-
-
-class DeepChainCancelled(DeepChain):
-    """The first is cancelled: all are cancelled with it, and whoever asked is answered."""
-
-    kind, ends = "deep_chain_cancelled", "cancelled"
-
-    async def end(self) -> None:
-        """Cancel it."""
+            links = [(self.task(depends_on=[parents[end]]), end) for end in ENDS]
+            posts = (self.client.post(job, ends=end) for job, end in links)
+            parents = dict(zip(ENDS, await asyncio.gather(*posts), strict=True))
+        self.is_met = await self.states("blocked") == len(ENDS) * DEPTH
         loop = asyncio.get_running_loop()
         began = loop.time()
-        state = await self.client.cancel(*self.head, within_s=ANSWERED_WITHIN_S)
+        state = await self.client.cancel(*cancelled, within_s=ANSWERED_WITHIN_S)
         self.client.probe(
             self.kind,
             f"cancelling the head of {DEPTH:,} jobs",
             seconds=loop.time() - began if state is not None else None,
             bound_s=ANSWERED_WITHIN_S,
         )
+        self.open_gate()
 
 
 class WideFan(OfShape):
@@ -158,8 +140,7 @@ class RetriedTogether(OfShape):
 
 
 ALL: tuple[type[Fault], ...] = (
-    DeepChainFails,
-    DeepChainCancelled,
+    DeepChains,
     WideFan,
     CancelledWhileRetrying,
     RetriedTogether,
