@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql.psycopg import dialect
 import ledger
 from ledger.statements import load
 
-_SQL = re.compile(r"\s*(SELECT|WITH|INSERT|UPDATE|DELETE)\s", re.ASCII)
+_HAS_PLAN = re.compile(r"(\s*--.*\n)*\s*(SELECT|WITH|INSERT|UPDATE|DELETE)\s")
 _NAMED = re.compile(r"%\((\w+)\)s")
 _POSITIONAL = re.compile(r"%s")
 
@@ -33,7 +33,7 @@ def every() -> dict[str, str]:
             elif isinstance(value, str) and name.isupper():
                 is_psycopg = "%(" in value or "%s" in value
                 found[short] = _numbered(value) if is_psycopg else as_sent(TextClause(value))
-    return {name: sql for name, sql in found.items() if _SQL.match(sql)}
+    return {name: sql for name, sql in found.items() if _HAS_PLAN.match(sql)}
 
 
 def as_sent(clause: TextClause) -> str:
