@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ops.errors import OpsError
 from ops.stack import child, ports, records, room
+from ops.stack.backoff import Backoff
 from ops.stack.board import Board
 from ops.stack.processes import Identity
 from ops.stack.service import Service, State, fingerprint
@@ -26,9 +27,6 @@ _ASK_STARTING_S = 0.2
 _ASK_S = 2.0
 _TAKE_OVER_S = 0.5
 _HUNG_S = 60.0
-_PROVEN_S = 60.0
-_BACKOFF_FIRST_S = 0.5
-_BACKOFF_MAX_S = 30.0
 
 
 class Keeper(threading.Thread):
@@ -47,7 +45,7 @@ class Keeper(threading.Thread):
         self._identity: Identity | None = None
         self._log_from = 0
         self._restarts = 0
-        self._failures = 0
+        self._backoff = Backoff()
         self._fatal = False
         self._last_exit = ""
         self._last_exit_at: float | None = None
@@ -69,7 +67,7 @@ class Keeper(threading.Thread):
             "started": identity.started if identity else None,
             "since": round(self._since, 3),
             "restarts": self._restarts,
-            "failures": self._failures,
+            "failures": self._backoff.failures,
             "fatal": self._fatal,
             "last_exit": self._last_exit or None,
             "last_exit_at": self._last_exit_at,
@@ -125,7 +123,7 @@ class Keeper(threading.Thread):
         except (OpsError, OSError) as error:
             self._reason = str(error)
             self._fatal = True
-            self._failures += 1
+            self._backoff.failed()
             log.error("stack.start_failed", name=self.service.name, reason=self._reason)
             return False
         self._fatal = False
@@ -185,8 +183,8 @@ class Keeper(threading.Thread):
             ending = self._ending()
             now = time.monotonic()
             if ending is not None:
-                if healthy_since is not None and now - healthy_since >= _PROVEN_S:
-                    self._failures = 0
+                if healthy_since is not None:
+                    self._backoff.healthy(for_s=now - healthy_since)
                 return self._ended(ending)
             every_s = _ASK_S if self.state is State.HEALTHY else _ASK_STARTING_S
             if self.service.once or now - asked_at < every_s:
@@ -195,8 +193,7 @@ class Keeper(threading.Thread):
             if self._asked(every_s):
                 healthy_since = healthy_since or now
                 failing_since = now
-                if now - healthy_since >= _PROVEN_S:
-                    self._failures = 0
+                self._backoff.healthy(for_s=now - healthy_since)
             elif not self._board.ready(self.service.needs):
                 failing_since = now
             elif now - failing_since >= _HUNG_S and self.service.restart_when_hung:
@@ -241,18 +238,15 @@ class Keeper(threading.Thread):
             self._reason = ""
             self._enter(State.DONE)
             return True
-        self._failures += 1
+        self._backoff.failed()
         self._restarts += 1
         self._reason = child.tail(self.service.log, lines=3, since=self._log_from)
         log.warning("stack.ended", name=self.service.name, ending=ending)
         return False
 
     def _back_off(self) -> None:
-        """Wait before the next start: not at all the first time, then ever longer."""
         self._enter(State.RESTARTING)
-        if self._fatal or self._failures > 1:
-            doublings = min(self._failures - 1, 10)
-            self._halt.wait(min(_BACKOFF_FIRST_S * 2.0**doublings, _BACKOFF_MAX_S))
+        self._halt.wait(self._backoff.pause_s(is_fatal=self._fatal))
 
     def _enter(self, state: State) -> None:
         if state is not self.state:

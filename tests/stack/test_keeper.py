@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ops.errors import DiskFullError
-from ops.stack import keeper, logfiles, records, room
+from ops.stack import backoff, keeper, logfiles, records, room
 from ops.stack.board import Board
 from ops.stack.child import Command
 from ops.stack.keeper import Keeper
@@ -63,6 +64,73 @@ def test_a_service_that_always_ends_is_tried_ever_more_slowly(
     assert pauses[2] >= 2.0
     assert made.view()["last_exit"] == "exit code 1"
     assert "no luck" in made.view()["reason"]
+
+
+def kill(made: Keeper) -> None:
+    """SIGKILL what it keeps, and wait until it is seen to have ended."""
+    restarts = made.view()["restarts"]
+    os.kill(wait_for(lambda: made.view()["pid"]), signal.SIGKILL)
+    wait_for(lambda: made.view()["restarts"] > restarts)
+
+
+def test_what_had_been_healthy_is_started_again_at_once_however_often_it_is_killed(
+    tmp_path: Path, kept: list[Keeper], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backoff, "WELL_S", 0.3)
+    monkeypatch.setattr(keeper, "_ASK_S", 0.05)
+    made = keep(service(tmp_path, "import time; time.sleep(600)"), kept)
+    for time_round in range(1, 7):
+        wait_for(lambda: is_well(made, for_s=0.5))
+        kill(made)
+        began_at = time.monotonic()
+        wait_for(lambda: made.view()["pid"])
+        assert time.monotonic() - began_at < 0.9, f"restart {time_round}"
+
+
+def is_well(made: Keeper, *, for_s: float) -> bool:
+    view = made.view()
+    return view["state"] == State.HEALTHY and time.time() - view["since"] > for_s
+
+
+def test_after_a_storm_of_kills_it_is_back_within_seconds(
+    tmp_path: Path, kept: list[Keeper], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed again and again before it can be healthy: that says nothing against it."""
+    monkeypatch.setattr(backoff, "FIRST_S", 0.05)
+    monkeypatch.setattr(backoff, "SERVED_MAX_S", 0.4)
+    code = "import time; time.sleep(600)"
+    is_up: set[int | None] = set()
+    made = keep(service(tmp_path, code, healthy=lambda pid, _age: pid in is_up), kept)
+    is_up.add(wait_for(lambda: made.view()["pid"]))
+    wait_for(lambda: made.view()["state"] == State.HEALTHY)
+    for _ in range(10):
+        kill(made)
+    stopped_at = time.monotonic()
+    wait_for(lambda: made.view()["pid"])
+    assert time.monotonic() - stopped_at < 2.0
+
+
+def test_back_off_by_what_it_was_before() -> None:
+    def pauses(one: backoff.Backoff, *, well_s: float | None, times: int) -> list[float]:
+        found = []
+        for _ in range(times):
+            if well_s is not None:
+                one.healthy(for_s=well_s)
+            one.failed()
+            found.append(one.pause_s(is_fatal=False))
+        return found
+
+    assert pauses(backoff.Backoff(), well_s=5.0, times=20) == [0.0] * 20
+    never = pauses(backoff.Backoff(), well_s=None, times=8)
+    assert never == [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+    young = pauses(backoff.Backoff(), well_s=1.0, times=14)
+    assert young == [0.0, 1.0, 2.0, *[4.0] * 9, 30.0, 30.0]
+    one = backoff.Backoff()
+    assert pauses(one, well_s=None, times=3) == [0.0, 1.0, 2.0]
+    assert pauses(one, well_s=5.0, times=1) == [0.0]
+    one.healthy(for_s=0.0)
+    one.failed()
+    assert one.pause_s(is_fatal=True) == 1.0
 
 
 def test_a_one_shot_is_done_once_and_not_started_again(tmp_path: Path, kept: list[Keeper]) -> None:

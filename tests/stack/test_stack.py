@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from signal import SIGKILL
 
@@ -61,6 +62,16 @@ def test_a_killed_service_is_started_again_and_status_shows_it(stand: Stand) -> 
     assert second["restarts"] == 1
     assert second["last_exit"] == "SIGKILL"
     assert second["last_exit_at"]
+
+
+def test_a_worker_is_healthy_soon_after_a_storm_of_kills(stand: Stand) -> None:
+    assert stand.up("worker-bulk").returncode == 0
+    for killed in range(1, 6):
+        os.kill(wait_for(lambda: stand.service("worker-bulk").get("pid")), SIGKILL)
+        wait_for(lambda: stand.service("worker-bulk")["restarts"] == killed)  # noqa: B023
+    stopped_at = time.monotonic()
+    wait_for(lambda: stand.service("worker-bulk")["state"] == "healthy")
+    assert time.monotonic() - stopped_at < 12, "its own start, and 4 s at most before it"
 
 
 def test_the_next_up_adopts_what_a_killed_supervisor_left(stand: Stand) -> None:
