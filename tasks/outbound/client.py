@@ -17,7 +17,7 @@ from tasks.errors import Unreachable
 from tasks.outbound import resolver, target
 from tasks.outbound.allow import AllowList
 from tasks.outbound.guard import Guard
-from tasks.outbound.network import PinnedNetwork
+from tasks.outbound.network import PinnedNetwork, TooMuch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Mapping, Sequence
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tasks.outbound.target import Target
 
 ADDRESSES_MAX = 3  # tried one after the other
+AROUND_MAX_BYTES = 262_144  # of heads and framing, beside the body of an answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +98,9 @@ class Client:
     async def _exchange(
         self, to: Target, addresses: Sequence[Address], *, request: Request, progress: _Progress
     ) -> Answer:
-        network = PinnedNetwork(addresses[:ADDRESSES_MAX])
+        network = PinnedNetwork(
+            addresses[:ADDRESSES_MAX], answer_max_bytes=request.answer_max_bytes + AROUND_MAX_BYTES
+        )
         scheme, host = to.scheme.encode(), to.host.encode()
         connection = httpcore.AsyncHTTPConnection(
             origin=httpcore.Origin(scheme, host, to.port),
@@ -150,10 +153,13 @@ def _head(to: Target, request: Request) -> list[tuple[str, str]]:
 
 async def _read(chunks: AsyncIterable[bytes], max_bytes: int) -> tuple[bytes, bool]:
     body = bytearray()
-    async for chunk in chunks:
-        body += chunk
-        if len(body) > max_bytes:
-            return bytes(body[:max_bytes]), True
+    try:
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > max_bytes:
+                return bytes(body[:max_bytes]), True
+    except TooMuch:  # in crumbs: the framing weighs more than what it frames
+        return bytes(body), True
     return bytes(body), False
 
 

@@ -104,6 +104,48 @@ async def test_an_endless_head_is_a_failure() -> None:
             await Client(allow=["127.0.0.1"]).send(request(receiver.url()))
 
 
+@pytest.mark.parametrize(
+    "head", ["HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"]
+)
+async def test_a_flood_of_preliminary_answers_is_a_failure(head: str) -> None:
+    """It kept a core busy for as long as a request may take, and everybody else's requests late."""
+
+    async def flood(writer: asyncio.StreamWriter, _number: int) -> None:
+        while True:
+            writer.write(head.encode() * 1000)
+            await writer.drain()
+
+    async with peer(flood) as receiver:
+        with pytest.raises(Unreachable, match="more than") as caught:
+            await Client(allow=["127.0.0.1"]).send(request(receiver.url(), total_s=60))
+    assert caught.value.was_sent
+
+
+async def test_an_answer_in_crumbs_is_cut() -> None:
+    async def crumble(writer: asyncio.StreamWriter, _number: int) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while True:
+            writer.write(b"1\r\nx\r\n" * 10_000)
+            await writer.drain()
+
+    async with peer(crumble) as receiver:
+        client = Client(allow=["127.0.0.1"])
+        got = await client.send(request(receiver.url(), total_s=60, answer_max_bytes=1_000_000))
+    assert (got.status, got.is_cut) == (200, True)
+    assert 10_000 < len(got.body) < 1_000_000
+
+
+async def test_an_answer_of_the_largest_size_arrives_whole(tmp_path: Path) -> None:
+    server, trusting = certificate(tmp_path, "127.0.0.1")
+    content = b"x" * 262_144
+    for tls in (None, server):
+        async with peer(answer(200, content), tls=tls) as receiver:
+            client = Client(allow=["127.0.0.1"], tls=trusting)
+            url = receiver.url(scheme="https" if tls else "http")
+            got = await client.send(request(url, answer_max_bytes=len(content)))
+        assert (got.body, got.is_cut) == (content, False)
+
+
 async def test_silence_ends_after_the_total_time() -> None:
     async with peer(hang) as receiver:
         with pytest.raises(Unreachable, match=r"within 0\.2 s") as caught:
