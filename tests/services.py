@@ -65,12 +65,12 @@ def start() -> Services:
 
 
 @contextmanager
-def fresh_database() -> Iterator[str]:
-    """The URL of a new migrated database; dropped at the end, whoever is still connected."""
+def fresh_database(template: str = TEMPLATE) -> Iterator[str]:
+    """The URL of a new database, migrated; dropped at the end, whoever is still connected."""
     server = os.environ[POSTGRES_VARIABLE]
     name = f"t_{uuid4().hex}"
     with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY file_copy")
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
     try:
         yield _with_database(server, name)
     finally:

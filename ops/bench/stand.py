@@ -117,7 +117,7 @@ class Stand:
 
 
 @contextmanager
-def stand() -> Iterator[Stand]:
+def stand(*, is_migrated: bool = True) -> Iterator[Stand]:
     """Start the services, migrate, and take everything away at the end."""
     folder = Path(tempfile.mkdtemp(prefix="relais-bench-"))
     folder.chmod(0o711)
@@ -125,7 +125,8 @@ def stand() -> Iterator[Stand]:
     try:
         made.postgres.start()
         made.valkey.start()
-        migrate.migrate(made.postgres.url, "pre")
+        if is_migrated:
+            migrate.migrate(made.postgres.url, "pre")
         yield made
     finally:
         made.postgres.stop("immediate")
