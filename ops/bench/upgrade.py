@@ -16,7 +16,7 @@ from uuid import UUID
 
 import psycopg
 from alembic import command
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 
 from ledger import counts, database, ids, lanes, migrate, transitions
 from ledger.models.jobs import State
@@ -132,9 +132,7 @@ async def run(url: str, *, jobs: int, say: Say = lambda _: None) -> Upgrade:
     migrating = asyncio.create_task(asyncio.to_thread(migrate.migrate, url, "pre"))
     while not migrating.done():
         passed_s = time.monotonic() - began
-        say(
-            f"phase pre beside the release before, {len(old.finished):,} jobs done, {passed_s:.0f} s"
-        )
+        say(f"pre, beside the release before: {len(old.finished):,} jobs done, {passed_s:.0f} s")
         await asyncio.wait({migrating}, timeout=1.0)
     await migrating
     done.pre_s = time.monotonic() - began
@@ -162,7 +160,7 @@ async def run(url: str, *, jobs: int, say: Say = lambda _: None) -> Upgrade:
 
 def migrate_to_old(url: str) -> None:
     """The schema of the release before in an empty database."""
-    engine = create_engine(database.async_url(url), connect_args=migrate.CONNECT)
+    engine = migrate.engine(url)
     with engine.connect() as connection:
         connection.execute(text("CREATE SCHEMA IF NOT EXISTS relais"))
         connection.commit()
