@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 from gateway import body, refusals
 from gateway.connections import ANSWER_WITHIN_S
 from gateway.errors import Code, Problem, TooLarge
-from gateway.intake import refusal, size_of
+from gateway.intake import refusal
 from gateway.ndjson import LongLine, lines
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from gateway.intake import Intake, Origin, Settle
+    from gateway.intake import Intake, Settle
+    from gateway.preparation import Origin
     from ledger.shapes import Accepted, NewJob
     from runtime.settings import Settings
 
@@ -73,22 +74,26 @@ class Batch:
                     asked = body.parse(line, max_depth=depth)
                 except Problem as problem:
                     self._refuse(self._next(), problem)
-                else:
-                    await self._take(asked, size=len(line))
+                    continue
+                if self._take(asked, size=len(line)):
+                    await self._commit_behind()
+                elif self._index % YIELD_EVERY == 0:
+                    await asyncio.sleep(0)
         except LongLine:
             message = f"Line {self._index} is longer than {self._settings.body_max_bytes} bytes."
             raise TooLarge(Code.BODY_TOO_LARGE, message, headers={"Connection": "close"}) from None
         await self._commit()
 
-    async def take_array(self, items: Any) -> None:  # noqa: ANN401 - any JSON
-        """Accept a parsed JSON array."""
-        if not isinstance(items, list):
-            message = "The body of a batch is an array of jobs."
-            raise Problem(Code.VALUE_INVALID, message, remedy="Wrap the job in [ ].")
+    async def take_array(self, content: bytes) -> None:
+        """Accept a JSON array."""
+        items = body.parse_array(content, max_depth=self._settings.body_max_depth)
         if len(items) > self._settings.batch_max_jobs:
             raise self._too_many()
-        for asked in items:
-            await self._take(asked, size=size_of(asked))
+        for asked, size in items:
+            if self._take(asked, size=size):
+                await self._commit_behind()
+            elif self._index % YIELD_EVERY == 0:
+                await asyncio.sleep(0)
         await self._commit()
 
     async def wait_for_locks(self) -> None:
@@ -120,21 +125,19 @@ class Batch:
             "errors": sorted(self.errors, key=itemgetter("index"))[:ERRORS_MAX],
         }
 
-    async def _take(self, asked: Any, *, size: int) -> None:  # noqa: ANN401 - any JSON
+    def _take(self, asked: Any, *, size: int) -> bool:  # noqa: ANN401 - any JSON
+        """Check one job; True where the slice is full."""
         index = self._next()
-        if index % YIELD_EVERY == 0:
-            await asyncio.sleep(0)
         try:
             job = self._intake.prepare(
                 asked, origin=self._origin, key=self._key_of(asked, index), size=size
             )
         except Problem as problem:
             self._refuse(index, problem)
-            return
+            return False
         self._slice.append(_Line(index, job, size))
         self._slice_bytes += size
-        if len(self._slice) >= SLICE_MAX or self._slice_bytes >= SLICE_MAX_BYTES:
-            await self._commit_behind()
+        return len(self._slice) >= SLICE_MAX or self._slice_bytes >= SLICE_MAX_BYTES
 
     def _next(self) -> int:
         if self._index >= self._settings.batch_max_jobs:

@@ -6,36 +6,27 @@ Never an answer before the commit; a dead Redis is no reason to refuse.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
-
-from pydantic import ValidationError
-from pydantic_core import to_json
 
 from gateway import refusals
 from gateway.contention import Contention
 from gateway.errors import Code, Problem
 from gateway.handover import Door, hand_over
-from gateway.job_request import JobRequest
-from ledger import first_jobs, ids
+from gateway.preparation import Preparation, too_late
+from ledger import first_jobs
 from ledger.errors import LedgerError
 from ledger.models.jobs import State
 from ledger.shapes import NewJob
 from runtime import metrics
-from tasks.kinds import lane_of
-from workers import routing
+from workers.doorbell import BURST_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from gateway.callers import Caller
     from gateway.clock import Clock
     from gateway.connections import Connections
     from ledger.shapes import Accepted
@@ -46,15 +37,6 @@ Settle = Callable[[int, "Accepted | Problem"], None]  # told what became of a jo
 
 BATCHES_AT_ONCE = 3  # slices of batches that are being committed; others wait
 STILL_AFTER_S = 2.0  # a job that waits for longer says that intake stands still
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a job comes from: its caller, and the trace of the request that carried it."""
-
-    caller: Caller
-    traceparent: str
-    trace_id: str
 
 
 class Intake:
@@ -69,8 +51,8 @@ class Intake:
         clock: Clock,
         answer_within_s: float,
     ) -> None:
-        self._kinds = kinds
-        self._clock = clock
+        self._preparation = Preparation(kinds, clock)
+        self.prepare = self._preparation.prepare
         self._ringer = ringer
         self._answer_within_s = answer_within_s
         self._plain, self._keyed, self._children = (
@@ -78,60 +60,6 @@ class Intake:
         )
         self._batches = ledger.share(BATCHES_AT_ONCE)
         self._contention = Contention(ledger, tell=self._tell)
-
-    def prepare(self, asked: Any, *, origin: Origin, key: str | None, size: int) -> NewJob:  # noqa: ANN401 - JSON
-        """The job that `asked` (parsed JSON of `size` bytes) describes; raises Problem.
-
-        `key` is an idempotency key from outside the body.
-        """
-        try:
-            request = JobRequest.model_validate(asked)
-        except ValidationError as error:
-            raise refusals.invalid_model(error) from error
-        kind = self._kind(request.kind)
-        try:
-            kind.payload.model_validate(request.payload)
-        except ValidationError as error:
-            raise refusals.invalid_model(error, under=("payload",)) from error
-        key = _one_key(request.idempotency_key, key)
-        left_s = None
-        if request.deadline is not None:
-            left_s = (request.deadline - self._clock.now()).total_seconds()
-        queue = routing.route(
-            kind=kind,
-            wish=request.queue,
-            payload_bytes=size,
-            workflow_id=request.workflow_id,
-            left_s=left_s,
-        )
-        job = NewJob(
-            id=ids.new(),
-            tenant=origin.caller.tenant,
-            kind=kind.name,
-            queue=queue,
-            lane=lane_of(kind.name, origin.caller.tenant, request.payload),
-            payload=request.payload,
-            payload_bytes=size,
-            max_attempts=request.max_attempts or kind.max_attempts,
-            timeout_s=request.timeout_s or kind.timeout_s,
-            priority=request.priority,
-            run_at=request.run_at,
-            delay_s=request.delay_s,
-            deadline=request.deadline,
-            idempotency_key=key,
-            request_hash=_hash(asked) if key else None,
-            callback_url=request.callback_url,
-            workflow_id=request.workflow_id,
-            tags=tuple(request.tags),
-            traceparent=origin.traceparent,
-            trace_id=origin.trace_id,
-            accepted_by=origin.caller.name,
-            depends_on=tuple(dict.fromkeys(request.depends_on)),
-            on_parent_failure=request.on_parent_failure,
-        )
-        if key is None and self._is_late(job):
-            raise _too_late(job)
-        return job
 
     async def accept(self, job: NewJob) -> Accepted:
         """Commit `job`, together with whoever else is waiting; raises Problem."""
@@ -142,7 +70,7 @@ class Intake:
         return accepted
 
     async def _accept(self, job: NewJob) -> Accepted:
-        if self._is_late(job):
+        if self._preparation.is_late(job):
             first = (await self._find_first([job]))[0]
             if isinstance(first, Problem):
                 raise first
@@ -167,7 +95,7 @@ class Intake:
         """
         held_up: list[int] = []
         for sort in self._sorted(jobs):
-            if self._is_late(jobs[sort[0]]):
+            if self._preparation.is_late(jobs[sort[0]]):
                 late = [jobs[index] for index in sort]
                 for index, first in zip(sort, await self._find_first(late), strict=True):
                     settle(index, first)
@@ -219,17 +147,10 @@ class Intake:
         for door in (self._plain, self._keyed, self._children):
             await door.flush()
 
-    def _is_late(self, job: NewJob) -> bool:
-        """Whether `job` could not be done by its deadline any more, if it were new."""
-        if job.deadline is None:
-            return False
-        start = self._clock.now() + timedelta(seconds=job.delay_s or 0)
-        return max(start, job.run_at or start) >= job.deadline
-
     async def _find_first(self, late: Sequence[NewJob]) -> list[Accepted | Problem]:
         """What was accepted in time stays accepted for whoever sends it again."""
         found = await self._batches.call(first_jobs.find, late)
-        return [first or _too_late(job) for job, first in zip(late, found, strict=True)]
+        return [first or too_late(job) for job, first in zip(late, found, strict=True)]
 
     def _door_of(self, job: NewJob) -> Door:
         if job.depends_on:
@@ -240,34 +161,27 @@ class Intake:
         """The positions of `jobs` by the door that they would go through; the late ones apart."""
         sorts: dict[Door | None, list[int]] = {}
         for index, job in enumerate(jobs):
-            door = None if self._is_late(job) else self._door_of(job)
+            door = None if self._preparation.is_late(job) else self._door_of(job)
             sorts.setdefault(door, []).append(index)
         return list(sorts.values())
 
-    def _kind(self, name: str) -> Kind:
-        kind = self._kinds.get(name)
-        if kind is None or kind.internal:
-            raise Problem(
-                Code.KIND_UNKNOWN,
-                f"There is no kind {name!r}.",
-                field="kind",
-                remedy="GET /api/v1/kinds lists what there is.",
-            )
-        return kind
-
     def _tell(self, jobs: Sequence[NewJob], found: Sequence[Accepted | Problem | None]) -> None:
         """After the commit, never before: count and ring."""
-        counts: Counter[tuple[str, str]] = Counter()
+        new: defaultdict[tuple[str, str], list[NewJob]] = defaultdict(list)
+        ready: defaultdict[str, list[NewJob]] = defaultdict(list)
         for job, answer in zip(jobs, found, strict=True):
             if answer is None or isinstance(answer, Problem) or not answer.is_new:
                 continue
-            counts[job.queue, job.kind] += 1
+            new[job.queue, job.kind].append(job)
             if answer.state is State.READY:
+                ready[job.queue].append(job)
+        for (queue, kind), accepted in new.items():
+            metrics.accepted(queue=queue, kind=kind, count=len(accepted))
+        for queue, waiting in ready.items():
+            for job in waiting[-BURST_MAX:]:  # more would not be sent
                 self._ringer.ring(
-                    queue=job.queue, kind=job.kind, job_id=job.id, traceparent=job.traceparent
+                    queue=queue, kind=job.kind, job_id=job.id, traceparent=job.traceparent
                 )
-        for (queue, kind), count in counts.items():
-            metrics.accepted(queue=queue, kind=kind, count=count)
 
 
 def refusal(job: NewJob, accepted: Accepted) -> Problem | None:
@@ -310,35 +224,3 @@ def receipt(job: NewJob, accepted: Accepted) -> dict[str, Any]:
         "trace_id": job.trace_id,
         "links": links(accepted.id),
     }
-
-
-def _too_late(job: NewJob) -> Problem:
-    return Problem(
-        Code.VALUE_INVALID,
-        f"deadline: the job could not start before {job.deadline}, its deadline.",
-        field="deadline",
-        remedy="Give it a later one; the clock of Postgres decides.",
-    )
-
-
-def _one_key(in_body: str | None, outside: str | None) -> str | None:
-    if in_body is not None and outside is not None and in_body != outside:
-        raise Problem(
-            Code.VALUE_INVALID,
-            "The header Idempotency-Key and the field idempotency_key differ.",
-            field="idempotency_key",
-            remedy="Send one of them, or the same key in both.",
-        )
-    return in_body or outside
-
-
-def _hash(asked: dict[str, Any]) -> bytes:
-    """A digest of what was asked, the same however the JSON was written."""
-    body = {name: value for name, value in asked.items() if name != "idempotency_key"}
-    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode()).digest()
-
-
-def size_of(payload: object) -> int:
-    """How many bytes `payload` has as JSON."""
-    return len(to_json(payload))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tasks.kinds import QUEUES, Kind
 
@@ -17,49 +18,39 @@ BULK_WORKFLOWS = ("bulk-", "campaign-")
 class Facts:
     """What a rule may look at."""
 
-    kind: Kind
+    own: str  # the kind's queue
     wish: str | None
-    payload_bytes: int
-    workflow_id: str
-    left_s: float | None  # until the deadline
+    is_urgent: bool
+    is_bulk: bool
+    is_large: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """If `applies`, the job goes to `queue` (or where the function says)."""
+    """If `applies`, the job goes where `queue` says."""
 
     why: str
     applies: Callable[[Facts], bool]
-    queue: str | Callable[[Facts], str]
+    queue: Callable[[Facts], str]
 
 
 RULES = (
     Rule(
         "vectors and callbacks stay where they cannot starve mail",
-        lambda facts: facts.kind.queue in {"vector", "callback"},
-        lambda facts: facts.kind.queue,
+        lambda facts: facts.own in {"vector", "callback"},
+        lambda facts: facts.own,
     ),
     Rule(
         "the caller's wish, among the queues for everybody",
         lambda facts: facts.wish in WISHES,
         lambda facts: facts.wish or "",
     ),
+    Rule("a deadline that is near", lambda facts: facts.is_urgent, lambda _: "critical"),
+    Rule("workflows that say they are bulk", lambda facts: facts.is_bulk, lambda _: "bulk"),
     Rule(
-        "a deadline that is near",
-        lambda facts: facts.left_s is not None and facts.left_s <= URGENT_S,
-        "critical",
+        "large payloads do not hold up small ones", lambda facts: facts.is_large, lambda _: "bulk"
     ),
-    Rule(
-        "workflows that say they are bulk",
-        lambda facts: facts.workflow_id.startswith(BULK_WORKFLOWS),
-        "bulk",
-    ),
-    Rule(
-        "large payloads do not hold up small ones",
-        lambda facts: facts.payload_bytes > LARGE_PAYLOAD_BYTES,
-        "bulk",
-    ),
-    Rule("the kind's own queue", lambda _: True, lambda facts: facts.kind.queue),
+    Rule("the kind's own queue", lambda _: True, lambda facts: facts.own),
 )
 
 
@@ -75,9 +66,19 @@ def route(
 
     `left_s`: until its deadline, by the database's clock; None: it has none.
     """
-    facts = Facts(kind, wish, payload_bytes, workflow_id or "", left_s)
-    rule = next(rule for rule in RULES if rule.applies(facts))
-    queue = rule.queue if isinstance(rule.queue, str) else rule.queue(facts)
+    return _first_match(
+        kind.queue,
+        wish,
+        left_s is not None and left_s <= URGENT_S,
+        workflow_id is not None and workflow_id.startswith(BULK_WORKFLOWS),
+        payload_bytes > LARGE_PAYLOAD_BYTES,
+    )
+
+
+@lru_cache(maxsize=512)  # five facts of a few values each: the rules are asked once for each
+def _first_match(own: str, wish: str | None, *flags: bool) -> str:
+    facts = Facts(own, wish, *flags)
+    queue = next(rule.queue(facts) for rule in RULES if rule.applies(facts))
     if queue not in QUEUES:
         message = f"There is no queue {queue!r}."
         raise ValueError(message)

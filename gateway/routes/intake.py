@@ -15,10 +15,11 @@ from gateway.callers import ACCEPT, only
 from gateway.edge import TRACE_ID, TRACEPARENT
 from gateway.errors import Code, Problem
 from gateway.guard import GuardedRoute, direct
-from gateway.intake import Origin, links, receipt
+from gateway.intake import links, receipt
 from gateway.job_request import EXAMPLES
 from gateway.job_view import BatchReceipt, Receipt
 from gateway.ndjson import MEDIA_TYPES
+from gateway.preparation import Origin
 from gateway.services import caller, services
 from ledger import queries
 from ledger.errors import LedgerError
@@ -147,7 +148,7 @@ async def accept_batch(request: Request) -> Response:
             max_bytes = min(ARRAY_MAX_BYTES, settings.batch_max_bytes)
             async with gateway.arrays:
                 content = await body.read(request, max_bytes=max_bytes)
-                await batch.take_array(body.parse(content, max_depth=settings.body_max_depth + 1))
+                await batch.take_array(content)
         await batch.wait_for_locks()
     except (Problem, LedgerError) as error:
         await batch.stop()

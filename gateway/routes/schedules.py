@@ -14,8 +14,9 @@ from gateway.answers import Answer
 from gateway.callers import READ, Caller, only
 from gateway.errors import Code, Problem
 from gateway.guard import GuardedRoute
-from gateway.intake import Intake, Origin, size_of
+from gateway.intake import Intake
 from gateway.job_request import EXAMPLES
+from gateway.preparation import Origin, size_of
 from gateway.services import TheCaller, TheServices
 from ledger import schedules, ticks
 from ledger.api_keys import Role

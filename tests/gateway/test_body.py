@@ -49,6 +49,29 @@ def test_depth_is_measured_without_parsing(value: Any, max_depth: int, ascii_onl
             body.check_depth(text, max_depth=max_depth)
 
 
+@given(st.lists(VALUES, max_size=4), st.integers(0, 6))
+def test_items_are_measured_one_by_one(values: list[Any], max_depth: int) -> None:
+    if max(map(depth_of, values), default=0) > max_depth:
+        with pytest.raises(Problem):
+            body.parse_array(json.dumps(values).encode(), max_depth=max_depth)
+
+
+@pytest.mark.parametrize(
+    "number",
+    ["1e309", "-1e309", "1" * 310, "-" + "9" * 400, "1" * 250 + "e90", "1" * 200 + "e1000"],
+)
+def test_numbers_beyond_a_double_are_refused(number: str) -> None:
+    for text in (number, f'{{"a": [{number}]}}'):
+        with pytest.raises(Problem) as refused:
+            body.parse(text.encode(), max_depth=8)
+        assert refused.value.status in {400, 422}
+
+
+@pytest.mark.parametrize("number", ["1e308", "1" * 308, "0." + "1" * 400, "1e-4000"])
+def test_numbers_that_a_double_can_hold_are_taken(number: str) -> None:
+    assert body.parse(number.encode(), max_depth=8) == json.loads(number)
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_parse_or_are_refused(data: bytes) -> None:
     try:
