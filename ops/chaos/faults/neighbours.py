@@ -31,6 +31,7 @@ PROBES = 20
 PROBE_EVERY_S = 0.25
 FLOWS_WITHIN_S = 8.0  # a job that has nothing to do with the trouble, from accepted to finished
 ANSWERED_WITHIN_S = 3.0  # a request that has nothing to do with it
+DRAINED_WITHIN_S = 90.0
 STEADY_S = 1.5  # nobody new came for so long: nobody will
 LOCKED_S = 6.0
 BLOCKED_S = 5.0
@@ -112,6 +113,14 @@ class TenantFloods(Neighbour):
         probes = await self.place_probes()
         self.is_met = await self.states("ready") > PROBES
         await self.time(probes, about="a job beside the flood", bound_s=FLOWS_WITHIN_S)
+
+    async def last(self) -> None:
+        """Until the flood is over: what comes next shall not meet it."""
+
+        async def is_over() -> bool:
+            return not await self.states("ready", "running")
+
+        await comes(is_over, within_s=DRAINED_WITHIN_S)
 
 
 class RelaySilent(Neighbour):
