@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ops.bench import Options
     from ops.bench.progress import Say
 
-OLD_HEAD = "pre_0001"
+OLD_HEADS = ("pre_0001", "post_0001")
 FLOWS_AFTER = 500  # jobs that the old release finishes before, and again after, the phase `pre`
 BATCH = 256
 SLICE = 50_000
@@ -47,19 +47,19 @@ WITH made AS (
     INSERT INTO relais.jobs (id, kind, queue, state, payload, result, run_at, max_attempts,
                              timeout_s, created_at, finished_at, has_children)
     SELECT md5('old-' || g)::uuid, 'bench.nothing', 'bulk',
-           (CASE WHEN g % 20 < 15 THEN 'succeeded' WHEN g % 20 = 15 THEN 'failed'
-                 WHEN g % 20 < 18 THEN 'ready' WHEN g % 20 = 18 THEN 'blocked'
+           (CASE WHEN g %% 20 < 15 THEN 'succeeded' WHEN g %% 20 = 15 THEN 'failed'
+                 WHEN g %% 20 < 18 THEN 'ready' WHEN g %% 20 = 18 THEN 'blocked'
                  ELSE 'scheduled' END)::relais.job_state,
            jsonb_build_object('number', g, 'text', repeat('Dear Anna, ', 8)),
-           CASE WHEN g % 20 < 15 THEN jsonb_build_object('number', g) END,
-           now() + CASE WHEN g % 20 = 19 THEN interval '2 s' ELSE interval '0 s' END, 3, 30,
+           CASE WHEN g %% 20 < 15 THEN jsonb_build_object('number', g) END,
+           now() + CASE WHEN g %% 20 = 19 THEN interval '2 s' ELSE interval '0 s' END, 3, 30,
            now() - interval '1 day',
-           CASE WHEN g % 20 < 16 THEN now() - interval '1 hour' END, g % 20 = 17
+           CASE WHEN g %% 20 < 16 THEN now() - interval '1 hour' END, g %% 20 = 17
     FROM generate_series(%(first)s::int, %(last)s::int) AS g
 )
 INSERT INTO relais.job_parents (child_id, parent_id)
 SELECT md5('old-' || g)::uuid, md5('old-' || g - 1)::uuid
-FROM generate_series(%(first)s::int, %(last)s::int) AS g WHERE g % 20 = 18
+FROM generate_series(%(first)s::int, %(last)s::int) AS g WHERE g %% 20 = 18
 """
 LOST = """
 SELECT count(*) FROM unnest(%(ids)s::uuid[]) AS wanted (id)
@@ -131,8 +131,7 @@ async def run(url: str, *, jobs: int, say: Say = lambda _: None) -> Upgrade:
     began = time.monotonic()
     migrating = asyncio.create_task(asyncio.to_thread(migrate.migrate, url, "pre"))
     while not migrating.done():
-        passed_s = time.monotonic() - began
-        say(f"pre, beside the release before: {len(old.finished):,} jobs done, {passed_s:.0f} s")
+        say(f"phase pre, beside the release before: it has done {len(old.finished):,} jobs")
         await asyncio.wait({migrating}, timeout=1.0)
     await migrating
     done.pre_s = time.monotonic() - began
@@ -160,14 +159,12 @@ async def run(url: str, *, jobs: int, say: Say = lambda _: None) -> Upgrade:
 
 def migrate_to_old(url: str) -> None:
     """The schema of the release before in an empty database."""
-    engine = migrate.engine(url)
-    with engine.connect() as connection:
+    with migrate.engine(url).connect() as connection:
         connection.execute(text("CREATE SCHEMA IF NOT EXISTS relais"))
         connection.commit()
-        command.upgrade(migrate.configuration(connection), OLD_HEAD)
-        command.upgrade(migrate.configuration(connection), "post_0001")
-        connection.commit()
-    engine.dispose()
+        for head in OLD_HEADS:
+            command.upgrade(migrate.configuration(connection), head)
+            connection.commit()
 
 
 def id_of(number: int) -> UUID:
@@ -227,6 +224,12 @@ async def _drain(engine: AsyncEngine, old: OldRelease, say: Say) -> list[str]:
         finished += len(jobs)
         say(f"this release does the rest: {finished:,}")
     return faults
+
+
+def _succeeded(job: transitions.ClaimedJob) -> Finish:
+    return Finish(
+        job.id, job.attempt, State.SUCCEEDED, result={"number": job.payload.get("number")}
+    )
 
 
 async def _claim(connection: AsyncConnection, owner: UUID) -> list[transitions.ClaimedJob]:
