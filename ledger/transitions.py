@@ -146,10 +146,7 @@ async def finish(
     ended: list[UUID] = []
     calling: list[UUID] = []
     for name, rows in _by_statement(finishes).items():
-        parameters: dict[str, Any] = {
-            "rows": to_json(rows).decode(),
-            "ids": [row["id"] for row in rows],
-        }
+        parameters: dict[str, Any] = {"rows": to_json(rows).decode()}
         if name == "defer":
             parameters["snooze_max_s"] = snooze_max_s
         for row in await connection.execute(SQL[name], parameters):

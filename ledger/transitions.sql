@@ -1,7 +1,7 @@
 -- Every statement that changes relais.jobs.state. ledger/transitions.py runs them by name.
--- Fence: an outcome names (id, attempt); a row that has moved on is not touched. The ids come as an
--- array too, and "running" is said as `owner IS NOT NULL`, which a CHECK makes the same, so that the
--- primary key finds the rows: the index on what runs is as long as its dead entries.
+-- Fence: an outcome names (id, attempt); a row that has moved on is not touched. "Running" is said as
+-- `owner IS NOT NULL`, which a CHECK makes the same, so that the primary key finds the rows: the index
+-- on what runs is as long as its dead entries.
 -- Predicates use statement_timestamp(), which an index can serve. A trigger writes the history.
 
 -- name: accept
@@ -135,8 +135,7 @@ UPDATE relais.jobs AS j
 SET state = 'succeeded', finished_at = clock_timestamp(), owner = NULL, lease_until = NULL,
     snoozes = 0, snoozed_since = NULL, reason = NULL, error = NULL
 FROM json_to_recordset(:rows) AS d (id uuid, attempt int)
-WHERE j.id = ANY(CAST(:ids AS uuid[]))
-  AND j.id = d.id AND j.attempt = d.attempt AND j.owner IS NOT NULL
+WHERE j.id = d.id AND j.attempt = d.attempt AND j.owner IS NOT NULL
 RETURNING j.id, true AS is_over, j.callback_url IS NOT NULL AS calls_back
 
 -- name: finish
@@ -145,8 +144,7 @@ UPDATE relais.jobs AS j
 SET state = d.state::relais.job_state, finished_at = clock_timestamp(), owner = NULL,
     lease_until = NULL, snoozes = 0, snoozed_since = NULL, reason = d.reason, error = d.error
 FROM json_to_recordset(:rows) AS d (id uuid, attempt int, state text, reason text, error jsonb)
-WHERE j.id = ANY(CAST(:ids AS uuid[]))
-  AND j.id = d.id AND j.attempt = d.attempt AND j.owner IS NOT NULL
+WHERE j.id = d.id AND j.attempt = d.attempt AND j.owner IS NOT NULL
 RETURNING j.id, true AS is_over, j.callback_url IS NOT NULL AS calls_back
 
 -- name: keep_results
@@ -169,7 +167,6 @@ WITH asked AS (
     FROM json_to_recordset(:rows)
         AS d (id uuid, attempt int, delay_s float8, uncounted int, reason text, error jsonb)
     JOIN relais.jobs AS j ON j.id = d.id AND j.attempt = d.attempt AND j.owner IS NOT NULL
-    WHERE j.id = ANY(CAST(:ids AS uuid[]))
     FOR NO KEY UPDATE OF j
 )
 UPDATE relais.jobs AS j
@@ -189,7 +186,7 @@ SET state = a.state, owner = NULL, lease_until = NULL, uncounted = j.uncounted +
         ELSE a.reason END,
     error = a.error
 FROM asked AS a
-WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.id = a.id AND j.owner IS NOT NULL
+WHERE j.id = a.id AND j.owner IS NOT NULL
 RETURNING j.id, j.state <> 'scheduled' AS is_over, j.callback_url IS NOT NULL AS calls_back
 
 -- name: release
@@ -204,8 +201,7 @@ SET state = CASE WHEN j.cancel_requested_at IS NULL THEN 'ready' ELSE 'cancelled
     reason = CASE WHEN j.cancel_requested_at IS NULL THEN d.reason
                   ELSE coalesce(j.reason, 'cancelled while running') END
 FROM json_to_recordset(:rows) AS d (id uuid, attempt int, reason text)
-WHERE j.id = ANY(CAST(:ids AS uuid[]))
-  AND j.id = d.id AND j.attempt = d.attempt AND j.owner IS NOT NULL
+WHERE j.id = d.id AND j.attempt = d.attempt AND j.owner IS NOT NULL
 RETURNING j.id, j.state = 'cancelled' AS is_over, j.callback_url IS NOT NULL AS calls_back
 
 -- name: release_strays
@@ -239,7 +235,7 @@ SET state = 'failed', finished_at = clock_timestamp(), owner = NULL, lease_until
         || array_to_string(j.death_attempts || j.attempt, ', ') || '); last: ' || :reason
 WHERE j.id = ANY(ARRAY(
     SELECT id FROM relais.jobs
-    WHERE state = 'running' AND deaths >= 2
+    WHERE owner IS NOT NULL AND deaths >= 2 AND id = ANY(CAST(:died AS uuid[]))
       AND (id, attempt) IN (SELECT * FROM unnest(CAST(:died AS uuid[]),
                                                  CAST(:died_attempts AS int[])))
     ORDER BY id FOR UPDATE SKIP LOCKED
@@ -262,7 +258,19 @@ SET state = CASE WHEN j.cancel_requested_at IS NULL THEN 'ready' ELSE 'cancelled
                   ELSE coalesce(j.reason, 'cancelled while running') END
 WHERE j.id = ANY(ARRAY(
     SELECT id FROM relais.jobs
-    WHERE state = 'running'
+    WHERE owner IS NOT NULL AND id = ANY(ARRAY(
+        (SELECT id FROM relais.jobs
+         WHERE state = 'running' AND owner = ANY(CAST(:dead AS uuid[])) LIMIT 5000)
+      UNION ALL
+        (SELECT id FROM relais.jobs
+         WHERE state = 'running' AND owner = ANY(CAST(:overdue AS uuid[]))
+           AND lease_until < statement_timestamp() LIMIT 5000)
+      UNION ALL
+        SELECT j.id FROM unnest(CAST(:died AS uuid[]), CAST(:died_attempts AS int[]))
+            AS d (id, attempt)
+        JOIN relais.jobs AS j ON j.id = d.id AND j.attempt = d.attempt AND j.owner IS NOT NULL
+    ))
+      -- Once more under the lock: whoever finished meanwhile, or went on elsewhere, is left alone.
       AND (owner = ANY(CAST(:dead AS uuid[]))
            OR (owner = ANY(CAST(:overdue AS uuid[])) AND lease_until < statement_timestamp())
            OR (id, attempt) IN (SELECT * FROM unnest(CAST(:died AS uuid[]),
@@ -305,7 +313,7 @@ SET state = why.state::relais.job_state, finished_at = clock_timestamp(), waits_
     reason = 'parent job ' || why.parent_id || ' ' || why.state
 FROM unnest(CAST(:ids AS uuid[]), CAST(:parents AS uuid[]), CAST(:states AS text[]))
     AS why (id, parent_id, state)
-WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.id = why.id AND j.state = 'blocked'
+WHERE j.id = why.id AND j.state = 'blocked'
 RETURNING j.id
 
 -- name: close_links
@@ -330,7 +338,7 @@ SET waits_for = greatest(0, j.waits_for - fewer.links),
     ready_at = CASE WHEN j.waits_for <= fewer.links AND j.run_at <= statement_timestamp()
                     THEN clock_timestamp() END
 FROM unnest(CAST(:ids AS uuid[]), CAST(:links AS int[])) AS fewer (id, links)
-WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.id = fewer.id AND j.state = 'blocked'
+WHERE j.id = fewer.id AND j.state = 'blocked'
 RETURNING j.id, j.state, j.queue, j.kind
 
 -- name: parents_left_behind
@@ -445,8 +453,7 @@ WHERE id = ANY(ARRAY(
     SELECT j.id FROM relais.jobs AS j
     JOIN unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS held (id, attempt)
       ON held.id = j.id AND held.attempt = j.attempt
-    WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.owner IS NOT NULL
-      AND j.lease_until < statement_timestamp() + :lease_s * 0.7 * interval '1 second'
+    WHERE j.owner IS NOT NULL AND j.lease_until < statement_timestamp() + :lease_s * 0.7 * interval '1 second'
     FOR UPDATE OF j SKIP LOCKED
 ))
 
@@ -455,5 +462,4 @@ WHERE id = ANY(ARRAY(
 SELECT j.id, j.attempt FROM relais.jobs AS j
 JOIN unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS held (id, attempt)
   ON held.id = j.id AND held.attempt = j.attempt
-WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.owner IS NOT NULL
-  AND j.cancel_requested_at IS NOT NULL
+WHERE j.owner IS NOT NULL AND j.cancel_requested_at IS NOT NULL

@@ -135,6 +135,7 @@ class Job(Model):
             "run_at",
             postgresql_where=text("state = 'scheduled'"),
         ),
+        Index("ix_jobs_blocked", "id", postgresql_where=text("state = 'blocked'")),
         Index("ix_jobs_held", "owner", "started_at", postgresql_where=text("state = 'running'")),
         Index(
             "uq_jobs_idempotency",

@@ -238,7 +238,7 @@ async def test_health_of_queues(database: AsyncEngine, settings: Settings) -> No
     async with database.begin() as connection:
         await connection.execute(
             text(
-                "UPDATE relais.jobs SET run_at = clock_timestamp() - interval '300 s' WHERE priority = 0"
+                "UPDATE relais.jobs SET ready_at = clock_timestamp() - interval '300 s' WHERE priority = 0"
             )
         )
     await jobs.claim(database, limit=1)

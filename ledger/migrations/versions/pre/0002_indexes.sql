@@ -9,5 +9,8 @@ CREATE INDEX CONCURRENTLY ix_jobs_scheduled ON relais.jobs (queue, lane, kind, p
 -- What a worker holds.
 CREATE INDEX CONCURRENTLY ix_jobs_held ON relais.jobs (owner, started_at) WHERE state = 'running';
 
+-- What waits for parents.
+CREATE INDEX CONCURRENTLY ix_jobs_blocked ON relais.jobs (id) WHERE state = 'blocked';
+
 -- Children that wait for a parent.
 CREATE INDEX CONCURRENTLY ix_job_parents_open ON relais.job_parents (parent_id) WHERE is_open;

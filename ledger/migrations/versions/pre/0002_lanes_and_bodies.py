@@ -38,6 +38,13 @@ WITH slice AS (
 )
 SELECT id FROM slice ORDER BY id DESC LIMIT 1
 """
+# Results of jobs that ended while the slice with their body was being written: their trigger found
+# no body yet. By now every body is there. No transaction of ours lives for longer than two minutes.
+BEGAN = "SELECT clock_timestamp() - interval '2 minutes'"
+KEEP_RESULTS = """
+UPDATE relais.job_bodies AS b SET result = j.result FROM relais.jobs AS j
+WHERE j.finished_at >= %s AND j.result IS NOT NULL AND b.job_id = j.id AND b.result IS NULL
+"""
 MAKE_READY = """
 WITH slice AS (
     SELECT id FROM relais.jobs WHERE state = 'ready' AND ready_at IS NULL AND id > %(after)s
@@ -102,7 +109,9 @@ def upgrade() -> None:
         briefly(driver, _sql("triggers"))
         driver.execute(COUNT)
         build_indexes(driver, _sql("indexes"))
+        began = driver.execute(BEGAN).fetchone()
         in_slices(driver, "bodies", MOVE_BODIES, limit=SLICE)
+        driver.execute(KEEP_RESULTS, began)
         in_slices(driver, "ready jobs", MAKE_READY, limit=SLICE)
         in_slices(driver, "dependencies", OPEN_LINKS, limit=SLICE)
         driver.execute(KNOW_LANES)
