@@ -65,22 +65,30 @@ class _Batch(Generic[Item, Result]):
         self.entries = entries
         self.patience = Patience(announcements)
 
-    def drop_the_gone(self) -> bool:
-        """Leave out whoever gave up by now: they were told "not written". Whether any stay."""
-        self.entries = [entry for entry in self.entries if not entry.future.done()]
-        return bool(self.entries)
+    def drop_the_gone(self) -> int:
+        """Leave out whoever gave up by now: they were told "not written". Bytes left out."""
+        gone_bytes = 0
+        if any(entry.future.done() for entry in self.entries):
+            gone_bytes = sum(entry.size_bytes for entry in self.entries if entry.future.done())
+            self.entries = [entry for entry in self.entries if not entry.future.done()]
+        return gone_bytes
 
-    def settle(self, results: Sequence[Result]) -> None:
-        """Answer the callers."""
+    def settle(self, results: Sequence[Result]) -> int:
+        """Answer the callers; bytes answered for."""
         for entry, result in zip(self.entries, results, strict=True):
             if not entry.future.done():
                 entry.future.set_result(result)
+        return self._size_bytes()
 
-    def refuse(self, error: Exception) -> None:
-        """Tell the callers."""
+    def refuse(self, error: Exception) -> int:
+        """Tell the callers; bytes answered for."""
         for entry in self.entries:
             if not entry.future.done():
                 entry.future.set_exception(error)
+        return self._size_bytes()
+
+    def _size_bytes(self) -> int:
+        return sum(entry.size_bytes for entry in self.entries)
 
 
 class GroupCommit(Generic[Item, Result]):
@@ -109,6 +117,7 @@ class GroupCommit(Generic[Item, Result]):
         self._weigh = weigh
         self._is_patient = is_patient
         self._announcements = Announcements(on_wait)
+        self.unsettled_bytes = 0  # of items whose callers have not been answered
         self._waiting: deque[_Entry[Item, Result]] = deque()
         self._parts: deque[_Batch[Item, Result]] = deque()
         self._idle_writers = writers
@@ -123,6 +132,7 @@ class GroupCommit(Generic[Item, Result]):
         """Put `item` into the next batch without waiting."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         size_bytes = self._weigh(item) if self._weigh is not None else 0
+        self.unsettled_bytes += size_bytes
         self._waiting.append(_Entry(item, future, size_bytes))
         if self._idle_writers:
             self._idle_writers -= 1
@@ -163,23 +173,24 @@ class GroupCommit(Generic[Item, Result]):
 
     async def _try(self, batch: _Batch[Item, Result]) -> float | None:
         """Write `batch`; seconds until it is tried again as it is, None where it is dealt with."""
-        if not batch.drop_the_gone():
+        self.unsettled_bytes -= batch.drop_the_gone()
+        if not batch.entries:
             return None
         try:
             results = await self._commit([entry.item for entry in batch.entries])
         except Exception as error:  # noqa: BLE001 - each is dealt with, as the table above says
             return self._deal_with(error, batch)
         except BaseException:
-            batch.refuse(ConnectionAbortedError("shutting down"))
+            self.unsettled_bytes -= batch.refuse(ConnectionAbortedError("shutting down"))
             raise
-        batch.settle(results)
+        self.unsettled_bytes -= batch.settle(results)
         return None
 
     def _deal_with(self, error: Exception, batch: _Batch[Item, Result]) -> float | None:
         size, patience = len(batch.entries), batch.patience
         match self._verdict(error, size=size, failures=patience.failures):
             case _Verdict.TELL:
-                batch.refuse(error)
+                self.unsettled_bytes -= batch.refuse(error)
             case _Verdict.AGAIN:
                 return patience.after(error)
             case _Verdict.APART if size == 1:

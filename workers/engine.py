@@ -149,7 +149,7 @@ class Engine:
             on_room=self._bell.set,
         )
         beside = [
-            asyncio.create_task(self._watch.run(slots.leave_stubborn)),
+            asyncio.create_task(self._watch.run(slots.keep_time)),
             asyncio.create_task(
                 reconcile.run(
                     database,

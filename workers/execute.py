@@ -1,4 +1,4 @@
-"""One attempt: load the kind, check the payload, start the timeout, perform, name the outcome."""
+"""One attempt: load the kind, check the payload, perform, name the outcome."""
 
 from __future__ import annotations
 
@@ -86,8 +86,19 @@ def performed(job: ClaimedJob, around: Surroundings, outcome: Outcome) -> Perfor
     return Performed(sealing.sealed(outcome, max_bytes=limit), job.traceparent)
 
 
-async def perform(job: ClaimedJob, around: Surroundings) -> Performed:
-    """Run one claimed job; raises ProcessDied, Interrupted and CancelledError only."""
+def runs_apart(job: ClaimedJob) -> bool:
+    """Whether the job runs in a process of its own, which is ended when its time is over."""
+    kind = kinds.get(job.kind)
+    return job.alone or (kind is not None and kind.is_isolated)
+
+
+async def perform(
+    job: ClaimedJob, around: Surroundings, *, is_out_of_time: Callable[[], bool]
+) -> Performed:
+    """Run one claimed job; raises ProcessDied, Interrupted and CancelledError only.
+
+    Whoever cancels it for having been too long says so by `is_out_of_time`.
+    """
     kind = kinds.get(job.kind)
     if kind is None:
         reason = f"this worker does not know the kind {job.kind}"
@@ -101,7 +112,7 @@ async def perform(job: ClaimedJob, around: Surroundings) -> Performed:
         attributes={"job_id": str(job.id), "queue": job.queue, "attempt": job.attempt},
     ) as span:
         traceparent = span.traceparent
-        returned = await _attempt(job, kind, around, traceparent)
+        returned = await _attempt(job, kind, around, traceparent, is_out_of_time)
         sealed = sealing.sealed(returned, max_bytes=around.settings.outcome_max_bytes)
         outcome = sealed.outcome
         if not isinstance(outcome, Succeeded):
@@ -111,15 +122,25 @@ async def perform(job: ClaimedJob, around: Surroundings) -> Performed:
         return Performed(sealed, traceparent)
 
 
-async def _attempt(job: ClaimedJob, kind: Kind, around: Surroundings, traceparent: str) -> object:
+async def _attempt(
+    job: ClaimedJob,
+    kind: Kind,
+    around: Surroundings,
+    traceparent: str,
+    is_out_of_time: Callable[[], bool],
+) -> object:
     """What the handler returned, or the outcome that its exception stands for."""
     context = _context(job, around, traceparent)
     try:
         if kind.is_isolated or job.alone:
             return await _run_apart(job, kind, around, context)
         return await _run(job, kind, context)
-    except (asyncio.CancelledError, isolation.Interrupted):
+    except asyncio.CancelledError:
+        if is_out_of_time():
+            return timed_out(job)
         raise  # whoever runs this task knows what that means
+    except isolation.Interrupted:
+        raise
     except isolation.ChildDied as error:
         raise ProcessDied(str(error), by_itself=error.by_itself) from error
     except BaseException as error:  # noqa: BLE001 - whatever a handler raises, SystemExit too, ends
@@ -131,15 +152,8 @@ async def _run(job: ClaimedJob, kind: Kind, context: Context) -> object:
         payload = kind.payload.model_validate(job.payload)
     except ValidationError as error:
         return Failed(_what_does_not_fit(error), error=error_report(error))
-    timer = asyncio.timeout(job.timeout_s)
-    try:
-        async with timer:
-            handler = cast("AsyncHandler", kind.handler)  # as `is_isolated` says
-            return await handler(payload, context)
-    except TimeoutError:  # the attempt's own, or of some socket inside the handler
-        if not timer.expired():
-            raise
-        return timed_out(job)
+    handler = cast("AsyncHandler", kind.handler)  # as `is_isolated` says
+    return await handler(payload, context)
 
 
 async def _run_apart(job: ClaimedJob, kind: Kind, around: Surroundings, context: Context) -> object:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, assert_never
 
 from ledger.models.jobs import State
@@ -30,20 +29,18 @@ def finish_of(
     job: ClaimedJob, outcome: Outcome, *, backoff: Backoff, traceparent: str | None = None
 ) -> Finish:
     """The write that `outcome` of this attempt asks for."""
-    return replace(_finish(job, outcome, backoff=backoff), traceparent=traceparent)
 
+    def finish(state: State, **fields: Any) -> Finish:  # noqa: ANN401 - as Finish says
+        return Finish(job.id, job.attempt, state, traceparent=traceparent, **fields)
 
-def _finish(job: ClaimedJob, outcome: Outcome, *, backoff: Backoff) -> Finish:
     match outcome:
         case Succeeded(result=result):
-            return Finish(job.id, job.attempt, State.SUCCEEDED, result=result)
+            return finish(State.SUCCEEDED, result=result)
         case RetryLater() if job.tries_left > 0:
             wait_s = outcome.delay_s
             if wait_s is None:  # a kind's backoff is anyone's, too
                 wait_s = bounded_delay_s(delay_s(backoff, tries=job.counted)) or 0.0
-            return Finish(
-                job.id,
-                job.attempt,
+            return finish(
                 State.SCHEDULED,
                 reason=outcome.reason,
                 error=_error(outcome),
@@ -51,29 +48,25 @@ def _finish(job: ClaimedJob, outcome: Outcome, *, backoff: Backoff) -> Finish:
             )
         case RetryLater(reason=reason):
             reason = f"out of attempts ({job.max_attempts}): {reason}"
-            return Finish(job.id, job.attempt, State.FAILED, reason=reason, error=_error(outcome))
+            return finish(State.FAILED, reason=reason, error=_error(outcome))
         case Snooze(delay_s=wait_s, reason=reason):
-            return Finish(
-                job.id,
-                job.attempt,
+            return finish(
                 State.SCHEDULED,
                 reason=reason,
                 delay_s=wait_s,
                 is_counted=False,
             )
         case Failed(reason=reason, result=result):
-            return Finish(
-                job.id,
-                job.attempt,
+            return finish(
                 State.FAILED,
                 reason=reason,
                 error=_error(outcome),
                 result=result,
             )
         case Cancelled(reason=reason):
-            return Finish(job.id, job.attempt, State.CANCELLED, reason=reason)
+            return finish(State.CANCELLED, reason=reason)
         case Unknown(reason=reason, result=result):
-            return Finish(job.id, job.attempt, State.UNKNOWN, reason=reason, result=result)
+            return finish(State.UNKNOWN, reason=reason, result=result)
         case _ as never:
             assert_never(never)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 log = logs.logger("engine")
 
-STAMP_EVERY_S = 0.25
+STAMP_EVERY_S = 0.1
 BLOCKED_S = 1.0  # a loop that was silent this long is said to be blocked
 _LIBRARIES = ("/asyncio/", "/selectors.py", "/threading.py", "/runpy.py")
 

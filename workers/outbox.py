@@ -68,7 +68,6 @@ class Outbox:
         self._database = database
         self._snooze_max_s = snooze_max_s
         self._ringer = ringer
-        self._waiting_bytes = 0
         self._announcements = Announcements(_say_waiting)
         self._commit = GroupCommit(
             self._write,
@@ -83,15 +82,11 @@ class Outbox:
     @property
     def is_full(self) -> bool:
         """Whether so much waits to be written that no more should be made."""
-        return self._waiting_bytes >= FULL_BYTES
+        return self._commit.unsettled_bytes >= FULL_BYTES
 
     def put(self, item: Finish, *, size_bytes: int = 0) -> asyncio.Future[bool]:
         """True when written; False: ownership was lost. `size_bytes` of its texts and result."""
-        outgoing = _Outgoing(item, size_bytes + ROW_BYTES)
-        future = self._commit.enqueue(outgoing)
-        self._waiting_bytes += outgoing.size_bytes
-        future.add_done_callback(lambda _: self._gone(outgoing))
-        return future
+        return self._commit.enqueue(_Outgoing(item, size_bytes + ROW_BYTES))
 
     async def flush(self) -> None:
         """Wait until everything put so far is written."""
@@ -121,9 +116,6 @@ class Outbox:
             )
         self._ring(finished.woken)
         return finished.written
-
-    def _gone(self, outgoing: _Outgoing) -> None:
-        self._waiting_bytes -= outgoing.size_bytes
 
     def _ring(self, woken: Sequence[Woken]) -> None:
         for job in woken:

@@ -48,6 +48,7 @@ class Attempt:
         self.job = job
         self.fence = job.fence
         self.started = time.monotonic()
+        self._is_out_of_time = False
         self.performed: execute.Performed | None = None
         self.task = asyncio.create_task(self._perform(around))
 
@@ -55,10 +56,19 @@ class Attempt:
         """For how long it has been running."""
         return time.monotonic() - self.started
 
+    def is_out_of_time(self) -> bool:
+        """Whether it was cancelled for that."""
+        return self._is_out_of_time
+
+    def end_for_time(self) -> None:
+        """Cancel it, for having run too long."""
+        self._is_out_of_time = True
+        self.task.cancel()
+
     async def _perform(self, around: execute.Surroundings) -> None:
         self.started = time.monotonic()  # not counting the wait for the loop
         # Kept beside the task's own result: a handler may have its own task cancelled as it ends.
-        self.performed = await execute.perform(self.job, around)
+        self.performed = await execute.perform(self.job, around, is_out_of_time=self.is_out_of_time)
 
 
 class Slots:
@@ -145,10 +155,18 @@ class Slots:
                 if fence in self._running:
                     self._running[fence].task.cancel()
 
-    def leave_stubborn(self) -> None:
-        """Free the slots of handlers that go on long after their time-out, cancelled in vain."""
+    def keep_time(self) -> None:
+        """Cancel what has run for too long, and free the slots of what was cancelled in vain.
+
+        Called several times a second: a timer for each attempt would cost more than a quick job.
+        """
         for attempt in list(self._running.values()):
-            if attempt.seconds() > attempt.job.timeout_s + STUBBORN_S:
+            over_s = attempt.seconds() - attempt.job.timeout_s
+            if over_s < 0 or execute.runs_apart(attempt.job):
+                continue
+            if not attempt.is_out_of_time():
+                attempt.end_for_time()
+            elif over_s > STUBBORN_S:
                 _say_left(attempt.job)
                 attempt.task.cancel()
                 attempt.performed = self._performed(attempt.job, execute.timed_out(attempt.job))
