@@ -197,7 +197,7 @@ SET state = CASE WHEN j.cancel_requested_at IS NULL THEN 'ready' ELSE 'cancelled
             ::relais.job_state,
     ready_at = CASE WHEN j.cancel_requested_at IS NULL THEN clock_timestamp() END,
     finished_at = CASE WHEN j.cancel_requested_at IS NOT NULL THEN clock_timestamp() END,
-    owner = NULL, lease_until = NULL, uncounted = j.uncounted + 1,
+    owner = NULL, lease_until = NULL, snoozes = 0, uncounted = j.uncounted + 1,
     reason = CASE WHEN j.cancel_requested_at IS NULL THEN d.reason
                   ELSE coalesce(j.reason, 'cancelled while running') END
 FROM json_to_recordset(:rows) AS d (id uuid, attempt int, reason text)
@@ -212,7 +212,7 @@ SET state = CASE WHEN j.cancel_requested_at IS NULL THEN 'ready' ELSE 'cancelled
             ::relais.job_state,
     ready_at = CASE WHEN j.cancel_requested_at IS NULL THEN clock_timestamp() END,
     finished_at = CASE WHEN j.cancel_requested_at IS NOT NULL THEN clock_timestamp() END,
-    owner = NULL, lease_until = NULL, uncounted = j.uncounted + 1,
+    owner = NULL, lease_until = NULL, snoozes = 0, uncounted = j.uncounted + 1,
     reason = CASE WHEN j.cancel_requested_at IS NULL THEN 'its claim was never confirmed'
                   ELSE coalesce(j.reason, 'cancelled while running') END
 WHERE j.id = ANY(ARRAY(
@@ -250,7 +250,7 @@ SET state = CASE WHEN j.cancel_requested_at IS NULL THEN 'ready' ELSE 'cancelled
             ::relais.job_state,
     ready_at = CASE WHEN j.cancel_requested_at IS NULL THEN clock_timestamp() END,
     finished_at = CASE WHEN j.cancel_requested_at IS NOT NULL THEN clock_timestamp() END,
-    owner = NULL, lease_until = NULL, uncounted = j.uncounted + 1, alone = true,
+    owner = NULL, lease_until = NULL, snoozes = 0, uncounted = j.uncounted + 1, alone = true,
     deaths = j.deaths + CASE WHEN :is_counted THEN 1 ELSE 0 END,
     death_attempts = CASE WHEN :is_counted THEN j.death_attempts || j.attempt
                           ELSE j.death_attempts END,

@@ -71,7 +71,7 @@ class Settings(BaseSettings):
         67_108_864, ge=1024, description="Largest body of a batch; refused while it arrives."
     )
     batch_max_jobs: int = Field(10_000, ge=1, description="Most jobs in one batch.")
-    body_max_depth: int = Field(64, ge=4, le=500, description="Deepest nesting of a JSON body.")
+    body_max_depth: int = Field(64, ge=4, le=128, description="Deepest nesting of a JSON body.")
     rate_limit_per_s: float = Field(
         5_000.0, gt=0, description="Requests per second and API key, unless the key has its own."
     )
