@@ -154,8 +154,8 @@ SELECT id, '{}', result FROM json_to_recordset(:rows) AS d (id uuid, result json
 ON CONFLICT (job_id) DO UPDATE SET result = excluded.result
 
 -- name: defer
--- running -> scheduled: a retry (costs an attempt) or a snooze (uncounted = 1: costs none). One
--- whose cancel was accepted meanwhile is cancelled; one that snoozes without end fails.
+-- running -> scheduled, cancelled or failed: a retry (costs an attempt) or a snooze (uncounted = 1:
+-- costs none). Cancelled where that was accepted meanwhile; failed where it snoozes without end.
 WITH asked AS (
     SELECT j.id, j.attempt, d.delay_s, d.uncounted, d.error, CASE
         WHEN j.cancel_requested_at IS NOT NULL THEN 'cancelled'
@@ -190,8 +190,8 @@ WHERE j.id = a.id AND j.owner IS NOT NULL
 RETURNING j.id, j.state <> 'scheduled' AS is_over, j.callback_url IS NOT NULL AS calls_back
 
 -- name: release
--- running -> ready: given back before it had an effect; costs no attempt. Or cancelled, where that
--- was asked for.
+-- running -> ready or cancelled: given back before it had an effect; costs no attempt. Cancelled
+-- where that was asked for.
 UPDATE relais.jobs AS j
 SET state = CASE WHEN j.cancel_requested_at IS NULL THEN 'ready' ELSE 'cancelled' END
             ::relais.job_state,
@@ -205,8 +205,8 @@ WHERE j.id = d.id AND j.attempt = d.attempt AND j.owner IS NOT NULL
 RETURNING j.id, j.state = 'cancelled' AS is_over, j.callback_url IS NOT NULL AS calls_back
 
 -- name: release_strays
--- running -> ready: claims that their owner does not hold (a COMMIT whose answer was lost, or that
--- came late); it never ran them. `since` bounds the look to claims that can be news.
+-- running -> ready or cancelled: claims that their owner does not hold (a COMMIT whose answer was
+-- lost, or that came late); it never ran them. `since` bounds the look to claims that can be news.
 UPDATE relais.jobs AS j
 SET state = CASE WHEN j.cancel_requested_at IS NULL THEN 'ready' ELSE 'cancelled' END
             ::relais.job_state,
@@ -243,8 +243,8 @@ WHERE j.id = ANY(ARRAY(
 RETURNING j.id, j.queue, j.kind
 
 -- name: reclaim
--- running -> ready: its worker died or fell silent, or its own process did; it runs alone from now
--- on. Only a death of its own process counts against it (`is_counted`).
+-- running -> ready or cancelled: its worker died or fell silent, or its own process did; it runs
+-- alone from now on. Only a death of its own process counts against it (`is_counted`).
 UPDATE relais.jobs AS j
 SET state = CASE WHEN j.cancel_requested_at IS NULL THEN 'ready' ELSE 'cancelled' END
             ::relais.job_state,
@@ -377,8 +377,8 @@ RETURNING id
 SELECT DISTINCT parent_id FROM relais.job_parents WHERE child_id = ANY(CAST(:ids AS uuid[]))
 
 -- name: retry
--- failed, cancelled or unknown -> ready, with a full set of attempts; or -> blocked, where a parent
--- is open or is being retried too. The caller has locked the parents.
+-- failed, cancelled or unknown -> ready or blocked: with a full set of attempts; blocked where a
+-- parent is open or is being retried too. The caller has locked the parents.
 WITH chosen AS MATERIALIZED (
     SELECT id FROM relais.jobs
     WHERE id = ANY(CAST(:ids AS uuid[])) AND tenant = :tenant
