@@ -7,7 +7,6 @@ of a URL.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
@@ -112,8 +111,14 @@ class Session(psycopg.AsyncConnection[Any]):
         timeout: float | None = None,  # noqa: ASYNC109 - psycopg's own
     ) -> Value:
         """Like psycopg's own, but never for ever."""
-        async with asyncio.timeout(ANSWER_WITHIN_S if timeout is None else None):
+        if timeout is not None:
             return await super().wait(gen, interval, timeout)
+        try:
+            return await super().wait(gen, interval, ANSWER_WITHIN_S)
+        except psycopg.OperationalError as error:
+            if error.sqlstate is None:  # no word of the server's: it is lost, or waited for in vain
+                self.pgconn.finish()
+            raise
 
 
 class BriefSession(psycopg.Connection[Any]):
