@@ -22,6 +22,7 @@ import psycopg
 from ledger import ids, pooler
 from ledger.errors import UnfitDatabase
 from ledger.session import BriefSession, expressions, parameters
+from ledger.statements import TRANSITIONS
 from runtime import logs
 
 if TYPE_CHECKING:
@@ -55,33 +56,18 @@ ON CONFLICT (id) DO UPDATE SET
     lease_until = greatest(workers.lease_until, excluded.lease_until)
 RETURNING pg_backend_pid()
 """
-# The same as `extend_leases` and `asked_to_stop` of transitions.sql, but row by row and by its key,
-# whatever the planner believes: an index on what is running is as long as its dead entries, and no
-# condition here fits it. A row that is locked is being finished: waiting for it could end in a
-# deadlock, and cost the proof of life.
-EXTEND = """
-UPDATE relais.jobs
-SET lease_until = statement_timestamp() + %(lease_s)s * interval '1 second'
-WHERE id = ANY(ARRAY(
-    SELECT due.id FROM unnest(%(ids)s::uuid[], %(attempts)s::int[]) AS held (id, attempt)
-    CROSS JOIN LATERAL (
-        SELECT j.id FROM relais.jobs AS j
-        WHERE j.id = held.id AND j.attempt = held.attempt AND j.owner IS NOT NULL
-          AND j.lease_until < statement_timestamp() + %(lease_s)s * 0.7 * interval '1 second'
-        FOR UPDATE SKIP LOCKED
-    ) AS due
-))
-"""
-CANCELS = """
-SELECT asked.id, asked.attempt
-FROM unnest(%(ids)s::uuid[], %(attempts)s::int[]) AS held (id, attempt)
-CROSS JOIN LATERAL (
-    SELECT j.id, j.attempt FROM relais.jobs AS j
-    WHERE j.id = held.id AND j.attempt = held.attempt AND j.owner IS NOT NULL
-      AND j.cancel_requested_at IS NOT NULL
-    OFFSET 0
-) AS asked
-"""
+
+
+def _for_psycopg(name: str, *parameters: str) -> str:
+    """A statement of transitions.sql as the driver alone reads it."""
+    statement = str(TRANSITIONS[name])
+    for parameter in parameters:
+        statement = statement.replace(f":{parameter}", f"%({parameter})s")
+    return statement
+
+
+EXTEND = _for_psycopg("extend_leases", "lease_s", "ids", "attempts")
+CANCELS = _for_psycopg("asked_to_stop", "ids", "attempts")
 SIGN_OFF = """
 DELETE FROM relais.workers AS w WHERE w.id = %s
   AND NOT EXISTS (SELECT FROM relais.jobs WHERE state = 'running' AND owner = w.id)

@@ -445,21 +445,28 @@ FROM relais.jobs AS j LEFT JOIN relais.job_bodies AS body ON body.job_id = j.id
 WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.callback_url IS NOT NULL
 
 -- name: extend_leases
--- Keep long-running jobs that a living worker really holds; not a state change. A row that is
--- locked is being finished: waiting for it would cost the worker its proof of life.
+-- Keep long-running jobs that a living worker really holds; not a state change. Row by row and by its
+-- key, whatever the planner believes. A row that is locked is being finished: waiting for it could end
+-- in a deadlock, and cost the worker its proof of life.
 UPDATE relais.jobs
-SET lease_until = clock_timestamp() + :lease_s * interval '1 second'
+SET lease_until = statement_timestamp() + :lease_s * interval '1 second'
 WHERE id = ANY(ARRAY(
-    SELECT j.id FROM relais.jobs AS j
-    JOIN unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS held (id, attempt)
-      ON held.id = j.id AND held.attempt = j.attempt
-    WHERE j.owner IS NOT NULL AND j.lease_until < statement_timestamp() + :lease_s * 0.7 * interval '1 second'
-    FOR UPDATE OF j SKIP LOCKED
+    SELECT due.id FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS held (id, attempt)
+    CROSS JOIN LATERAL (
+        SELECT j.id FROM relais.jobs AS j
+        WHERE j.id = held.id AND j.attempt = held.attempt AND j.owner IS NOT NULL
+          AND j.lease_until < statement_timestamp() + :lease_s * 0.7 * interval '1 second'
+        FOR UPDATE SKIP LOCKED
+    ) AS due
 ))
 
 -- name: asked_to_stop
 -- Which of these attempts should stop.
-SELECT j.id, j.attempt FROM relais.jobs AS j
-JOIN unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS held (id, attempt)
-  ON held.id = j.id AND held.attempt = j.attempt
-WHERE j.owner IS NOT NULL AND j.cancel_requested_at IS NOT NULL
+SELECT asked.id, asked.attempt
+FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS held (id, attempt)
+CROSS JOIN LATERAL (
+    SELECT j.id, j.attempt FROM relais.jobs AS j
+    WHERE j.id = held.id AND j.attempt = held.attempt AND j.owner IS NOT NULL
+      AND j.cancel_requested_at IS NOT NULL
+    OFFSET 0
+) AS asked
