@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -26,6 +26,15 @@ class JobFilter:
     workflow_id: str | None = None
     created_from: datetime | None = None
     created_until: datetime | None = None
+
+    @property
+    def is_of_counts(self) -> bool:
+        """Whether it asks for no more than the counts know: queue and state."""
+        return self == JobFilter(states=self.states, queue=self.queue)
+
+    def by_state(self) -> list[JobFilter]:
+        """The same for one state at a time, each of which an index serves."""
+        return [replace(self, states=(state,)) for state in self.states] or [self]
 
     def conditions(self, *, tenant: str) -> tuple[str, dict[str, Any]]:
         """A WHERE clause over `jobs AS j`, always for one tenant, and what it binds."""

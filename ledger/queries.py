@@ -5,6 +5,7 @@ Rows come back as dictionaries in the words of the API.
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -108,20 +109,31 @@ async def jobs(
     limit: int,
 ) -> list[dict[str, Any]]:
     """Up to `limit` jobs, newest first, older than `before`."""
-    where, values = matching.conditions(tenant=tenant)
-    if before is not None:
-        where += " AND j.id < :before"
-        values["before"] = before
-    statement = text(
-        f"SELECT {_BRIEF} FROM relais.jobs AS j WHERE {where} ORDER BY j.id DESC LIMIT :limit"
-    )
-    return _rows(await connection.execute(statement, {**values, "limit": limit}))
+    found: list[dict[str, Any]] = []
+    for of_one_state in matching.by_state():
+        where, values = of_one_state.conditions(tenant=tenant)
+        if before is not None:
+            where += " AND j.id < :before"
+            values["before"] = before
+        statement = text(
+            f"SELECT {_BRIEF} FROM relais.jobs AS j WHERE {where} ORDER BY j.id DESC LIMIT :limit"
+        )
+        found += _rows(await connection.execute(statement, {**values, "limit": limit}))
+    found.sort(key=itemgetter("id"), reverse=True)
+    return found[:limit]
 
 
 async def stats(
     connection: AsyncConnection, *, tenant: str, matching: JobFilter
 ) -> list[dict[str, Any]]:
-    """How many jobs there are by queue and state."""
+    """How many jobs there are by queue and state; without further conditions none is counted."""
+    if matching.is_of_counts:
+        known = await counts.read(connection, tenant=tenant)
+        return [
+            {"queue": queue, "state": state, "jobs": jobs}
+            for (queue, state), jobs in known.items()
+            if matching.queue in {None, queue} and (not matching.states or state in matching.states)
+        ]
     where, values = matching.conditions(tenant=tenant)
     statement = text(
         f"SELECT j.queue, j.state, count(*) AS jobs FROM relais.jobs AS j WHERE {where}"
