@@ -13,6 +13,7 @@ import pytest
 
 from gateway.openapi import kind_names
 from gateway.routes.jobs import WAIT_MAX_S
+from tasks import kinds
 
 if TYPE_CHECKING:
     from tests.gateway.process import Gateway
@@ -66,5 +67,8 @@ def test_every_operation_keeps_its_word(gateway: Gateway, tmp_path: Path) -> Non
 def test_it_names_the_kinds(gateway: Gateway) -> None:
     document = httpx.get(f"{gateway.url}/openapi.json").json()
     named = document["components"]["schemas"]["JobRequest"]["properties"]["kind"]["enum"]
-    assert set(named) >= set(kind_names()) - {"test.scripted", "test.scripted_async"}
+    # Other tests of this process may have registered kinds that the gateway does not know.
+    ours = {name for name in kind_names() if kinds.load()[name].handler.__module__[:6] == "tasks."}
+    assert ours >= {"email.send", "template.render", "http.callback", "workflow.trigger"}
+    assert set(named) >= ours
     assert "relais.canary" not in named
