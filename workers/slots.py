@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ledger.models.jobs import State
 from runtime import logs, metrics
+from tasks import kinds
 from tasks.outcomes import Cancelled, Failed, RetryLater
 from workers import execute, finishing, outbox
 from workers.child_errors import Interrupted
@@ -73,13 +74,18 @@ class Slots:
         out: outbox.Outbox,
         events: TaskEvents | None,
         on_room: Callable[[], None],
+        on_leaving: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_room` is called when more jobs could be claimed."""
+        """`on_room` is called when more jobs could be claimed.
+
+        `on_leaving`: when the grace is over, so that what hears out an answer ends as well.
+        """
         self._pace = pace
         self._around = around
         self._out = out
         self._events = events
         self._on_room = on_room
+        self._on_leaving = on_leaving
         self._waiting = Waiting(slots=concurrency)
         self._held: dict[Fence, ClaimedJob] = {}  # claimed and not yet settled in the ledger
         self._running: dict[Fence, Attempt] = {}  # in a handler right now
@@ -146,8 +152,14 @@ class Slots:
                     self._running[fence].task.cancel()
 
     def leave_stubborn(self) -> None:
-        """Free the slots of handlers that go on long after their time-out, cancelled in vain."""
+        """Free the slots of handlers that go on long after their time-out, cancelled in vain.
+
+        Not of those that hear out an answer: the next attempt would repeat what it is about.
+        """
         for attempt in list(self._running.values()):
+            kind = kinds.get(attempt.job.kind)
+            if kind is not None and kind.hears_out:
+                continue
             if attempt.seconds() > attempt.job.timeout_s + STUBBORN_S:
                 _say_left(attempt.job)
                 attempt.task.cancel()
@@ -174,6 +186,7 @@ class Slots:
         tasks = self._running_tasks()
         for task in tasks:
             task.cancel()
+        self._on_leaving()
         if tasks:
             await asyncio.wait(tasks, timeout=END_S)
         for attempt in self._running.values():
