@@ -80,6 +80,7 @@ class Kind:
     internal: bool  # not accepted from callers
     summary: str
     lane: Dependence | None = None  # what a job of it shares trouble with, from its payload
+    hears_out: bool = False  # it goes on past its time only to hear what became of its effect
 
     @property
     def is_isolated(self) -> bool:
@@ -100,11 +101,14 @@ def kind(
     backoff: Backoff | None = None,
     internal: bool = False,
     lane: Dependence | None = None,
+    hears_out: bool = False,
 ) -> Callable[[Registered], Registered]:
     """Register the decorated handler under `name` (lower case, dotted).
 
     `lane` names what a job depends on beside its tenant ("relay:main"), so that one peer's trouble
     holds up only what depends on it. Pure and cheap; it is asked for every payload that fits.
+    `hears_out`: a handler that was cancelled and still goes on has an answer to wait for, without
+    which its effect would be repeated; it is not left to itself.
     """
     if not _NAME.fullmatch(name):
         message = f"Kind name {name!r} is not of the form 'noun.verb'."
@@ -130,6 +134,7 @@ def kind(
             internal=internal,
             summary=summary,
             lane=lane,
+            hears_out=hears_out,
         )
         return handler
 

@@ -11,11 +11,12 @@ import asyncio
 import os
 import random
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ledger import database as ledger_database
 from runtime import logs
-from tasks.email import pool
+from tasks.email import delivery, pool
 from workers import execute, reconcile
 from workers.claimer import Claimer
 from workers.isolation import IsolationPool
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 log = logs.logger("engine")
 
+LEAVE_S = 1.0  # for Postgres to take what became of mails behind their dot, at the very end
 JOIN_S = 10.0  # beyond the grace, for writing what is left
 POOL_SIZE = 8  # connections for claims, finishes and looks; handlers have as many of their own
 LEAVE_S = 1.0  # for tasks that handlers left behind, at the end
@@ -147,6 +149,7 @@ class Engine:
             out=Outbox(database, ringer=self._ringer, snooze_max_s=self._settings.snooze_max_s),
             events=self._events,
             on_room=self._bell.set,
+            on_leaving=partial(delivery.leave, within_s=LEAVE_S),
         )
         beside = [
             asyncio.create_task(self._watch.run(slots.keep_time)),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ledger.models.jobs import State
 from runtime import logs, metrics
+from tasks import kinds
 from tasks.outcomes import Cancelled, Failed, RetryLater
 from workers import execute, finishing, outbox
 from workers.child_errors import Interrupted
@@ -83,13 +84,18 @@ class Slots:
         out: outbox.Outbox,
         events: TaskEvents | None,
         on_room: Callable[[], None],
+        on_leaving: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_room` is called when more jobs could be claimed."""
+        """`on_room` is called when more jobs could be claimed.
+
+        `on_leaving`: when the grace is over, so that what hears out an answer ends as well.
+        """
         self._pace = pace
         self._around = around
         self._out = out
         self._events = events
         self._on_room = on_room
+        self._on_leaving = on_leaving
         self._waiting = Waiting(slots=concurrency)
         self._held: dict[Fence, ClaimedJob] = {}  # claimed and not yet settled in the ledger
         self._running: dict[Fence, Attempt] = {}  # in a handler right now
@@ -159,14 +165,16 @@ class Slots:
         """Cancel what has run for too long, and free the slots of what was cancelled in vain.
 
         Called several times a second: a timer for each attempt would cost more than a quick job.
+        A kind that hears its peer out, as a mail behind its dot does, keeps its slot until then.
         """
         for attempt in list(self._running.values()):
             over_s = attempt.seconds() - attempt.job.timeout_s
             if over_s < 0 or execute.runs_apart(attempt.job):
                 continue
+            kind = kinds.get(attempt.job.kind)
             if not attempt.is_out_of_time():
                 attempt.end_for_time()
-            elif over_s > STUBBORN_S:
+            elif over_s > STUBBORN_S and not (kind is not None and kind.hears_out):
                 _say_left(attempt.job)
                 attempt.task.cancel()
                 attempt.performed = self._performed(attempt.job, execute.timed_out(attempt.job))
@@ -192,6 +200,7 @@ class Slots:
         tasks = self._running_tasks()
         for task in tasks:
             task.cancel()
+        self._on_leaving()
         if tasks:
             await asyncio.wait(tasks, timeout=END_S)
         for attempt in self._running.values():

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ledger.messages import Dot, Mark
 from ledger.models.mail import MessageState
 from runtime import logs, metrics, telemetry
-from tasks.email import pool, replies
+from tasks.email import books, pool, replies
 from tasks.email.replies import Phase
 from tasks.email.settlement import Settlement, settle
 from tasks.email.smtp import Envelope, NoConversation
@@ -32,6 +32,16 @@ if TYPE_CHECKING:
 log = logs.logger("email")
 
 Value = TypeVar("Value")
+
+
+def leave(*, within_s: float) -> None:
+    """The worker's grace is over: break off what still hears out a relay, note what is known.
+
+    For the running event loop. Where Postgres does not take that within `within_s`, the next
+    attempt finds the message as one whose dot went out.
+    """
+    pool.break_off("its worker had to stop")
+    books.leave(within_s=within_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,12 +34,19 @@ async def close_all() -> None:
     await asyncio.gather(*(pool.close() for pool in pools.values()))
 
 
+def break_off(why: str) -> None:
+    """End every conversation of the running event loop that is under way."""
+    for pool in _pools.get(asyncio.get_running_loop(), {}).values():
+        pool.break_off(why)
+
+
 class Pool:
     """At most `relay.connections` sessions; whoever finds none waits in line."""
 
     def __init__(self, relay: Relay) -> None:
         self._relay = relay
         self._idle: list[Session] = []
+        self._in_use: set[Session] = set()
         self._open = 0
         self._line: deque[asyncio.Future[Session | None]] = deque()
         self._reaper: asyncio.TimerHandle | None = None
@@ -49,6 +56,16 @@ class Pool:
 
         `fresh`: not one that was kept, whose other end may have left unnoticed.
         """
+        session = await self._acquire(fresh=fresh)
+        self._in_use.add(session)
+        return session
+
+    def break_off(self, why: str) -> None:
+        """End the conversations that are under way."""
+        for session in self._in_use:
+            session.break_off(why)
+
+    async def _acquire(self, *, fresh: bool) -> Session:
         while True:
             if fresh and self._open >= self._relay.connections and self._idle:
                 self._discard(self._idle.pop(0))
@@ -65,6 +82,7 @@ class Pool:
 
     def release(self, session: Session) -> None:
         """Give a session back; one that is broken or has served its time is closed."""
+        self._in_use.discard(session)
         if not session.is_usable:
             self._discard(session)
         elif self._is_worn(session):

@@ -90,7 +90,7 @@ def _state(  # noqa: C901 - one case for each result, in the order of the way of
             words = f"lost at {result.phase}: {reason}"
             return _later(words, in_doubt=in_doubt, is_last=is_last)
         case replies.Lost(reason=reason):
-            words = f"the relay never answered the dot: {reason}"
+            words = f"no clear answer to the dot: {reason}"
             if policy == "at_most_once" or is_last:
                 return MessageState.UNKNOWN, words
             return MessageState.DOT_SENT, words

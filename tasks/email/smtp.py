@@ -160,6 +160,10 @@ class Session:
         """Close at once; a message without its dot is thus taken back."""
         self._wire.close()
 
+    def break_off(self, why: str) -> None:
+        """Close at once and tell whoever waits for a reply."""
+        self._wire.break_off(why)
+
     def say_quit(self) -> None:
         """Close after a QUIT, without waiting for the answer."""
         self._wire.finish(b"QUIT\r\n")

@@ -178,6 +178,10 @@ class Wire(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
+    def break_off(self, why: str) -> None:
+        """Close at once; whoever waits for a reply is told why."""
+        self._break(why)
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the event loop: connected."""
         self.transport = cast(asyncio.Transport, transport)
