@@ -136,6 +136,12 @@ class Job(Model):
             postgresql_where=text("state = 'scheduled'"),
         ),
         Index("ix_jobs_blocked", "id", postgresql_where=text("state = 'blocked'")),
+        Index(
+            "ix_jobs_ended_badly",
+            "finished_at",
+            "id",
+            postgresql_where=text("state IN ('failed', 'cancelled', 'unknown')"),
+        ),
         Index("ix_jobs_held", "owner", "started_at", postgresql_where=text("state = 'running'")),
         Index(
             "uq_jobs_idempotency",

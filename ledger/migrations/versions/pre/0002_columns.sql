@@ -80,3 +80,9 @@ ALTER TABLE relais.job_bodies SET (
     fillfactor = 90, autovacuum_vacuum_scale_factor = 0.02,
     autovacuum_vacuum_insert_scale_factor = 0.2
 );
+
+-- A message is updated two to four times, none of its indexed columns: 86 % of that stays in place.
+ALTER TABLE relais.messages SET (
+    fillfactor = 60, autovacuum_vacuum_scale_factor = 0.02,
+    autovacuum_vacuum_insert_scale_factor = 0.1
+);

@@ -12,5 +12,8 @@ CREATE INDEX CONCURRENTLY ix_jobs_held ON relais.jobs (owner, started_at) WHERE 
 -- What waits for parents.
 CREATE INDEX CONCURRENTLY ix_jobs_blocked ON relais.jobs (id) WHERE state = 'blocked';
 
+-- Jobs that ended badly, in the order in which they did: their messages are looked after.
+CREATE INDEX CONCURRENTLY ix_jobs_ended_badly ON relais.jobs (finished_at, id) WHERE state IN ('failed', 'cancelled', 'unknown');
+
 -- Children that wait for a parent.
 CREATE INDEX CONCURRENTLY ix_job_parents_open ON relais.job_parents (parent_id) WHERE is_open;
