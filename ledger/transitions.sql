@@ -347,7 +347,10 @@ RETURNING j.id, j.state, j.queue, j.kind
 SELECT DISTINCT link.parent_id AS id
 FROM (SELECT id FROM relais.jobs WHERE state = 'blocked' AND id > :after
       ORDER BY id LIMIT :limit) AS child
-JOIN relais.job_parents AS link ON link.child_id = child.id AND link.is_open
+-- By child, one probe each: for a join the planner may prefer to read every link.
+CROSS JOIN LATERAL (
+    SELECT parent_id FROM relais.job_parents WHERE child_id = child.id AND is_open OFFSET 0
+) AS link
 LEFT JOIN relais.jobs AS parent ON parent.id = link.parent_id
 WHERE parent.id IS NULL OR (parent.finished_at IS NOT NULL AND parent.state <> 'unknown')
 

@@ -233,7 +233,11 @@ OWN: dict[str, Own] = {
     "messages.rows": lambda at: {"job_ids": [job for _, job in at.messages]},
     "messages.mark_dots": lambda at: {"rows": _messages(at)},
     "messages.mark": lambda at: {"rows": _messages(at, state="sent", reply_code=250)},
-    "messages.settle_abandoned": lambda _: {"since_s": 60.0, "until_s": 600.0},
+    "messages.settle_abandoned": lambda _: {
+        "after": datetime.now(UTC) - timedelta(days=1),
+        "after_id": UUID(int=0),
+        "since_s": 60.0,
+    },
     "suppressions.suppress": lambda _: {
         "rows": _rows([{"tenant": "big", "address": "a@example.org", "reason": "550"}])
     },
