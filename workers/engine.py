@@ -34,10 +34,9 @@ if TYPE_CHECKING:
 
 log = logs.logger("engine")
 
-LEAVE_S = 1.0  # for Postgres to take what became of mails behind their dot, at the very end
 JOIN_S = 10.0  # beyond the grace, for writing what is left
 POOL_SIZE = 8  # connections for claims, finishes and looks; handlers have as many of their own
-LEAVE_S = 1.0  # for tasks that handlers left behind, at the end
+LEAVE_S = 1.0  # for what is left behind at the very end: tasks of handlers, mails behind their dot
 
 
 class Engine:
