@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import psycopg
 from pydantic_core import PydanticSerializationError
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError, StatementError
 
 _OWN_CLASSES = frozenset({"22", "23"})
 _UNSERIALISABLE = (UnicodeError, PydanticSerializationError)
@@ -18,18 +18,17 @@ _UNSERIALISABLE = (UnicodeError, PydanticSerializationError)
 
 def sqlstate(error: BaseException) -> str:
     """The five characters by which Postgres names `error`; empty where it did not speak."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    return str(getattr(cause, "sqlstate", None) or "")
+    return str(getattr(_cause(error), "sqlstate", None) or "")
 
 
 def is_own_fault(error: BaseException) -> bool:
     """Whether the item itself can never be written as it is."""
-    if isinstance(error, _UNSERIALISABLE):
+    cause = _cause(error)
+    if isinstance(cause, _UNSERIALISABLE):
         return True
     state = sqlstate(error)
     if state:
         return state[:2] in _OWN_CLASSES
-    cause = error.orig if isinstance(error, DBAPIError) else error
     return isinstance(cause, psycopg.DataError)  # refused by the driver: a NUL in a text
 
 
@@ -37,3 +36,8 @@ def is_passing(error: BaseException) -> bool:
     """Whether the same statement may well succeed later."""
     known = (SQLAlchemyError, psycopg.Error, OSError, TimeoutError)
     return isinstance(error, known) and not is_own_fault(error)
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    """What SQLAlchemy has wrapped, be it the driver's word or the encoding of a value."""
+    return error.orig if isinstance(error, StatementError) else error
