@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from ledger import database as ledger_database
 from ops.chaos import configuration, patterns, witness
 from ops.chaos.keeper import Charge, Keeper
 from ops.chaos.proxy import Proxy
-from ops.chaos.waiting import until
+from ops.chaos.waiting import READY_WITHIN_S, until
 from ops.errors import OpsError
 from ops.stack import Postgres, Valkey, ports, records
 from runtime.settings import Settings
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent.parent
 QUEUES = ("critical", "template", "bulk", "callback")
 TENANTS = ("default", "flood")
+ASK_AGAIN_S = 0.2
 DISK_BYTES = 512 * 1024 * 1024
 POSTGRES = {
     "max_connections": "300",
@@ -211,7 +213,7 @@ class Stand:
         return bool(rows[0]["n"] >= wanted)
 
     async def query(self, statement: str, *parameters: object) -> list[dict[str, Any]]:
-        """Rows of the ledger, past the proxy."""
+        """Rows of the ledger, past the proxy; waits while another fault keeps Postgres from it."""
 
         def ask() -> list[dict[str, Any]]:
             with psycopg.connect(
@@ -223,7 +225,14 @@ class Stand:
                 cursor = connection.execute(statement.encode(), parameters or None)
                 return cursor.fetchall() if cursor.description else []
 
-        return await asyncio.to_thread(ask)
+        deadline = time.monotonic() + READY_WITHIN_S
+        while True:
+            try:
+                return await asyncio.to_thread(ask)
+            except psycopg.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(ASK_AGAIN_S)
 
 
 @asynccontextmanager
