@@ -1,14 +1,13 @@
-"""The Celery app of the workers: one task per kind, each no more than a bell button.
+"""The Celery app of the workers: its consumer hears doorbells, and nothing else.
 
-`task_id` is the job's id, so a row in Flower is a row in the ledger. The engine, started as a
-bootstep of the worker, does the rest.
+The engine, started as a bootstep of the worker, does the rest.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from celery import bootsteps, signals
+from celery import bootsteps
 
 from ledger.presence import Presence
 from runtime import settings as runtime_settings
@@ -24,14 +23,6 @@ if TYPE_CHECKING:
     from celery.apps.worker import Worker
 
     from ledger.presence import Fence
-
-_engines: list[Engine] = []
-
-
-def wake(*_: object) -> None:
-    """What every doorbell does: the ledger says what there is to do."""
-    for engine in _engines:
-        engine.wake()
 
 
 class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -70,7 +61,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
             events=self._events,
         )
         self._engine.start()
-        _engines.append(self._engine)
+        parent.engine = self._engine  # for the consumer
 
     def stop(self, parent: Worker) -> None:
         """SIGTERM: stop claiming, finish what runs within the grace, give the rest back."""
@@ -90,7 +81,6 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
     def _end(self, _parent: Worker, *, grace_s: float | None) -> None:
         if self._engine is not None:
             self._engine.stop(grace_s=grace_s)
-            _engines.clear()
             self._engine = None
         if self._presence is not None:
             self._presence.stop()
@@ -101,15 +91,8 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
 
 def build(settings: runtime_settings.Settings) -> Celery:
-    """The app with a task for every kind that this process knows."""
+    """The app of a worker, which has no tasks: kinds belong to the engine."""
     app = celery_app(settings)
     app.conf.worker_consumer = f"{PatientConsumer.__module__}:{PatientConsumer.__name__}"
-    for name in kinds.load(settings.kinds):
-        app.task(wake, name=name, ignore_result=True, send_events=False, shared=False)
-    for name in ("celery.map", "celery.starmap", "celery.chain", "celery.group", "celery.chord"):
-        # Nothing of ours uses them, and whoever can write to Redis could.
-        signals.import_modules.connect(
-            lambda sender, name=name, **_: sender.tasks.pop(name, None), sender=app, weak=False
-        )
     app.steps["worker"].add(EngineStep)
     return app

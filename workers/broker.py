@@ -5,11 +5,14 @@ Each setting below closes a hole that Celery on Redis is known for; docs/reliabi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from queue import Empty
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from kombu.entity import Queue
 from kombu.transport.redis import Channel, Transport
+from kombu.utils.encoding import bytes_to_str
+from redis.exceptions import RedisError
 
 from runtime.errors import SettingsError
 from tasks.kinds import QUEUES
@@ -22,20 +25,60 @@ SOCKET_TIMEOUT_S = 10.0
 
 
 class DoorbellChannel(Channel):  # Kombu has no types
-    """Does not put back what it popped: a lost bell costs a second, a repeated one nothing.
+    """Hears that there was a bell, and reads nothing of what it says.
 
-    Kombu would try, while it cleans up after a connection that is gone, and end the worker by that.
+    Whoever can write to Redis can put anything into a queue. It is enough to know that something
+    was there: the ledger tells what there is to do. Nothing is kept of what was popped either: a
+    lost bell costs a second, a repeated one nothing.
     """
 
     do_restore = False
+    ack_emulation = False  # no lists of unacknowledged messages, which anybody could spoil
+
+    def _brpop_read(self, **options: object) -> bool:
+        try:
+            try:
+                heard = self.client.parse_response(self.client.connection, "BRPOP", **options)
+            except self.connection_errors:
+                self.client.connection.disconnect()
+                raise
+            if not heard:
+                raise Empty
+            queue = bytes_to_str(heard[0])  # type: ignore[no-untyped-call]
+            self._queue_cycle.rotate(queue)
+            self.connection._deliver(_bell(), queue)  # noqa: SLF001 - as Kombu's own does
+            return True
+        finally:
+            self._in_poll = None  # type: ignore[assignment]
+            self._flush_brpop_reauth()  # type: ignore[no-untyped-call]
+
+    def _receive_one(self, c: object) -> bool | None:
+        """An event that is none is dropped: who publishes it must not blind Flower for others."""
+        try:
+            return super()._receive_one(c)  # type: ignore[no-untyped-call,no-any-return]
+        except (Empty, RedisError, OSError):
+            raise
+        except Exception as error:
+            raise Empty from error
+
+    def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
+        """Direct queues are named by who rings: a table of bindings could only be spoilt."""
+        if self.typeof(exchange).type == "fanout":  # type: ignore[no-untyped-call]
+            super()._queue_bind(  # type: ignore[no-untyped-call]
+                exchange, routing_key, pattern, queue
+            )
+
+
+def _bell() -> dict[str, Any]:
+    return {"body": "", "headers": {}, "properties": {"delivery_tag": "bell", "delivery_info": {}}}
 
 
 class DoorbellTransport(Transport):  # Kombu has no types
     """Whatever goes wrong with a doorbell is a broker that is away: connect again.
 
     A Redis has many ways to refuse (it became a replica, cannot save, is loading, has no room, has
-    forgotten us), and whoever can write to it can put anything into a queue. None of it is worth a
-    worker, whose jobs come from the ledger.
+    forgotten us, has something else under the key of a queue). None of it is worth a worker, whose
+    jobs come from the ledger.
     """
 
     Channel = DoorbellChannel
@@ -56,16 +99,15 @@ def celery_app(settings: Settings) -> Celery:
         event_serializer="json",
         result_backend=None,
         task_ignore_result=True,
-        # Doorbells are acknowledged early: a lost one costs a second, a repeated one nothing.
-        task_acks_late=False,
-        task_reject_on_worker_lost=False,
-        worker_prefetch_multiplier=64,
-        task_queues=[Queue(name) for name in QUEUES],  # type: ignore[no-untyped-call]
+        task_queues=[Queue(name, no_ack=True) for name in QUEUES],  # type: ignore[no-untyped-call]
         task_default_queue="template",
         task_create_missing_queues=False,
         task_protocol=2,
         # True states come from the engine (workers/events.py), not from doorbells.
         worker_send_task_events=False,
+        # Nobody gives a worker orders through Redis.
+        worker_enable_remote_control=False,
+        worker_enable_prefetch_count_reduction=False,
         task_send_sent_event=False,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
@@ -79,13 +121,10 @@ def celery_app(settings: Settings) -> Celery:
             "socket_timeout": SOCKET_TIMEOUT_S,
             "socket_keepalive": True,
             "health_check_interval": 10,
-            "visibility_timeout": 3600,
         },
-        control_queue_ttl=60.0,
-        control_queue_expires=60.0,
         event_queue_ttl=5.0,
         event_queue_expires=60.0,
-        # Cancels nothing of ours (what is acknowledged early), and saves a warning a reconnect.
+        # Cancels nothing (Celery runs nothing here), and saves a warning a reconnect.
         worker_cancel_long_running_tasks_on_connection_loss=True,
         enable_utc=True,
     )

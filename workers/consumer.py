@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery.worker.consumer import Consumer
 from celery.worker.state import maybe_shutdown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 WELL_AFTER_S = 5.0  # a connection that lasts so long was well
 PAUSE_FIRST_S = 0.5
@@ -15,7 +18,9 @@ SIGNAL_WITHIN_S = 0.2
 
 
 class PatientConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
-    """Connects again at once after a connection that was well, ever later where none lasts.
+    """Wakes the engine at every bell, whatever it says.
+
+    Connects again at once after a connection that was well, ever later where none lasts.
 
     Celery's own waits between tries to connect, but not where a Redis lets everybody in and then
     refuses what they ask for: it would ask, and log, several times a second for ever.
@@ -40,3 +45,12 @@ class PatientConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
         connection = super().connect()
         self._connected_at = time.monotonic()
         return connection
+
+    def create_task_handler(self, *_: object, **__: object) -> Callable[[object], None]:
+        """What hears the doorbells; in place of Celery's, which would run what they say."""
+        engine = self.controller.engine
+
+        def wake(_doorbell: object) -> None:
+            engine.wake()
+
+        return wake

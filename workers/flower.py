@@ -7,6 +7,7 @@ is a pickle, and a window needs no memory.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 import sys
@@ -19,6 +20,7 @@ from celery.events import EventReceiver
 from flower.app import Flower
 from flower.events import Events
 from flower.urls import settings as flower_settings
+from flower.views import BaseHandler
 from flower.views.monitor import Metrics
 from tornado.options import options
 
@@ -26,7 +28,6 @@ from runtime import logs
 from runtime import settings as runtime_settings
 from runtime.errors import RelaisError, SettingsError
 from workers.broker import celery_app
-from workers.doorbell import UNREACHABLE
 
 if TYPE_CHECKING:
     from runtime.settings import Settings
@@ -34,9 +35,52 @@ if TYPE_CHECKING:
 JOBS_MAX = 10_000  # newest jobs that Flower remembers; some kilobytes each
 FORGET_WORKERS_AFTER_S = 60
 RECONNECT_S = 1.0
-CONNECTIONS_MAX = 32
+NUMBER_MAX = 1e12  # clocks, seconds and process ids of true events are far below
 COLUMNS = "name,uuid,state,retries,received,started,runtime,worker"
 log = logs.logger("flower")
+
+
+class PatientReceiver(EventReceiver):  # type: ignore[misc]  # Celery has no types
+    """Drops an event that is none: whoever can write to Redis can publish anything."""
+
+    def get_consumers(self, consumer: Any, channel: Any) -> list[Any]:  # noqa: ANN401 - Kombu's
+        """Celery's own consumer, which told nobody of a message that it could not read."""
+        (own,) = super().get_consumers(consumer, channel)
+        own.on_decode_error = self._drop
+        return [own]
+
+    def on_consume_ready(self, *_: object, **__: object) -> None:
+        """Celery's own asks the workers for a heartbeat; ours take no orders, and beat anyway."""
+
+    def _receive(self, body: Any, message: Any, **_: object) -> None:  # noqa: ANN401 - any JSON
+        for event in body if isinstance(body, list) else [body]:
+            if is_event(event):
+                self.process(*self.event_from_message(event))
+            else:
+                self._drop(message, None)
+
+    def _drop(self, _message: object, error: Exception | None) -> None:
+        log.debug("flower.event_dropped", error=type(error).__name__ if error else None)
+
+
+def is_event(event: object) -> bool:
+    """Whether this has the shape of an event of Celery's."""
+    if not isinstance(event, dict):
+        return False
+    numbers = ("clock", "utcoffset", "pid", "timestamp", "local_received", "runtime", "freq")
+    name, host = event.get("type"), event.get("hostname")
+    return (
+        isinstance(name, str)
+        and name.partition("-")[0] in {"task", "worker"}
+        and isinstance(host, str)
+        and all(_is_number(event.get(field, 0)) for field in numbers)
+        and (not name.startswith("task-") or isinstance(event.get("uuid"), str))
+    )
+
+
+def _is_number(value: object) -> bool:
+    is_one = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_one and abs(value) < NUMBER_MAX  # type: ignore[arg-type]  # also false for NaN
 
 
 class PatientEvents(Events):  # type: ignore[misc]  # Flower has no types
@@ -48,14 +92,14 @@ class PatientEvents(Events):  # type: ignore[misc]  # Flower has no types
         while True:
             try:
                 with self.capp.connection_for_read() as connection:
-                    receiver = EventReceiver(
+                    receiver = PatientReceiver(
                         connection, handlers={"*": self.on_event}, app=self.capp
                     )
                     if is_lost:
                         log.info("flower.events_back")
                         is_lost = False
                     receiver.capture(limit=None, timeout=None, wakeup=True)
-            except UNREACHABLE as error:
+            except Exception as error:  # noqa: BLE001 - whatever Redis says, Flower listens again
                 if not is_lost:
                     log.warning("flower.events_lost", error=type(error).__name__)
                 is_lost = True
@@ -69,6 +113,26 @@ class PrivateMetrics(Metrics):  # type: ignore[misc]  # Flower has no types
     async def get(self) -> None:
         """Flower's own numbers; those of Relais are the gateway's."""
         await super().get()
+
+
+class WorkerPage(BaseHandler):  # type: ignore[misc]  # Flower has no types
+    """Flower's own would ask the worker over Redis, where workers take no questions."""
+
+    @tornado.web.authenticated
+    async def get(self, _name: str) -> None:
+        """The list of workers shows all that is told of one."""
+        self.redirect(self.reverse_url("workers"))
+
+
+class OnlyListening(Flower):  # type: ignore[misc]  # Flower has no types
+    """Shows what workers tell by themselves, and asks them nothing."""
+
+    def update_workers(self, workername: str | None = None) -> asyncio.Future[None]:
+        """Nothing to wait for."""
+        del workername
+        done: asyncio.Future[None] = self.io_loop.asyncio_loop.create_future()
+        done.set_result(None)
+        return done
 
 
 def build(settings: Settings) -> Flower:
@@ -94,13 +158,12 @@ def build(settings: Settings) -> Flower:
     for name, value in chosen.items():
         setattr(options, name, value)
     app = celery_app(settings)
-    # Each of Flower's eight concurrent questions holds one connection while it waits for another;
-    # a pool smaller than that deadlocks.
-    app.conf.broker_pool_limit = CONNECTIONS_MAX
     loop = tornado.ioloop.IOLoop.current()
-    events = PatientEvents(app, io_loop=loop, max_tasks_in_memory=JOBS_MAX)
-    flower = Flower(capp=app, options=options, events=events, io_loop=loop, **flower_settings)
-    flower.add_handlers(r".*", [(r"/metrics", PrivateMetrics)])
+    events = PatientEvents(app, io_loop=loop, max_tasks_in_memory=JOBS_MAX, enable_events=False)
+    flower = OnlyListening(
+        capp=app, options=options, events=events, io_loop=loop, **flower_settings
+    )
+    flower.add_handlers(r".*", [(r"/metrics", PrivateMetrics), (r"/worker/(.+)", WorkerPage)])
     flower.start_http_server()
     return flower
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import shutil
 import signal
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 from pydantic import SecretStr
+from redis import Redis
 
 from ops.stack import Valkey
 from runtime.settings import Settings
@@ -179,6 +182,66 @@ def test_it_sees_again_soon_after_redis_was_away() -> None:
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=15)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+EVENT = {
+    "type": "task-started",
+    "uuid": "forged",
+    "hostname": "bulk@forged",
+    "clock": 7,
+    "utcoffset": 0,
+    "pid": 1,
+    "timestamp": 1_700_000_000.0,
+}
+WRONG = [None, True, -1, 1e308, float("nan"), "", "x", "\x00", [], {}, {"x": {}}]
+
+
+def forged_events() -> Iterator[str]:
+    """Everything that is no event, as it would stand in Redis."""
+    yield from ("garbage", "null", "[]", "{}", "[" * 100_000, '{"body": 1, "properties": []}')
+    for event in (*WRONG, [WRONG], *({**EVENT, f: value} for f in EVENT for value in WRONG)):
+        yield message(json.dumps(event).encode())
+        yield message(json.dumps([event, event]).encode())
+    yield message(b"\x80\x04K\x01.", "application/x-python-serialize")
+    yield message(b"\xff\xfe")
+    yield message(b"x: y", "application/x-yaml")
+
+
+def message(body: bytes, content_type: str = "application/json") -> str:
+    delivery = {"exchange": "celeryev", "routing_key": "task.multi"}
+    properties = {"delivery_tag": "x", "body_encoding": "base64", "delivery_info": delivery}
+    return json.dumps(
+        {
+            "body": base64.b64encode(body).decode(),
+            "content-type": content_type,
+            "content-encoding": "utf-8",
+            "headers": {"hostname": "bulk@forged"},
+            "properties": properties,
+        }
+    )
+
+
+def test_no_forged_event_blinds_it(flower: tuple[str, subprocess.Popen[str], str]) -> None:
+    url, process, redis_url = flower
+    wait_for(lambda: told_and_shown(url, redis_url, "before-the-forged"))
+    with Redis.from_url(redis_url) as redis:
+        forged = list(forged_events())
+        assert len(forged) > 150
+        for number, event in enumerate(forged):
+            heard = redis.publish("/41.celeryev/task.multi", event)
+            assert heard or number < 10, "Flower listens to this channel"
+            wait_for(lambda: redis.pubsub_numpat() > 0)
+    wait_for(lambda: told_and_shown(url, redis_url, "after-the-forged"), within_s=5)
+    for page in ("/", "/workers", "/tasks", "/api/tasks", "/api/workers", "/metrics"):
+        assert httpx.get(url + page, auth=AUTH, trust_env=False).status_code == 200, page
+    assert process.poll() is None
+
+
+def test_a_workers_page_is_the_list_of_workers(
+    flower: tuple[str, subprocess.Popen[str], str],
+) -> None:
+    answer = httpx.get(f"{flower[0]}/worker/bulk@x", auth=AUTH, trust_env=False)
+    assert (answer.status_code, answer.headers["location"]) == (302, "/workers")
 
 
 async def test_jobs_of_a_real_worker_show_their_true_states(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -12,6 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.shapes import NewJob
+from ops.stack import Valkey
 from tests.ledger import jobs
 from tests.waiting import wait_for
 
@@ -81,3 +83,11 @@ async def ledger(database: AsyncEngine, tmp_path: Path) -> Ledger:
 def nowhere() -> Callable[[], str]:
     """A Redis URL where nobody answers."""
     return lambda: "redis://127.0.0.1:1/0"
+
+
+@pytest.fixture
+def valkey() -> Iterator[Valkey]:
+    with tempfile.TemporaryDirectory(prefix="relais-broker-") as name:
+        Path(name).chmod(0o711)
+        with Valkey(Path(name) / "valkey", config={"enable-debug-command": "local"}) as running:
+            yield running

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,14 +22,6 @@ from tests.workers.process import WorkerProcess
 from workers.doorbell import Ringer
 
 SAID = "Trying to re-establish the connection"  # Celery's words for a broker that is away
-
-
-@pytest.fixture
-def valkey() -> Iterator[Valkey]:
-    with tempfile.TemporaryDirectory(prefix="relais-broker-") as name:
-        Path(name).chmod(0o711)
-        with Valkey(Path(name) / "valkey", config={"enable-debug-command": "local"}) as running:
-            yield running
 
 
 @dataclass
@@ -141,7 +131,7 @@ async def let_everybody_in(patient: Patient) -> None:
 
 Deed = Callable[[Patient], Awaitable[None]]
 AILMENTS: list[tuple[Deed, Deed, str]] = [
-    (become_a_replica, lead_again, "against a read only replica"),
+    (become_a_replica, lead_again, "server:ReadOnlyError"),
     (fail_to_save, save_again, "MISCONF"),
     (load_for_long, be_loaded, "loading the dataset"),
     (forget_the_password, remember_the_password, "invalid username-password pair"),
