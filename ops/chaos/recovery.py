@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ops.chaos.chains import GIVEN_BACK
-from ops.chaos.faults import postgres
+from ops.chaos.faults import postgres, processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 STOPS = frozenset(
     fault.kind for fault in postgres.ALL if issubclass(fault, postgres.OnPostgres) and fault.stops
 )
+ALL_WORKERS = processes.KilledTogether.kind
 SETTLES_S = 5.0  # after its return, until everybody has found back to it
 
 
@@ -62,6 +63,11 @@ class Rescue:
     def is_hindered(self) -> bool:
         """Whether Postgres was away meanwhile, or had just been."""
         return any(kind in STOPS for kind in self.beside)
+
+    @property
+    def leaves_nobody(self) -> bool:
+        """Whether all workers died together: new ones must start before anybody can notice."""
+        return ALL_WORKERS in self.beside
 
     @property
     def seconds(self) -> float:

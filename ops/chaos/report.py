@@ -33,7 +33,9 @@ def document(verdict: Verdict, history: History, about: About) -> dict[str, Any]
     """The figures, and the first few examples of what is wrong."""
     met = Counter(fault.kind for fault in history.faults if fault.is_met)
     rescues = recovery.rescues(history)
-    plain = [rescue for rescue in rescues if not rescue.is_hindered]
+    unhindered = [rescue for rescue in rescues if not rescue.is_hindered]
+    plain = [rescue for rescue in unhindered if not rescue.leaves_nobody]
+    of_all = recovery.Times.of(rescue.seconds for rescue in unhindered if rescue.leaves_nobody)
     deaths = recovery.Times.of(rescue.seconds for rescue in plain)
     hindered = recovery.Times.of(rescue.seconds for rescue in rescues if rescue.is_hindered)
     noticed = recovery.Times.of(rescue.noticed - rescue.died for rescue in plain)
@@ -64,6 +66,7 @@ def document(verdict: Verdict, history: History, about: About) -> dict[str, Any]
         "worker_death": deaths.as_json(),
         "worker_death_noticed": noticed.as_json(),
         "worker_death_slowest": [rescue.as_json() for rescue in slowest],
+        "worker_death_of_all": of_all.as_json(),
         "worker_death_without_postgres": hindered.as_json(),
         "postgres_back": recovery.after_postgres(history).as_json(),
         "redis_in_trouble": recovery.without_redis(history).as_json(),
