@@ -24,7 +24,7 @@ SQL = statements.load(Path(__file__).with_suffix(".sql"))
 
 ALL_QUEUES = "*"
 SYSTEM = "system"  # what Relais gives itself; runs in a paused queue too
-NAME_MAX = 200
+NAME_MAX_BYTES = 200
 LIST_MAX = 1_000
 REGISTRY_MAX = 500  # lanes, kinds and priorities; each costs a look a probe
 
@@ -68,9 +68,10 @@ def name(tenant: str, dependence: str | None = None) -> str:
     """The lane of a tenant's jobs that depend on `dependence` ("relay:main"), of bounded length."""
     lane = f"{tenant}/{dependence}" if dependence else tenant
     lane = "".join(c if c.isprintable() else "?" for c in lane)
-    if len(lane) > NAME_MAX:
-        digest = hashlib.sha256(lane.encode(errors="replace")).hexdigest()[:16]
-        lane = f"{lane[: NAME_MAX - 17]}~{digest}"
+    encoded = lane.encode()
+    if len(encoded) > NAME_MAX_BYTES:
+        digest = hashlib.sha256(encoded).hexdigest()[:16]
+        lane = f"{encoded[: NAME_MAX_BYTES - 17].decode(errors='ignore')}~{digest}"
     return lane
 
 
