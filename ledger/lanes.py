@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ledger import statements
+from ledger.shapes import Slice
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -157,11 +158,26 @@ async def list_all(
     return [LaneRecord(*row) for row in await connection.execute(SQL["list"], values)]
 
 
-async def register_missing(connection: AsyncConnection) -> None:
-    """Make sure that no ready or scheduled job is in a lane that nobody looks into."""
-    await connection.execute(SQL["register_missing"])
+async def register_missing(connection: AsyncConnection) -> int:
+    """Make sure that no ready or scheduled job is in a lane that nobody looks into; how many."""
+    return (await connection.execute(SQL["register_missing"])).rowcount
 
 
-async def forget_idle(connection: AsyncConnection, *, kept: int = REGISTRY_MAX) -> None:
-    """Forget lanes in which nothing waits, where there are more than `kept`."""
-    await connection.execute(SQL["forget_idle"], {"kept": kept})
+@dataclass(slots=True)
+class IdleLanes:
+    """A walk over the registry that forgets groups in which nothing waits; begin anew with another.
+
+    It ends where there are no more than `kept` groups: so many cost a look nothing.
+    """
+
+    kept: int = REGISTRY_MAX
+    after: tuple[str, str, str, int] = ("", "", "", -1)  # queue, lane, kind, priority
+
+    async def forget(self, connection: AsyncConnection, *, limit: int) -> Slice:
+        """Forget those that are idle among the next `limit`."""
+        after = ("after_queue", "after_lane", "after_kind", "after_priority")
+        values = dict(zip(after, self.after, strict=True)) | {"kept": self.kept, "limit": limit}
+        row = (await connection.execute(SQL["forget_idle"], values)).one()
+        if row.looked_at:
+            self.after = (row.queue, row.lane, row.kind, row.priority)
+        return Slice(row.looked_at, row.removed)
