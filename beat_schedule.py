@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def beat_schedule(settings: Settings) -> tuple[Periodic, ...]:
     """The table, for these settings."""
     return (
-        # What is past its time goes, in slices; on `bulk`, where it delays nobody's mail, and in the
+        # What is past its time goes, in slices: on `bulk`, where it delays nobody's mail, in the
         # lane `system`, which nobody's pause stops.
         Periodic("retention", "relais.retention", Cron("*/10 * * * *"), queue="bulk"),
         # The books are kept; how deep and how old every queue is, into the log.
