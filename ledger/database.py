@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import from_json, to_json
@@ -15,14 +16,20 @@ from ledger.errors import UnfitDatabase
 from ledger.session import LIMITS, Session, expressions, parameters
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from sqlalchemy import Connection, Dialect
     from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
-    from sqlalchemy.ext.asyncio import AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
     from runtime.settings import Settings
 
 DRIVER = "postgresql+psycopg"
 READ_ONLY = "25006"
+# Whatever comes behind somebody who waits for a lock of a table waits too.
+BRIEFLY = text("""
+SELECT set_config('lock_timeout', '500ms', true), set_config('statement_timeout', '30s', true)
+""")
 
 
 def _dumps(value: Any) -> str:  # noqa: ANN401 - any JSON
@@ -90,6 +97,14 @@ def _leave_read_only(context: ExceptionContext) -> None:
     """Drop every connection to a server that takes no writes any more: another one may lead now."""
     if outage.sqlstate(context.original_exception) == READ_ONLY:
         context.is_disconnect = True
+
+
+@asynccontextmanager
+async def briefly(database: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """A transaction of what can be done later as well: it gives up a lock that it does not get."""
+    async with database.begin() as connection:
+        await connection.execute(BRIEFLY)
+        yield connection
 
 
 async def refuse_if_unfit(database: AsyncEngine) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ledger import statements
+from ledger.shapes import Slice
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ SQL = statements.load(Path(__file__).with_suffix(".sql"))
 
 ALL_QUEUES = "*"
 SYSTEM = "system"  # what Relais gives itself; runs in a paused queue too
-NAME_MAX = 200
+NAME_MAX_BYTES = 200
 LIST_MAX = 1_000
 REGISTRY_MAX = 500  # lanes, kinds and priorities; each costs a look a probe
 
@@ -68,9 +69,10 @@ def name(tenant: str, dependence: str | None = None) -> str:
     """The lane of a tenant's jobs that depend on `dependence` ("relay:main"), of bounded length."""
     lane = f"{tenant}/{dependence}" if dependence else tenant
     lane = "".join(c if c.isprintable() else "?" for c in lane)
-    if len(lane) > NAME_MAX:
-        digest = hashlib.sha256(lane.encode(errors="replace")).hexdigest()[:16]
-        lane = f"{lane[: NAME_MAX - 17]}~{digest}"
+    encoded = lane.encode()
+    if len(encoded) > NAME_MAX_BYTES:
+        digest = hashlib.sha256(encoded).hexdigest()[:16]
+        lane = f"{encoded[: NAME_MAX_BYTES - 17].decode(errors='ignore')}~{digest}"
     return lane
 
 
@@ -156,11 +158,26 @@ async def list_all(
     return [LaneRecord(*row) for row in await connection.execute(SQL["list"], values)]
 
 
-async def register_missing(connection: AsyncConnection) -> None:
-    """Make sure that no ready or scheduled job is in a lane that nobody looks into."""
-    await connection.execute(SQL["register_missing"])
+async def register_missing(connection: AsyncConnection) -> int:
+    """Make sure that no ready or scheduled job is in a lane that nobody looks into; how many."""
+    return (await connection.execute(SQL["register_missing"])).rowcount
 
 
-async def forget_idle(connection: AsyncConnection, *, kept: int = REGISTRY_MAX) -> None:
-    """Forget lanes in which nothing waits, where there are more than `kept`."""
-    await connection.execute(SQL["forget_idle"], {"kept": kept})
+@dataclass(slots=True)
+class IdleLanes:
+    """A walk over the registry that forgets groups in which nothing waits; begin anew with another.
+
+    It ends where there are no more than `kept` groups: so many cost a look nothing.
+    """
+
+    kept: int = REGISTRY_MAX
+    after: tuple[str, str, str, int] = ("", "", "", -1)  # queue, lane, kind, priority
+
+    async def forget(self, connection: AsyncConnection, *, limit: int) -> Slice:
+        """Forget those that are idle among the next `limit`."""
+        after = ("after_queue", "after_lane", "after_kind", "after_priority")
+        values = dict(zip(after, self.after, strict=True)) | {"kept": self.kept, "limit": limit}
+        row = (await connection.execute(SQL["forget_idle"], values)).one()
+        if row.looked_at:
+            self.after = (row.queue, row.lane, row.kind, row.priority)
+        return Slice(row.looked_at, row.removed)

@@ -2,8 +2,8 @@
 
 -- name: look
 -- The longest ready job of every lane, kind and priority of a queue that may be claimed, from where
--- the last look ended (`floors`). Paused lanes are left out; a paused queue leaves only what Relais
--- gives itself.
+-- the last look ended (`floors`). Paused lanes and queues are left out, but for what Relais gives
+-- itself: nothing that somebody pauses stops housekeeping.
 SELECT l.lane, l.kind, l.priority, head.ready_at, s.running_max, coalesce(s.weight, 1) AS weight,
        statement_timestamp() AS now,
        extract(epoch FROM statement_timestamp() - head.ready_at)::float8 AS waited_s
@@ -26,10 +26,10 @@ LEFT JOIN LATERAL (
     FROM relais.lane_settings WHERE queue IN (l.queue, '*') AND lane = l.lane
 ) AS s ON true
 WHERE l.queue = :queue AND (CAST(:of_kinds AS text[]) IS NULL OR l.kind = ANY(:of_kinds))
-  AND NOT coalesce(s.is_paused, false)
   AND (l.lane = 'system'
-       OR NOT EXISTS (SELECT FROM relais.queues AS q
-                      WHERE q.name = l.queue AND q.paused_at IS NOT NULL))
+       OR NOT coalesce(s.is_paused, false)
+       AND NOT EXISTS (SELECT FROM relais.queues AS q
+                       WHERE q.name = l.queue AND q.paused_at IS NOT NULL))
 
 -- name: workers
 -- How many processes claim from a queue: a lane's `running_max` is shared out among them.
@@ -88,7 +88,7 @@ WHERE (CAST(:tenant AS text) IS NULL OR l.lane = :tenant
 ORDER BY l.lane LIMIT :limit
 
 -- name: register_missing
--- Lanes of ready and scheduled jobs that the registry lost to `forget_idle` in the same moment.
+-- Lanes of ready and scheduled jobs that the registry does not have.
 INSERT INTO relais.lanes (queue, lane, kind, priority)
 WITH RECURSIVE groups AS (
     (SELECT queue, lane, kind, priority FROM relais.jobs WHERE state = 'ready'
@@ -115,12 +115,29 @@ SELECT * FROM groups UNION SELECT * FROM later
 ON CONFLICT DO NOTHING
 
 -- name: forget_idle
--- Lanes in which nothing is ready or scheduled, once there are many; whoever comes registers anew.
-DELETE FROM relais.lanes AS l
-WHERE (SELECT count(*) FROM relais.lanes) > :kept
-  AND NOT EXISTS (SELECT FROM relais.jobs AS j
-                  WHERE j.queue = l.queue AND j.lane = l.lane AND j.kind = l.kind
-                    AND j.priority = l.priority AND j.state = 'ready')
-  AND NOT EXISTS (SELECT FROM relais.jobs AS j
-                  WHERE j.queue = l.queue AND j.lane = l.lane AND j.kind = l.kind
-                    AND j.priority = l.priority AND j.state = 'scheduled')
+-- Those of the next groups of the registry in which nothing is ready or scheduled, unless there are
+-- few in all; whoever comes registers anew. One whose job is being written at this moment may go with them: it comes back by
+-- `register_missing`.
+WITH seen AS MATERIALIZED (
+    SELECT l.ctid AS place, l.queue, l.lane, l.kind, l.priority,
+           (SELECT j.id FROM relais.jobs AS j
+            WHERE j.queue = l.queue AND j.lane = l.lane AND j.kind = l.kind
+              AND j.priority = l.priority AND j.state = 'ready' LIMIT 1) IS NULL
+           AND (SELECT j.id FROM relais.jobs AS j
+                WHERE j.queue = l.queue AND j.lane = l.lane AND j.kind = l.kind
+                  AND j.priority = l.priority AND j.state = 'scheduled' LIMIT 1) IS NULL AS is_idle
+    FROM relais.lanes AS l
+    WHERE (l.queue, l.lane, l.kind, l.priority)
+          > (CAST(:after_queue AS text), CAST(:after_lane AS text), CAST(:after_kind AS text),
+             CAST(:after_priority AS int))
+      AND (SELECT count(*) FROM (SELECT FROM relais.lanes LIMIT :kept + 1) AS counted) > :kept
+    ORDER BY l.queue, l.lane, l.kind, l.priority LIMIT :limit
+), gone AS (
+    DELETE FROM relais.lanes WHERE ctid = ANY(ARRAY(SELECT place FROM seen WHERE is_idle))
+    RETURNING 1
+)
+SELECT (SELECT count(*) FROM seen) AS looked_at, (SELECT count(*) FROM gone) AS removed,
+       last.queue, last.lane, last.kind, last.priority
+FROM (SELECT 1) AS one
+LEFT JOIN (SELECT queue, lane, kind, priority FROM seen
+           ORDER BY queue DESC, lane DESC, kind DESC, priority DESC LIMIT 1) AS last ON true

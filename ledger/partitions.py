@@ -1,7 +1,9 @@
 """The history's partitions: one a day (UTC), made ahead, dropped whole when their time is over.
 
 `job_events_before` holds what was there before the history was divided; `job_events_default` takes
-what no day is there for, so that no change of a job fails over a day that nobody made.
+what no day is there for, so that no change of a job fails over a day that nobody made. Making and
+dropping a day locks the whole history for a moment, and whatever changes a job waits behind that:
+do it in a transaction that gives up soon (`database.briefly`).
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
+from ledger.shapes import Slice
+
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -19,8 +23,6 @@ DAYS_AHEAD = 7
 DAY = timedelta(days=1)
 _NAME = re.compile(r"job_events_(\d{8})")
 
-# Nobody waits behind us for longer than this; the next run tries again.
-BRIEFLY = text("SET LOCAL lock_timeout = '2s'")
 NOW = text("SELECT statement_timestamp()")
 NAMES = text("""
 SELECT child.relname FROM pg_inherits
@@ -50,8 +52,6 @@ async def make_ahead(connection: AsyncConnection, *, days: int = DAYS_AHEAD) -> 
     known = set(await _names(connection))
     wanted = {f"job_events_{today + n * DAY:%Y%m%d}": today + n * DAY for n in range(days + 1)}
     missing = {name: day for name, day in wanted.items() if name not in known}
-    if missing:
-        await connection.execute(BRIEFLY)
     made = []
     for name, day in missing.items():
         if await _is_taken(connection, day):
@@ -76,20 +76,18 @@ async def drop_old(connection: AsyncConnection, *, events_s: float) -> list[str]
         and datetime.strptime(found.group(1), "%Y%m%d").replace(tzinfo=UTC) + DAY
         < now - timedelta(seconds=events_s)
     ]
-    if old:
-        await connection.execute(BRIEFLY)
     for name in old:
         await connection.execute(text(f"DROP TABLE relais.{name}"))
     return old
 
 
-async def prune_undated(connection: AsyncConnection, *, events_s: float, limit: int) -> int:
+async def prune_undated(connection: AsyncConnection, *, events_s: float, limit: int) -> Slice:
     """Remove up to `limit` old events that are in no day's partition."""
     removed = 0
     for statement in PRUNE_UNDATED:
         values = {"events_s": events_s, "limit": limit - removed}
         removed += (await connection.execute(statement, values)).rowcount
-    return removed
+    return Slice(removed, removed)
 
 
 async def _names(connection: AsyncConnection) -> list[str]:

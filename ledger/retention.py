@@ -1,17 +1,20 @@
 """What is thrown away, in slices small enough that nobody waits for one.
 
-Each function removes at most `limit` rows in the caller's transaction and says how many, so
-that a caller goes on while slices come back full.
+Each function looks at no more than `limit` rows in the caller's transaction and says how many
+there were, so that a caller goes on while slices come back full. A row that somebody has locked is
+left for the next run.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from sqlalchemy import text
+
+from ledger.shapes import Slice
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -22,22 +25,34 @@ SYSTEM_TENANT = "system"  # owns the jobs that Relais gives itself
 # still put them right, so they stay as long as history does. A parent stays while a child is open.
 # `after` is where the slice before ended: what stays is not looked at again by every slice.
 PRUNE_JOBS = text("""
-WITH gone AS (DELETE FROM relais.jobs WHERE id = ANY(ARRAY(
+WITH seen AS MATERIALIZED (
+    SELECT id, state, finished_at FROM relais.jobs
+    WHERE finished_at < statement_timestamp() - :finished_s * interval '1 second'
+      AND finished_at >= coalesce(CAST(:after AS timestamptz), '-infinity')
+      AND (finished_at, id) > (coalesce(CAST(:after AS timestamptz), '-infinity'),
+                               CAST(:after_id AS uuid))
+    ORDER BY finished_at, id LIMIT :limit
+), gone AS (DELETE FROM relais.jobs WHERE id = ANY(ARRAY(
     SELECT j.id FROM relais.jobs AS j
-    WHERE j.finished_at < statement_timestamp() - :finished_s * interval '1 second'
-      AND j.finished_at >= coalesce(CAST(:after AS timestamptz), '-infinity')
-      AND (j.state IN ('succeeded', 'cancelled')
-           OR j.finished_at < statement_timestamp() - :shelf_s * interval '1 second')
+    WHERE j.id = ANY(ARRAY(
+        SELECT s.id FROM seen AS s
+        WHERE s.state IN ('succeeded', 'cancelled')
+           OR s.finished_at < statement_timestamp() - :shelf_s * interval '1 second'
+    ))
+      -- Once more, for one that is retried at this very moment.
+      AND j.finished_at < statement_timestamp() - :finished_s * interval '1 second'
       AND NOT EXISTS (
           SELECT FROM relais.job_parents AS link
           JOIN relais.jobs AS child ON child.id = link.child_id
           WHERE link.parent_id = j.id AND child.finished_at IS NULL
       )
-    ORDER BY j.finished_at LIMIT :limit FOR UPDATE OF j SKIP LOCKED
+    FOR UPDATE OF j SKIP LOCKED
 ))
-RETURNING id, finished_at
+RETURNING id
 ), bodies AS (DELETE FROM relais.job_bodies USING gone WHERE job_bodies.job_id = gone.id)
-SELECT finished_at FROM gone
+SELECT (SELECT count(*) FROM seen) AS looked_at, (SELECT count(*) FROM gone) AS removed,
+       (SELECT max(finished_at) FROM seen) AS until,
+       (SELECT id FROM seen ORDER BY finished_at DESC, id DESC LIMIT 1) AS until_id
 """)
 
 # Relais' own jobs (a canary each few seconds) go soon, and take their history along.
@@ -60,15 +75,26 @@ WITH pruned AS (
 SELECT count(*) FROM pruned
 """)
 
-# Messages go with the history of their job, never before the job itself.
+# Messages go with the history of their job, never before the job itself. `after_id` is where the
+# slice before ended: those whose job is still there are not looked at again by every slice.
 PRUNE_MESSAGES = text("""
-DELETE FROM relais.messages WHERE id = ANY(ARRAY(
+WITH seen AS MATERIALIZED (
+    SELECT id, job_id, changed_at FROM relais.messages
+    WHERE id > CAST(:after_id AS uuid) AND id < CAST(:before AS uuid)
+    ORDER BY id LIMIT :limit
+), gone AS (DELETE FROM relais.messages WHERE id = ANY(ARRAY(
     SELECT m.id FROM relais.messages AS m
-    WHERE m.id < CAST(:before AS uuid)
-      AND m.changed_at < statement_timestamp() - :events_s * interval '1 second'
-      AND NOT EXISTS (SELECT FROM relais.jobs AS j WHERE j.id = m.job_id)
-    ORDER BY m.id LIMIT :limit
+    WHERE m.id = ANY(ARRAY(
+        SELECT s.id FROM seen AS s
+        WHERE s.changed_at < statement_timestamp() - :events_s * interval '1 second'
+          AND (SELECT j.id FROM relais.jobs AS j WHERE j.id = s.job_id) IS NULL
+    ))
+    FOR UPDATE SKIP LOCKED
 ))
+RETURNING id
+)
+SELECT (SELECT count(*) FROM seen) AS looked_at, (SELECT count(*) FROM gone) AS removed,
+       (SELECT id FROM seen ORDER BY id DESC LIMIT 1) AS until_id
 """)
 
 # Old ticks; the newest of each schedule stays, or it would be fired again.
@@ -82,7 +108,7 @@ WHERE (t.schedule, t.nominal_at) IN (
           SELECT FROM relais.schedule_ticks AS newer
           WHERE newer.schedule = old.schedule AND newer.nominal_at > old.nominal_at
       )
-    LIMIT :limit
+    LIMIT :limit FOR UPDATE OF old SKIP LOCKED
 )
 """)
 
@@ -91,28 +117,58 @@ NOW_MS = text("SELECT (extract(epoch FROM statement_timestamp()) * 1000)::bigint
 
 @dataclass(slots=True)
 class FinishedJobs:
-    """Succeeded and cancelled jobs older than `finished_s`, failed and unknown than `shelf_s`."""
+    """Succeeded and cancelled jobs older than `finished_s`, failed and unknown than `shelf_s`.
+
+    A walk from the oldest on; begin anew with a new object.
+    """
 
     finished_s: float
     shelf_s: float
     after: datetime | None = None
+    after_id: UUID = field(default=UUID(int=0))
 
-    async def prune(self, connection: AsyncConnection, *, limit: int) -> int:
-        """Remove the next slice; begin anew with a new object."""
-        parameters = {
+    async def prune(self, connection: AsyncConnection, *, limit: int) -> Slice:
+        """Remove what is past its time among the next `limit`."""
+        values = {
             "finished_s": self.finished_s,
             "shelf_s": self.shelf_s,
             "after": self.after,
+            "after_id": self.after_id,
             "limit": limit,
         }
-        removed = (await connection.execute(PRUNE_JOBS, parameters)).scalars().all()
-        self.after = max(removed, default=self.after)
-        return len(removed)
+        row = (await connection.execute(PRUNE_JOBS, values)).one()
+        if row.looked_at:
+            self.after, self.after_id = row.until, row.until_id
+        return Slice(row.looked_at, row.removed)
+
+
+@dataclass(slots=True)
+class OldMessages:
+    """Messages older than `events_s` whose job is gone.
+
+    A walk from the oldest on; begin anew with a new object.
+    """
+
+    events_s: float
+    after_id: UUID = field(default=UUID(int=0))
+
+    async def prune(self, connection: AsyncConnection, *, limit: int) -> Slice:
+        """Remove what is past its time among the next `limit`."""
+        values = {
+            "after_id": self.after_id,
+            "before": await _id_from(connection, ago_s=self.events_s),
+            "events_s": self.events_s,
+            "limit": limit,
+        }
+        row = (await connection.execute(PRUNE_MESSAGES, values)).one()
+        if row.looked_at:
+            self.after_id = row.until_id
+        return Slice(row.looked_at, row.removed)
 
 
 async def prune_system_jobs(
     connection: AsyncConnection, *, kept_s: float, shelf_s: float, limit: int
-) -> int:
+) -> Slice:
     """Relais' own succeeded jobs older than `kept_s`, with their history."""
     parameters = {
         "system": SYSTEM_TENANT,
@@ -120,22 +176,13 @@ async def prune_system_jobs(
         "shelf_s": shelf_s,
         "limit": limit,
     }
-    return int((await connection.execute(PRUNE_SYSTEM_JOBS, parameters)).scalar_one())
-
-
-async def prune_messages(connection: AsyncConnection, *, events_s: float, limit: int) -> int:
-    """Messages older than `events_s` whose job is gone."""
-    parameters = {
-        "before": await _id_from(connection, ago_s=events_s),
-        "events_s": events_s,
-        "limit": limit,
-    }
-    return (await connection.execute(PRUNE_MESSAGES, parameters)).rowcount
+    removed = int((await connection.execute(PRUNE_SYSTEM_JOBS, parameters)).scalar_one())
+    return Slice(removed, removed)
 
 
 async def prune_ticks(
     connection: AsyncConnection, *, kept_s: float, is_system: bool, limit: int
-) -> int:
+) -> Slice:
     """Ticks older than `kept_s`, of Relais' own schedules or of users'."""
     parameters = {
         "kept_s": kept_s,
@@ -143,7 +190,8 @@ async def prune_ticks(
         "system": SYSTEM_TENANT,
         "limit": limit,
     }
-    return (await connection.execute(PRUNE_TICKS, parameters)).rowcount
+    removed = (await connection.execute(PRUNE_TICKS, parameters)).rowcount
+    return Slice(removed, removed)
 
 
 async def _id_from(connection: AsyncConnection, *, ago_s: float) -> UUID:

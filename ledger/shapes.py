@@ -189,3 +189,11 @@ class Reclaimed:
     quarantined: tuple[tuple[UUID, str, str], ...]
     cancelled: tuple[UUID, ...] = ()  # their cancel had been accepted
     woken: tuple[Woken, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """One step of a walk: how many rows it looked at, and how many of them are gone."""
+
+    looked_at: int
+    removed: int

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from ledger.shapes import NewJob
 
+STUCK_S = 900.0  # Relais gives none of its own jobs so much time
+
 # Take ticks; no row for one that was taken before.
 TAKE = text("""
 INSERT INTO relais.schedule_ticks (schedule, nominal_at, tenant, job_id)
@@ -35,11 +37,14 @@ ON CONFLICT (schedule, nominal_at) DO NOTHING
 RETURNING job_id
 """)
 
-# Whether the job of the newest tick has yet to finish.
+# Whether the job of the newest tick has yet to finish, and may yet: one that is older is stuck, and
+# keeps no other back.
 IS_UNDER_WAY = text("""
 SELECT EXISTS (
     SELECT FROM relais.jobs
-    WHERE finished_at IS NULL AND id = (
+    WHERE finished_at IS NULL
+      AND created_at > statement_timestamp() - :stuck_s * interval '1 second'
+      AND id = (
         SELECT job_id FROM relais.schedule_ticks
         WHERE schedule = :schedule ORDER BY nominal_at DESC LIMIT 1
     )
@@ -84,8 +89,8 @@ async def take(connection: AsyncConnection, ticks: Sequence[Tick]) -> set[UUID]:
 
 
 async def is_under_way(connection: AsyncConnection, *, schedule: str) -> bool:
-    """Whether the job of the schedule's newest tick is still open."""
-    result = await connection.execute(IS_UNDER_WAY, {"schedule": schedule})
+    """Whether the job of the schedule's newest tick is still open, and not for STUCK_S already."""
+    result = await connection.execute(IS_UNDER_WAY, {"schedule": schedule, "stuck_s": STUCK_S})
     return bool(result.scalar_one())
 
 

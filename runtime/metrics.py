@@ -33,6 +33,7 @@ HTTP_SECONDS = Metric(
 EMAILS = Metric("relais_emails", "Messages given to relays.", ("relay", "outcome"))
 DOORBELLS = Metric("relais_doorbells", "Doorbells rung.", ("queue", "result"))
 TICKS = Metric("relais_schedule_ticks", "Ticks of schedules.", ("scope", "result"))
+HOUSEKEEPING = Metric("relais_housekeeping", "Tasks of housekeeping run.", ("task", "result"))
 
 METRICS = (
     ACCEPTED,
@@ -46,6 +47,7 @@ METRICS = (
     EMAILS,
     DOORBELLS,
     TICKS,
+    HOUSEKEEPING,
 )
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OTHER = "other"
@@ -154,6 +156,11 @@ def rung(*, queue: str, result: str, count: int = 1) -> None:
 def ticked(*, scope: str, result: str, count: int = 1) -> None:
     """`count` ticks, by `scope` (system, user) and `result` (fired, repeated, refused ...)."""
     _process.tally.add(TICKS, (_one("scope", scope), _one("result", result)), count)
+
+
+def kept_house(*, task: str, result: str) -> None:
+    """One task of housekeeping was run: `result` is done or failed."""
+    _process.tally.add(HOUSEKEEPING, (_one("task", task), _one("result", result)), 1)
 
 
 def own() -> Tally:

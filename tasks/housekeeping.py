@@ -1,52 +1,93 @@
-"""Kinds that Relais gives itself: `relais.retention` and `relais.queue_health`."""
+"""Kinds that Relais gives itself: `relais.retention` and `relais.queue_health`.
+
+Each is a list of tasks that have nothing to do with each other: what fails or does not get a lock
+is told, keeps nobody else back, and is tried again by the next run.
+"""
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel
-from sqlalchemy.exc import DBAPIError
 
-from ledger import (
-    counts,
-    lanes,
-    messages,
-    outage,
-    partitions,
-    queue_health,
-    retention,
-    transitions,
-)
-from runtime import logs
+from ledger import counts, lanes, messages, outage, partitions, queue_health, retention, transitions
+from ledger.database import briefly
+from runtime import logs, metrics
 from tasks.email import logins
 from tasks.kinds import QUEUES, kind
-from tasks.outcomes import Outcome, Succeeded
+from tasks.outcomes import Failed, Outcome, Succeeded
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+    from ledger.shapes import Slice
     from runtime.settings import Settings
     from tasks.context import Context
 
+    Task = Callable[[float], Awaitable[Any]]  # until when (monotonic) -> what it did
+    Prune = Callable[[AsyncConnection], Awaitable[Slice]]
+
 SLICE_ROWS = 1_000
-RETENTION_TIMEOUT_S = 600.0
-BUDGET_S = 0.8 * RETENTION_TIMEOUT_S  # the next run goes on where this one stopped
+# What is not done by then, the next run goes on with. The time limit leaves room for what is under
+# way then: each statement has 30 seconds at most.
+RETENTION_BUDGET_S = 480.0
+RETENTION_TIMEOUT_S = 800.0
+BOOKS_BUDGET_S = 40.0
+BOOKS_TIMEOUT_S = 300.0
 SYSTEM_JOBS_S = 3_600.0
 SYSTEM_TICKS_S = 86_400.0
-SETTLE_BUDGET_S = 20.0  # the next look goes on where this one stopped
 STALLED_S = 120.0  # a queue whose oldest ready job waits longer is worth a warning
 log = logs.logger("housekeeping")
 
 
 class Nothing(BaseModel, extra="forbid"):
     """These jobs need no input: what they do is in the settings."""
+
+
+@dataclass(slots=True)
+class Round:
+    """What each task did, and which could not be done."""
+
+    done: dict[str, Any] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    is_complete: bool = True  # False: a task failed, or had more to do than time
+
+    async def run(self, tasks: Mapping[str, Task], *, budget_s: float) -> None:
+        """Do all of `tasks`; each may use its share of the time and what the ones before left."""
+        until = time.monotonic() + budget_s
+        for position, (name, task) in enumerate(tasks.items()):
+            now = time.monotonic()
+            share_s = max(0.0, until - now) / (len(tasks) - position)
+            try:
+                self.done[name] = await task(now + share_s)
+                self.is_complete &= time.monotonic() <= now + share_s
+            except Exception as error:  # whatever it is, the others go on; it is told in full
+                self.failed[name] = type(error).__name__
+                self.is_complete = False
+                if outage.is_passing(error):
+                    log.warning(
+                        "housekeeping.failed",
+                        task=name,
+                        error=type(error).__name__,
+                        sqlstate=outage.sqlstate(error),
+                    )
+                else:
+                    log.error("housekeeping.broken", exc_info=error, task=name)
+            metrics.kept_house(task=name, result="failed" if name in self.failed else "done")
+
+    def outcome(self, result: dict[str, Any]) -> Outcome:
+        """Succeeded, unless a task failed; `result` is kept either way."""
+        if not self.failed:
+            return Succeeded(result)
+        failed = ", ".join(f"{name} ({error})" for name, error in self.failed.items())
+        return Failed(f"not done: {failed}; the next run tries again", result=result)
 
 
 @kind(
@@ -58,18 +99,21 @@ class Nothing(BaseModel, extra="forbid"):
     internal=True,
 )
 async def prune(_: Nothing, context: Context) -> Outcome:
-    """Remove what is past its time, a slice at a time."""
-    deadline = time.monotonic() + BUDGET_S
-    removed = {
-        name: await _in_slices(context.database, one_slice, deadline=deadline)
-        for name, one_slice in _slices(context.settings).items()
+    """Remove what is past its time, a slice at a time, and make the history's next days."""
+    database, settings = context.database, context.settings
+    slices = {
+        name: partial(_in_slices, database, one_slice)
+        for name, one_slice in _slices(settings).items()
     }
-    async with context.database.begin() as connection:
-        days = await partitions.drop_old(connection, events_s=context.settings.retention_events_s)
-    if days:
-        log.info("history.days_dropped", days=days)
-    log.info("retention.done", **removed, is_complete=time.monotonic() < deadline)
-    return Succeeded({"removed": removed})
+    days: dict[str, Task] = {
+        "days_made": partial(_make_days, database),
+        "days_dropped": partial(_drop_days, database, settings.retention_events_s),
+    }
+    this = Round()
+    await this.run(days | slices, budget_s=RETENTION_BUDGET_S)
+    removed = {name: this.done[name] for name in slices if name in this.done}
+    log.info("retention.done", **removed, is_complete=this.is_complete)
+    return this.outcome({"removed": removed})
 
 
 @kind(
@@ -77,22 +121,50 @@ async def prune(_: Nothing, context: Context) -> Outcome:
     payload=Nothing,
     queue="bulk",
     max_attempts=1,
-    timeout_s=60.0,
+    timeout_s=BOOKS_TIMEOUT_S,
     internal=True,
 )
 async def look_at_queues(_: Nothing, context: Context) -> Outcome:
-    """Log how deep and how old every queue is, and warn of those that stand still.
+    """Keep the books, log how every queue is doing, and warn of those that stand still."""
+    database, settings = context.database, context.settings
+    tasks: dict[str, Task] = {
+        "counts": partial(_roll_up, database),
+        "idle_lanes": partial(
+            _in_slices, database, partial(lanes.IdleLanes().forget, limit=SLICE_ROWS)
+        ),
+        # After that: jobs that came in at that very moment find their lane gone.
+        "missing_lanes": partial(_register_missing_lanes, database),
+        "queues": partial(_look_at_queues, database),
+        "relay_logins": lambda _: logins.resume_changed(database, settings),
+        "abandoned_messages": partial(_settle_abandoned, database),
+        "unknown_kinds": partial(_expire_unknown_kinds, database, settings),
+        "blocked_jobs": partial(_settle_blocked, database),
+    }
+    this = Round()
+    await this.run(tasks, budget_s=BOOKS_BUDGET_S)
+    queues = this.done.pop("queues", [])
+    log.info("housekeeping.done", **this.done)
+    return this.outcome({"queues": queues, "done": this.done})
 
-    On the way the books are kept: counts are rolled up, the history's next days are made, lanes
-    that nobody uses are forgotten, messages of jobs that ended without their handler are settled,
-    relays that refused a login are resumed where it has changed, and jobs end that would otherwise
-    wait for ever.
-    """
-    await _keep_books(context.database)
-    await _end_what_waits_in_vain(context.database, context.settings)
-    await logins.resume_changed(context.database, context.settings)
-    await _settle_abandoned(context.database)
-    async with context.database.connect() as connection:
+
+async def _roll_up(database: AsyncEngine, until: float) -> int:
+    """Add up the counts of jobs."""
+    deltas = 0
+    while True:
+        async with briefly(database) as connection:
+            rolled_up = await counts.roll_up(connection)
+        deltas += rolled_up
+        if rolled_up < counts.ROLL_UP_MAX or time.monotonic() > until:
+            return deltas
+
+
+async def _register_missing_lanes(database: AsyncEngine, _: float) -> int:
+    async with briefly(database) as connection:
+        return await lanes.register_missing(connection)
+
+
+async def _look_at_queues(database: AsyncEngine, _: float) -> list[dict[str, Any]]:
+    async with briefly(database) as connection:
         queues = await queue_health.look(connection, queues=QUEUES)
     for queue in queues:
         log.info("queue.health", **asdict(queue))
@@ -103,95 +175,95 @@ async def look_at_queues(_: Nothing, context: Context) -> Outcome:
                 ready=queue.ready,
                 oldest_ready_s=queue.oldest_ready_s,
             )
-    return Succeeded({"queues": [asdict(queue) for queue in queues]})
-
-
-async def _keep_books(database: AsyncEngine) -> None:
-    while True:
-        async with database.begin() as connection:
-            if await counts.roll_up(connection) < counts.ROLL_UP_MAX:
-                break
-    async with database.begin() as connection:
-        await lanes.register_missing(connection)
-        await lanes.forget_idle(connection)
-    try:
-        async with database.begin() as connection:
-            made = await partitions.make_ahead(connection)
-    except DBAPIError as error:
-        if not outage.is_passing(error):
-            raise
-        log.warning("history.days_not_made", error=type(error).__name__)  # a week is ahead
-    else:
-        if made:
-            log.info("history.days_made", days=made)
-
-
-async def _end_what_waits_in_vain(database: AsyncEngine, settings: Settings) -> None:
-    """Children whose parents ended untold, and jobs of a kind that no worker knows."""
-    after: UUID | None = UUID(int=0)
-    while after is not None:
-        async with database.begin() as connection:
-            after, _ = await transitions.settle_blocked(connection, after=after, limit=SLICE_ROWS)
-    async with database.begin() as connection:
-        expired = await transitions.expire_unknown_kinds(
-            connection, older_than_s=settings.unknown_kind_max_s, limit=SLICE_ROWS
-        )
-    if expired:
-        log.error("jobs.of_unknown_kinds", count=len(expired))
+    return [asdict(queue) for queue in queues]
 
 
 _walks: WeakKeyDictionary[AsyncEngine, messages.Abandoned] = WeakKeyDictionary()
 
 
-async def _settle_abandoned(database: AsyncEngine) -> None:
+async def _settle_abandoned(database: AsyncEngine, until: float) -> int:
     """Go on where the last look of this process ended; the first one goes back a day."""
     walk = _walks.setdefault(database, messages.Abandoned())
-    deadline = time.monotonic() + SETTLE_BUDGET_S
     unknown = failed = 0
-    while time.monotonic() < deadline:
+    while True:
         settled = await walk.settle(database, limit=SLICE_ROWS)
         unknown += settled.unknown
         failed += settled.failed
-        if settled.looked_at < SLICE_ROWS:
+        if settled.looked_at < SLICE_ROWS or time.monotonic() > until:
             break
     if unknown or failed:
         log.warning("messages.abandoned", unknown=unknown, failed=failed)
+    return unknown + failed
 
 
-def _slices(settings: Settings) -> dict[str, Callable[[AsyncConnection], Awaitable[int]]]:
-    """What is pruned, in an order in which nothing loses its owner too early."""
+async def _expire_unknown_kinds(database: AsyncEngine, settings: Settings, _: float) -> int:
+    """End jobs of a kind that no worker knows."""
+    async with briefly(database) as connection:
+        expired = await transitions.expire_unknown_kinds(
+            connection, older_than_s=settings.unknown_kind_max_s, limit=SLICE_ROWS
+        )
+    if expired:
+        log.error("jobs.of_unknown_kinds", count=len(expired))
+    return len(expired)
+
+
+async def _settle_blocked(database: AsyncEngine, _: float) -> int:
+    """Move children whose parents ended untold; to the end, since it begins anew each time."""
+    after: UUID | None = UUID(int=0)
+    moved = 0
+    while after is not None:
+        async with briefly(database) as connection:
+            after, woken = await transitions.settle_blocked(
+                connection, after=after, limit=SLICE_ROWS
+            )
+        moved += len(woken)
+    return moved
+
+
+async def _make_days(database: AsyncEngine, _: float) -> list[str]:
+    async with briefly(database) as connection:
+        made = await partitions.make_ahead(connection)
+    if made:
+        log.info("history.days_made", days=made)
+    return made
+
+
+async def _drop_days(database: AsyncEngine, events_s: float, _: float) -> list[str]:
+    async with briefly(database) as connection:
+        days = await partitions.drop_old(connection, events_s=events_s)
+    if days:
+        log.info("history.days_dropped", days=days)
+    return days
+
+
+def _slices(settings: Settings) -> dict[str, Prune]:
+    """What is pruned; jobs are the last, so that they have whatever time is left."""
     finished_s, events_s = settings.retention_finished_s, settings.retention_events_s
     return {
-        "jobs": partial(
-            retention.FinishedJobs(finished_s=finished_s, shelf_s=events_s).prune, limit=SLICE_ROWS
-        ),
         "system_jobs": partial(
             retention.prune_system_jobs,
             kept_s=min(SYSTEM_JOBS_S, finished_s),
             shelf_s=finished_s,
             limit=SLICE_ROWS,
         ),
-        "events": partial(partitions.prune_undated, events_s=events_s, limit=SLICE_ROWS),
-        "messages": partial(retention.prune_messages, events_s=events_s, limit=SLICE_ROWS),
         "system_ticks": partial(
             retention.prune_ticks, kept_s=SYSTEM_TICKS_S, is_system=True, limit=SLICE_ROWS
         ),
         "ticks": partial(retention.prune_ticks, kept_s=events_s, is_system=False, limit=SLICE_ROWS),
+        "events": partial(partitions.prune_undated, events_s=events_s, limit=SLICE_ROWS),
+        "messages": partial(retention.OldMessages(events_s=events_s).prune, limit=SLICE_ROWS),
+        "jobs": partial(
+            retention.FinishedJobs(finished_s=finished_s, shelf_s=events_s).prune, limit=SLICE_ROWS
+        ),
     }
 
 
-async def _in_slices(
-    database: AsyncEngine,
-    one_slice: Callable[[AsyncConnection], Awaitable[int]],
-    *,
-    deadline: float,
-) -> int:
+async def _in_slices(database: AsyncEngine, one_slice: Prune, until: float) -> int:
     """Repeat `one_slice`, each in a transaction of its own, while it comes back full."""
     removed = 0
-    while time.monotonic() < deadline:
-        async with database.begin() as connection:
-            rows = await one_slice(connection)
-        removed += rows
-        if rows < SLICE_ROWS:
-            break
-    return removed
+    while True:
+        async with briefly(database) as connection:
+            done = await one_slice(connection)
+        removed += done.removed
+        if done.looked_at < SLICE_ROWS or time.monotonic() > until:
+            return removed

@@ -7,6 +7,8 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from sqlalchemy.exc import DBAPIError
+
 from beat_schedule import beat_schedule
 from ledger import due, ids, outage, ticks
 from ledger.retention import SYSTEM_TENANT
@@ -32,6 +34,7 @@ BATCH_MAX = 250  # fired by one transaction
 BUSY_S = 0.25  # until one that another beat was firing is looked at again
 AGAIN_S = 60.0  # until one that failed alone is tried again
 STATEMENT_TIMEOUT = "57014"
+LOCKED = "55P03"
 log = logs.logger("beat")
 
 
@@ -113,19 +116,30 @@ class Firing:
                 traceparent=span.traceparent,
                 trace_id=span.trace_id,
             )
-            async with self._database.begin() as connection:
-                if await ticks.is_under_way(connection, schedule=line.key):
-                    result = "skipped"
-                elif await ticks.take(connection, [ticks.Tick(line.key, nominal_at, job)]):
-                    result = "fired"
-                else:
-                    result = "repeated"
+            result = await self._take(line, ticks.Tick(line.key, nominal_at, job))
             span.set(outcome=result, job_id=str(job.id))
+        if result == "busy":
+            return  # looked at again soon; the others are not kept waiting
         self._fired[line.name] = nominal_at
         metrics.ticked(scope="system", result=result)
         log.debug("schedule.tick", schedule=line.key, nominal_at=nominal_at, result=result)
         if result == "fired":
             self._ring(job)
+
+    async def _take(
+        self, line: Periodic, tick: ticks.Tick
+    ) -> Literal["fired", "repeated", "skipped", "busy"]:
+        """`busy`: another beat has stood still in the middle of this very tick."""
+        try:
+            async with self._database.begin() as connection:
+                await connection.execute(due.NOT_FOR_LONG)
+                if await ticks.is_under_way(connection, schedule=line.key):
+                    return "skipped"
+                return "fired" if await ticks.take(connection, [tick]) else "repeated"
+        except DBAPIError as error:
+            if outage.sqlstate(error) != LOCKED:
+                raise
+            return "busy"
 
     async def _fire_batch(self, batch: Sequence[Due], now: datetime) -> None:
         spans = [_span(tick) for tick in batch]

@@ -61,7 +61,6 @@ class Message(Model):
         CheckConstraint("role IN ('to','cc','bcc')", name="role"),
         CheckConstraint("(state = 'sent') = (sent_at IS NOT NULL)", name="sent_at"),
         Index("uq_messages_job_position", "job_id", "position", unique=True),
-        Index("ix_messages_message_id", "message_id"),
         Index("ix_messages_tenant_recipient", "tenant", "recipient"),
     )
 

@@ -85,16 +85,19 @@ async def run(database: AsyncEngine, *statements: str) -> None:
 
 async def fired(database: AsyncEngine, name: str = "good") -> int:
     """Jobs of schedules called `name`; each has its own tick, or the ledger is wrong."""
-    jobs: int = await scalar(
-        database,
-        f"SELECT count(*) FROM relais.jobs WHERE accepted_by LIKE 'schedule:{name}%'",
-    )
-    assert jobs == await scalar(
-        database,
-        "SELECT count(*) FROM relais.schedule_ticks AS t JOIN relais.jobs AS j ON j.id = t.job_id"
-        f" WHERE j.accepted_by LIKE 'schedule:{name}%'",
-    )
-    return jobs
+    async with database.connect() as connection:  # one look at both: a beat may be at work
+        jobs, ticks = (
+            await connection.execute(
+                text(
+                    "SELECT count(*), count(t.job_id) FROM relais.jobs AS j"
+                    " LEFT JOIN relais.schedule_ticks AS t ON t.job_id = j.id"
+                    " WHERE j.accepted_by LIKE :accepted_by"
+                ),
+                {"accepted_by": f"schedule:{name}%"},
+            )
+        ).one()
+    assert jobs == ticks
+    return int(jobs)
 
 
 def due_now(firing: Firing) -> bool:

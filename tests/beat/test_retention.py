@@ -8,6 +8,7 @@ from sqlalchemy import text
 
 from ledger import canary, ids, queue_health, retention
 from ledger.models.jobs import State
+from ledger.shapes import Slice
 from tasks import housekeeping
 from tasks.canary import Canary, come_through
 from tasks.context import Context
@@ -136,12 +137,8 @@ async def test_it_goes_on_while_slices_come_back_full(
                 "SELECT gen_random_uuid(), 'test.nothing', 'bulk', 'succeeded', 1, 1, 1, clock_timestamp() - interval '8 days' FROM generate_series(1, 2500)"
             )
         )
-        assert (
-            await retention.FinishedJobs(finished_s=DAY_S, shelf_s=DAY_S).prune(
-                connection, limit=1000
-            )
-            == 1000
-        )
+        walk = retention.FinishedJobs(finished_s=DAY_S, shelf_s=DAY_S)
+        assert await walk.prune(connection, limit=1000) == Slice(1000, 1000)
     removed = await prune(database, settings)
     assert removed["jobs"] == 1500
     assert await everything(database, "SELECT id FROM relais.jobs") == []

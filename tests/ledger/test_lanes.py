@@ -44,10 +44,21 @@ def test_names_of_lanes_are_bounded_and_printable() -> None:
     assert lanes.name("acme") == "acme"
     assert lanes.name("acme", "relay:main") == "acme/relay:main"
     long = lanes.name("acme", "host:" + "x" * 5_000)
-    assert len(long) == lanes.NAME_MAX
+    assert len(long) == lanes.NAME_MAX_BYTES
     assert long != lanes.name("acme", "host:" + "x" * 5_001)
     assert lanes.name("acme", "a\x1b[31m\ud800\x00b").isprintable()
     assert lanes.tenant_of(long) == "acme"
+
+
+@pytest.mark.parametrize("character", ["é", "語", "🐎"])
+def test_names_of_lanes_are_bounded_in_bytes(character: str) -> None:
+    """They are keys of indexes, which count bytes."""
+    long = lanes.name("acme", "host:" + character * 100)
+    assert len(long.encode()) <= lanes.NAME_MAX_BYTES
+    assert long.startswith(f"acme/host:{character}")
+    assert long != lanes.name("acme", "host:" + character * 101)
+    kept = "host:" + character * 40
+    assert lanes.name("acme", kept) == f"acme/{kept}"
 
 
 @pytest.mark.parametrize("queue", ["bulk", lanes.ALL_QUEUES])

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
-from ledger import lanes, partitions
+from ledger import partitions
+from ledger.shapes import Slice
 from tests.ledger.jobs import accept, new_job
 
 if TYPE_CHECKING:
@@ -49,30 +50,4 @@ async def test_a_change_on_a_day_that_nobody_made_is_kept_all_the_same(
         made = await partitions.make_ahead(connection)
         assert name(0) not in made  # its events stay where they are
         assert name(1) in made
-        assert await partitions.prune_undated(connection, events_s=-60, limit=10) == 1
-
-
-async def test_lanes_that_the_registry_lost_are_found_again(database: AsyncEngine) -> None:
-    await accept(database, new_job(), new_job(tenant="later", delay_s=60), new_job(priority=9))
-    async with database.begin() as connection:
-        await connection.execute(text("DELETE FROM relais.lanes"))
-        await lanes.register_missing(connection)
-        found = await connection.execute(text("SELECT lane, priority FROM relais.lanes"))
-        assert {tuple(row) for row in found} == {("default", 5), ("default", 9), ("later", 5)}
-
-
-async def test_idle_lanes_are_forgotten_where_there_are_many(database: AsyncEngine) -> None:
-    await accept(database, new_job(), new_job(tenant="later", delay_s=60), new_job(tenant="idle"))
-    async with database.begin() as connection:
-        await connection.execute(
-            text(
-                "UPDATE relais.jobs SET state = 'cancelled', ready_at = NULL,"
-                " finished_at = clock_timestamp() WHERE tenant = 'idle'"
-            )
-        )
-        await lanes.forget_idle(connection)
-        count = text("SELECT count(*) FROM relais.lanes")
-        assert (await connection.execute(count)).scalar_one() == 3
-        await lanes.forget_idle(connection, kept=2)
-        found = await connection.execute(text("SELECT lane FROM relais.lanes ORDER BY lane"))
-        assert list(found.scalars()) == ["default", "later"]
+        assert await partitions.prune_undated(connection, events_s=-60, limit=10) == Slice(1, 1)

@@ -47,7 +47,6 @@ HOT = {
 MANY_ROWS = {
     "retention.PRUNE_JOBS": 12_000,
     "retention.PRUNE_SYSTEM_JOBS": 12_000,
-    "retention.PRUNE_EVENTS": 12_000,
     "retention.PRUNE_MESSAGES": 12_000,
     "transitions.parents_left_behind": 6_000,
     "transitions.last_blocked": 6_000,
@@ -141,6 +140,7 @@ def _common(at: Filled) -> dict[str, Any]:
         "host": "h",
         "pid": 1,
         "lock_key": 1,
+        "stuck_s": 900.0,
     }
 
 
@@ -251,7 +251,16 @@ OWN: dict[str, Own] = {
     "liveness.BURY": lambda at: {"ids": [at.owner]},
     "api_keys.INSERT_KEY": lambda _: {"id": uuid4(), "tenant": "default"},
     "presence.REGISTER": lambda _: {"id": uuid4(), "kinds": ["email.send"]},
-    "retention.PRUNE_JOBS": lambda _: {"after": None, "limit": 1_000},
+    "retention.PRUNE_JOBS": lambda _: {"after": None, "after_id": UUID(int=0), "limit": 1_000},
+    "retention.PRUNE_MESSAGES": lambda _: {"after_id": UUID(int=0), "limit": 1_000},
+    "lanes.forget_idle": lambda _: {
+        "after_queue": "",
+        "after_lane": "",
+        "after_kind": "",
+        "after_priority": -1,
+        "kept": 0,
+        "limit": 1_000,
+    },
     "counts.roll_up": lambda _: {"limit": 2_000},
     "ticks.TAKE": lambda at: {"tenants": ["default"] * len(at.running)},
     "relay_states.look": lambda _: {"lanes": ["big/relay:main"] * 100},
@@ -270,20 +279,6 @@ def connection(ledger: Filled) -> Iterator[psycopg.Connection[Any]]:
         yield connection
 
 
-# What is known to read more, and is to be put right; each says so in every run.
-KNOWN_FAULTS = {
-    "lanes.forget_idle": "it probes every lane, though only once a minute and beyond 500 of them",
-    "retention.PRUNE_MESSAGES": "each slice reads again the messages whose job is still there: it"
-    " needs a cursor, as PRUNE_JOBS has",
-}
-
-
-def _judged(name: str) -> object:
-    if name not in KNOWN_FAULTS:
-        return name
-    return pytest.param(name, marks=pytest.mark.xfail(reason=KNOWN_FAULTS[name], strict=False))
-
-
 @pytest.fixture(scope="module")
 def large(connection: psycopg.Connection[Any]) -> frozenset[str]:
     found = plans.large_tables(connection)
@@ -293,7 +288,7 @@ def large(connection: psycopg.Connection[Any]) -> frozenset[str]:
 
 
 @pytest.mark.parametrize("mode", plans.MODES)
-@pytest.mark.parametrize("name", [_judged(name) for name in STATEMENTS])
+@pytest.mark.parametrize("name", STATEMENTS)
 def test_a_statement_reads_no_more_than_it_needs(
     name: str,
     mode: str,

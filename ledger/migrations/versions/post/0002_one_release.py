@@ -1,4 +1,4 @@
-"""Takes away what only the release before needed: its columns, indexes and triggers.
+"""Takes away what only the release before had: its columns, indexes and triggers.
 
 Revision ID: post_0002
 """
@@ -23,4 +23,6 @@ def upgrade() -> None:
     with op.get_context().autocommit_block():
         driver: Any = op.get_bind().connection.driver_connection
         briefly(driver, Path(__file__).with_suffix(".sql").read_text(encoding="utf-8"))
-        drop_indexes(driver, "ix_jobs_claim", "ix_jobs_due", "ix_jobs_owner")
+        drop_indexes(
+            driver, "ix_jobs_claim", "ix_jobs_due", "ix_jobs_owner", "ix_messages_message_id"
+        )
