@@ -11,7 +11,7 @@ from pydantic.config import JsonDict
 from gateway.job_request import Moment, QueueName, Words
 from ledger import lanes
 
-LIMIT_MAX = 1_000
+LIMIT_MAX = 200  # each costs a look into its backlog
 RUNNING_MAX = 100_000
 WEIGHTS = (0.001, 1_000.0)
 _TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")

@@ -27,7 +27,7 @@ ALL_QUEUES = "*"
 SYSTEM = "system"  # what Relais gives itself; runs in a paused queue too
 RELAY = "relay"  # who pauses the lane of a relay in trouble
 NAME_MAX = 200
-READY_SEEN = 100  # of each lane, in a list
+READY_SEEN = 50  # of each lane, in a list
 RUNNING_SEEN = 1_000  # of all lanes
 REGISTRY_MAX = 500  # lanes, kinds and priorities; each costs a look a probe
 

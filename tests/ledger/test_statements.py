@@ -52,8 +52,8 @@ MANY_ROWS = {
     "transitions.parents_left_behind": 6_000,
     "transitions.last_blocked": 6_000,
     "transitions.reclaim": 12_000,
-    # A page of 100 lanes, up to 101 ready jobs of each kind and priority.
-    "lanes.list": 24_000,
+    # A page of 100 lanes, up to 51 ready jobs of each kind and priority.
+    "lanes.list": 12_000,
 }
 
 
@@ -101,7 +101,7 @@ def _common(at: Filled) -> dict[str, Any]:
         "until": None,
         "after_lane": "",
         "after_queue": "",
-        "ready_seen": 100,
+        "ready_seen": 50,
         "running_seen": 1_000,
         "running_max": 4,
         "weight": 1.0,
