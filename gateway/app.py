@@ -25,6 +25,7 @@ from gateway.routes import (
     jobs,
     keys,
     kinds,
+    lanes,
     mail,
     pages,
     queues,
@@ -56,7 +57,7 @@ PULSE = 2  # and the clock
 POOL_SIZE = 32  # all of them, and as many as may be given up and not yet gone
 ARRAYS_AT_ONCE = 4
 # In the order of /docs; `/jobs/stats` and `/jobs/retry` before `/jobs/{job_id}`.
-ROUTERS = (intake, jobs, actions, kinds, queues, mail, schedules, keys, health, pages)
+ROUTERS = (intake, jobs, actions, kinds, queues, lanes, mail, schedules, keys, health, pages)
 
 
 def create(settings: Settings) -> Edge:

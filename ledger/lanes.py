@@ -18,6 +18,7 @@ from ledger.shapes import Slice
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from uuid import UUID
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -25,8 +26,10 @@ SQL = statements.load(Path(__file__).with_suffix(".sql"))
 
 ALL_QUEUES = "*"
 SYSTEM = "system"  # what Relais gives itself; runs in a paused queue too
+RELAY = "relay"  # who pauses the lane of a relay in trouble
 NAME_MAX_BYTES = 200
-LIST_MAX = 1_000
+READY_SEEN = 50  # of each lane, in a list
+RUNNING_SEEN = 1_000  # of all lanes
 REGISTRY_MAX = 500  # lanes, kinds and priorities; each costs a look a probe
 
 Group = tuple[str, str, int]  # lane, kind, priority
@@ -52,17 +55,30 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
-class LaneRecord:
-    """A lane as operators see it."""
+class Pause:
+    """Why nothing of a lane is claimed."""
 
+    paused_at: datetime
+    paused_until: datetime | None  # None: until it is resumed
+    paused_by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LaneRecord:
+    """A lane of a queue as operators see it; of the queue '*': what holds in every queue."""
+
+    queue: str
     lane: str
-    ready_at: datetime | None  # since when its longest ready job has been; None: none is ready
     paused_at: datetime | None
     paused_until: datetime | None
     paused_by: str | None
     reason: str | None
     running_max: int | None
     weight: float
+    running: int | None  # None: more run in all than a list counts
+    ready: int | None  # READY_SEEN + 1: or more
+    ready_at: datetime | None  # since when its longest ready job has been; None: none is ready
 
 
 def name(tenant: str, dependence: str | None = None) -> str:
@@ -120,16 +136,47 @@ async def pause(
     reason: str,
     queue: str = ALL_QUEUES,
     until_s: float | None = None,
-) -> None:
-    """Claim nothing of `lane`, for `until_s` seconds or until it is resumed."""
-    values = {"queue": queue, "lane": lane, "by": by, "reason": reason, "until_s": until_s}
-    await connection.execute(SQL["pause"], values)
+    until: datetime | None = None,
+) -> Pause | None:
+    """Claim nothing of `lane`: `until` then, for `until_s` seconds, or until it is resumed.
+
+    What holds it now: a pause that lasts longer stays as it is, and so does an operator's where
+    `by` is RELAY. None where `until` is over.
+    """
+    await connection.execute(
+        SQL["pause"],
+        {
+            "queue": queue,
+            "lane": lane,
+            "by": by,
+            "reason": reason,
+            "until_s": until_s,
+            "until": until,
+        },
+    )
+    return await in_force(connection, lane=lane, queue=queue)
+
+
+async def in_force(
+    connection: AsyncConnection, *, lane: str, queue: str = ALL_QUEUES
+) -> Pause | None:
+    """What keeps `lane` from being claimed in `queue`."""
+    row = (await connection.execute(SQL["in_force"], {"queue": queue, "lane": lane})).first()
+    return Pause(*row) if row else None
 
 
 async def resume(connection: AsyncConnection, *, lane: str, queue: str = ALL_QUEUES) -> bool:
-    """Claim from `lane` again; False where it was not paused."""
+    """Claim from `lane` again, in one queue or in all; False where it was not paused."""
     result = await connection.execute(SQL["resume"], {"queue": queue, "lane": lane})
     return result.first() is not None
+
+
+async def waiting(
+    connection: AsyncConnection, *, lane: str, queue: str = ALL_QUEUES
+) -> list[tuple[str, str, UUID]]:
+    """(queue, kind, job id) of a few ready jobs of `lane`, enough to wake its workers."""
+    result = await connection.execute(SQL["waiting"], {"queue": queue, "lane": lane})
+    return [(row.queue, row.kind, row.id) for row in result]
 
 
 async def configure(
@@ -140,7 +187,10 @@ async def configure(
     weight: float = 1.0,
     queue: str = ALL_QUEUES,
 ) -> None:
-    """Bound how many jobs of `lane` run at once (None: no bound); say how large its share is."""
+    """Bound how many jobs of `lane` run at once (None: no bound); say how large its share is.
+
+    Of a queue's own bound and every queue's, the lower one holds; weights are multiplied.
+    """
     values = {"queue": queue, "lane": lane, "running_max": running_max, "weight": weight}
     await connection.execute(SQL["configure"], values)
 
@@ -148,13 +198,23 @@ async def configure(
 async def list_all(
     connection: AsyncConnection,
     *,
-    queue: str,
-    tenant: str | None,
-    after: str = "",
-    limit: int = LIST_MAX,
+    queue: str | None = None,
+    tenant: str | None = None,
+    prefix: str = "",
+    after: tuple[str, str] = ("", ""),
+    limit: int,
 ) -> list[LaneRecord]:
-    """Lanes of `queue` by name, from the first one after `after`; `tenant` None: everybody's."""
-    values = {"queue": queue, "tenant": tenant, "after": after, "limit": limit}
+    """Lanes by (lane, queue), from the first one after `after`; None: of all queues, tenants."""
+    values = {
+        "queue": queue,
+        "tenant": tenant,
+        "prefix": prefix,
+        "after_lane": after[0],
+        "after_queue": after[1],
+        "limit": limit,
+        "ready_seen": READY_SEEN,
+        "running_seen": RUNNING_SEEN,
+    }
     return [LaneRecord(*row) for row in await connection.execute(SQL["list"], values)]
 
 

@@ -4,7 +4,9 @@
 -- The longest ready job of every lane, kind and priority of a queue that may be claimed, from where
 -- the last look ended (`floors`). Paused lanes and queues are left out, but for what Relais gives
 -- itself: nothing that somebody pauses stops housekeeping.
-SELECT l.lane, l.kind, l.priority, head.ready_at, s.running_max, coalesce(s.weight, 1) AS weight,
+SELECT l.lane, l.kind, l.priority, head.ready_at,
+       least(own.running_max, every.running_max) AS running_max,
+       coalesce(own.weight, 1) * coalesce(every.weight, 1) AS weight,
        statement_timestamp() AS now,
        extract(epoch FROM statement_timestamp() - head.ready_at)::float8 AS waited_s
 FROM relais.lanes AS l
@@ -19,15 +21,12 @@ CROSS JOIN LATERAL (
       AND j.state = 'ready' AND j.ready_at >= coalesce(known.floor, '-infinity')
     ORDER BY j.ready_at LIMIT 1
 ) AS head
-LEFT JOIN LATERAL (
-    SELECT min(running_max) AS running_max, min(weight) AS weight,
-           bool_or(paused_at IS NOT NULL
-                   AND coalesce(paused_until > statement_timestamp(), true)) AS is_paused
-    FROM relais.lane_settings WHERE queue IN (l.queue, '*') AND lane = l.lane
-) AS s ON true
+LEFT JOIN relais.lane_settings AS own ON own.queue = l.queue AND own.lane = l.lane
+LEFT JOIN relais.lane_settings AS every ON every.queue = '*' AND every.lane = l.lane
 WHERE l.queue = :queue AND (CAST(:of_kinds AS text[]) IS NULL OR l.kind = ANY(:of_kinds))
   AND (l.lane = 'system'
-       OR NOT coalesce(s.is_paused, false)
+       OR (own.paused_at IS NULL OR own.paused_until <= statement_timestamp())
+       AND (every.paused_at IS NULL OR every.paused_until <= statement_timestamp())
        AND NOT EXISTS (SELECT FROM relais.queues AS q
                        WHERE q.name = l.queue AND q.paused_at IS NOT NULL))
 
@@ -37,21 +36,49 @@ SELECT count(*) FROM relais.workers
 WHERE queue = :queue AND lease_until > statement_timestamp()
 
 -- name: pause
--- Nothing of the lane is claimed, until it is resumed or `until_s` from now.
+-- Nothing of the lane is claimed until it is resumed, or until a moment, or for `until_s`.
+-- No pause shortens one of the same side. An operator's takes the place of a relay's, which is made
+-- anew if it is still needed afterwards; a relay's never touches an operator's.
 INSERT INTO relais.lane_settings AS s (queue, lane, paused_at, paused_until, paused_by, reason)
 VALUES (:queue, :lane, clock_timestamp(),
-        clock_timestamp() + CAST(:until_s AS float8) * interval '1 second', :by, :reason)
+        coalesce(CAST(:until AS timestamptz),
+                 clock_timestamp() + CAST(:until_s AS float8) * interval '1 second'),
+        :by, :reason)
 ON CONFLICT (queue, lane) DO UPDATE
-SET paused_at = coalesce(s.paused_at, excluded.paused_at), paused_until = excluded.paused_until,
-    paused_by = excluded.paused_by, reason = excluded.reason, changed_at = clock_timestamp()
+SET paused_at = CASE WHEN s.paused_until <= clock_timestamp() THEN excluded.paused_at
+                     ELSE coalesce(s.paused_at, excluded.paused_at) END,
+    paused_until = excluded.paused_until, paused_by = excluded.paused_by,
+    reason = excluded.reason, changed_at = clock_timestamp()
+WHERE s.paused_at IS NULL OR s.paused_until <= clock_timestamp()
+   OR (s.paused_by = 'relay' AND excluded.paused_by <> 'relay')
+   OR ((s.paused_by = 'relay') = (excluded.paused_by = 'relay')
+       AND s.paused_until < coalesce(excluded.paused_until, 'infinity'))
+
+-- name: in_force
+-- The pause that holds a lane for longest, of a queue's own and of every queue's.
+SELECT paused_at, paused_until, paused_by, reason FROM relais.lane_settings
+WHERE queue IN (:queue, '*') AND lane = :lane AND paused_at IS NOT NULL
+  AND coalesce(paused_until > statement_timestamp(), true)
+ORDER BY paused_until DESC NULLS FIRST LIMIT 1
 
 -- name: resume
--- The lane is claimed again.
+-- The lane is claimed again: in one queue, or ('*') in all, whatever was paused one by one.
 UPDATE relais.lane_settings
 SET paused_at = NULL, paused_until = NULL, paused_by = NULL, reason = NULL,
     changed_at = clock_timestamp()
-WHERE queue = :queue AND lane = :lane AND paused_at IS NOT NULL
+WHERE (CAST(:queue AS text) = '*' OR queue = :queue) AND lane = :lane AND paused_at IS NOT NULL
 RETURNING lane
+
+-- name: waiting
+-- A ready job of each queue, kind and priority of a lane, for the doorbells of those who sleep.
+SELECT l.queue, l.kind, head.id FROM relais.lanes AS l
+CROSS JOIN LATERAL (
+    SELECT j.id FROM relais.jobs AS j
+    WHERE j.queue = l.queue AND j.lane = l.lane AND j.kind = l.kind AND j.priority = l.priority
+      AND j.state = 'ready'
+    ORDER BY j.ready_at LIMIT 1
+) AS head
+WHERE (CAST(:queue AS text) = '*' OR l.queue = :queue) AND l.lane = :lane
 
 -- name: configure
 -- How many at once, and how large a share.
@@ -61,31 +88,60 @@ ON CONFLICT (queue, lane) DO UPDATE
 SET running_max = excluded.running_max, weight = excluded.weight, changed_at = clock_timestamp()
 
 -- name: list
--- The lanes of a queue: how long their first job has waited, and what was decided about them.
-SELECT l.lane, head.ready_at, s.paused_at, s.paused_until, s.paused_by, s.reason, s.running_max,
-       coalesce(s.weight, 1) AS weight
-FROM (
-    SELECT lane FROM relais.lanes WHERE queue = :queue
-    UNION SELECT lane FROM relais.lane_settings WHERE queue IN (:queue, '*')
-) AS l
+-- Lanes by name, and what was decided about them; the queue '*' is what was decided for every queue.
+-- What runs is counted up to `running_seen` jobs of all lanes (beyond it: NULL), what is ready up to
+-- `ready_seen` of each lane, so that a page costs the same whatever the backlog.
+WITH page AS MATERIALIZED (
+    SELECT lane, queue FROM (
+        SELECT queue, lane FROM relais.lanes
+        UNION
+        SELECT queue, lane FROM relais.lane_settings
+        WHERE running_max IS NOT NULL OR weight <> 1
+           OR (paused_at IS NOT NULL AND coalesce(paused_until > statement_timestamp(), true))
+    ) AS known
+    WHERE (CAST(:queue AS text) IS NULL OR queue IN (:queue, '*'))
+      AND (CAST(:tenant AS text) IS NULL OR lane = :tenant
+           OR starts_with(lane, CAST(:tenant AS text) || '/'))
+      AND starts_with(lane, :prefix)
+      AND (lane, queue COLLATE "C") > (:after_lane, :after_queue)
+    ORDER BY lane, queue COLLATE "C" LIMIT :limit
+), seen AS MATERIALIZED (
+    SELECT queue, lane FROM relais.jobs WHERE state = 'running' LIMIT :running_seen + 1
+), running AS MATERIALIZED (
+    SELECT queue, lane, count(*)::int AS jobs FROM seen GROUP BY queue, lane
+)
+SELECT p.queue, p.lane, pause.paused_at, pause.paused_until, pause.paused_by, pause.reason,
+       least(own.running_max, every.running_max) AS running_max,
+       coalesce(own.weight, 1) * coalesce(every.weight, 1) AS weight,
+       CASE WHEN p.queue <> '*' AND (SELECT count(*) FROM seen) <= :running_seen
+            THEN coalesce(running.jobs, 0) END AS running,
+       CASE WHEN p.queue <> '*' THEN ready.jobs END AS ready, ready.since AS ready_at
+FROM page AS p
+LEFT JOIN relais.lane_settings AS own ON own.queue = p.queue AND own.lane = p.lane
+LEFT JOIN relais.lane_settings AS every
+  ON every.queue = '*' AND every.lane = p.lane AND p.queue <> '*'
 LEFT JOIN LATERAL (
-    SELECT min(first.ready_at) AS ready_at FROM relais.lanes AS k
-    CROSS JOIN LATERAL (
-        SELECT j.ready_at FROM relais.jobs AS j
-        WHERE j.queue = k.queue AND j.lane = k.lane AND j.kind = k.kind
-          AND j.priority = k.priority AND j.state = 'ready'
-        ORDER BY j.ready_at LIMIT 1
+    SELECT d.* FROM (VALUES
+        (own.paused_at, own.paused_until, own.paused_by, own.reason),
+        (every.paused_at, every.paused_until, every.paused_by, every.reason)
+    ) AS d (paused_at, paused_until, paused_by, reason)
+    WHERE d.paused_at IS NOT NULL AND coalesce(d.paused_until > statement_timestamp(), true)
+    ORDER BY d.paused_until DESC NULLS FIRST LIMIT 1
+) AS pause ON true
+LEFT JOIN running ON running.queue = p.queue AND running.lane = p.lane
+CROSS JOIN LATERAL (
+    SELECT least(count(*), :ready_seen + 1)::int AS jobs, min(first.ready_at) AS since FROM (
+        SELECT j.ready_at FROM relais.lanes AS k
+        CROSS JOIN LATERAL (
+            SELECT j.ready_at FROM relais.jobs AS j
+            WHERE j.queue = k.queue AND j.lane = k.lane AND j.kind = k.kind
+              AND j.priority = k.priority AND j.state = 'ready'
+            ORDER BY j.ready_at LIMIT :ready_seen + 1
+        ) AS j
+        WHERE k.queue = p.queue AND k.lane = p.lane
     ) AS first
-    WHERE k.queue = :queue AND k.lane = l.lane
-) AS head ON true
-LEFT JOIN LATERAL (
-    SELECT * FROM relais.lane_settings WHERE queue IN (:queue, '*') AND lane = l.lane
-    ORDER BY queue DESC LIMIT 1
-) AS s ON true
-WHERE (CAST(:tenant AS text) IS NULL OR l.lane = :tenant
-       OR left(l.lane, length(:tenant) + 1) = :tenant || '/')
-  AND l.lane > :after
-ORDER BY l.lane LIMIT :limit
+) AS ready
+ORDER BY p.lane, p.queue COLLATE "C"
 
 -- name: register_missing
 -- Lanes of ready and scheduled jobs that the registry does not have.

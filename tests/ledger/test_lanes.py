@@ -68,7 +68,8 @@ async def test_a_paused_lane_waits_until_it_is_resumed(database: AsyncEngine, qu
         await lanes.pause(connection, queue=queue, lane="acme", by="ops", reason="a test")
     assert [head.lane for head in await heads(database)] == ["default"]
     async with database.begin() as connection:
-        (record,) = await lanes.list_all(connection, queue="bulk", tenant="acme")
+        listed = await lanes.list_all(connection, queue="bulk", tenant="acme", limit=10)
+        record = next(record for record in listed if record.queue == "bulk")
         assert (record.paused_by, record.reason, record.paused_until) == ("ops", "a test", None)
         assert await lanes.resume(connection, queue=queue, lane="acme")
         assert not await lanes.resume(connection, queue=queue, lane="acme")
@@ -82,6 +83,103 @@ async def test_a_lane_that_is_paused_for_a_while_wakes_by_itself(database: Async
     assert await heads(database) == []
     await asyncio.sleep(0.35)
     assert len(await heads(database)) == 1
+
+
+async def held(engine: AsyncEngine, **asked: Any) -> lanes.Pause:
+    """The pause that holds the lane after one more is asked for."""
+    values = {"lane": "acme", "by": "ada", "reason": "a test"} | asked
+    async with engine.begin() as connection:
+        pause = await lanes.pause(connection, **values)
+    assert pause is not None
+    return pause
+
+
+async def test_an_automatic_pause_leaves_an_operators_as_it_is(database: AsyncEngine) -> None:
+    await accept(database, new_job(tenant="acme"))
+    operators = await held(database, reason="a campaign went wrong")
+    assert await held(database, by=lanes.RELAY, reason="421", until_s=0.1) == operators
+    await asyncio.sleep(0.15)
+    assert await heads(database) == []
+    async with database.begin() as connection:
+        assert await lanes.resume(connection, lane="acme")
+    assert len(await heads(database)) == 1, "one resume lifts both"
+    timed = await held(database, until_s=60)
+    assert await held(database, by=lanes.RELAY, reason="421", until_s=5) == timed
+    assert await held(database, by=lanes.RELAY, reason="535") == timed
+
+
+@pytest.mark.parametrize("by", ["ada", lanes.RELAY])
+async def test_a_pause_lengthens_and_never_shortens_one_of_its_side(
+    database: AsyncEngine, by: str
+) -> None:
+    first = await held(database, by=by, until_s=60)
+    assert await held(database, by=by, until_s=5) == first
+    longer = await held(database, by=by, until_s=600, reason="longer")
+    assert (longer.reason, longer.paused_at) == ("longer", first.paused_at)
+    assert longer.paused_until
+    assert longer.paused_until > first.paused_until
+    for_good = await held(database, by=by, reason="for good")
+    assert (for_good.reason, for_good.paused_until) == ("for good", None)
+    assert await held(database, by=by, until_s=600) == for_good
+    assert await held(database, by=by, reason="a second one") == for_good
+
+
+async def test_an_operators_pause_takes_the_place_of_a_relays(database: AsyncEngine) -> None:
+    """Else the operator's would end when the relay recovers."""
+    await held(database, by=lanes.RELAY, reason="535")
+    taken = await held(database, until_s=60)
+    assert (taken.paused_by, taken.paused_until is None) == ("ada", False)
+
+
+async def test_a_pause_after_one_that_is_over_begins_anew(database: AsyncEngine) -> None:
+    over = await held(database, until_s=0.05)
+    await asyncio.sleep(0.1)
+    new = await held(database, by=lanes.RELAY, until_s=60)
+    assert new.paused_by == lanes.RELAY
+    assert over.paused_until
+    assert new.paused_at > over.paused_until
+
+
+async def test_a_resume_of_every_queue_lifts_what_was_paused_one_by_one(
+    database: AsyncEngine,
+) -> None:
+    await accept(database, new_job(tenant="acme"))
+    await held(database, queue="bulk", until_s=60)
+    everywhere = await held(database)
+    async with database.begin() as connection:
+        assert await lanes.resume(connection, queue="bulk", lane="acme")
+        assert await lanes.in_force(connection, queue="bulk", lane="acme") == everywhere
+    assert await heads(database) == []
+    await held(database, queue="bulk", until_s=60)
+    async with database.begin() as connection:
+        assert await lanes.resume(connection, lane="acme")
+        assert await lanes.in_force(connection, queue="bulk", lane="acme") is None
+    assert len(await heads(database)) == 1
+
+
+async def test_a_pause_that_is_over_does_not_hide_one_that_holds(database: AsyncEngine) -> None:
+    await accept(database, new_job(tenant="acme"))
+    await held(database, queue="bulk", until_s=0.05)
+    await held(database, until_s=60)
+    await asyncio.sleep(0.1)
+    assert await heads(database) == []
+
+
+async def test_a_pause_in_every_queue_leaves_a_queues_weight_and_bound(
+    database: AsyncEngine,
+) -> None:
+    await accept(database, new_job(tenant="acme"))
+    async with database.begin() as connection:
+        configure = lanes.configure
+        await configure(connection, lane="acme", queue="bulk", running_max=7, weight=4)
+        await lanes.pause(connection, lane="acme", by=lanes.RELAY, reason="421", until_s=60)
+        await lanes.resume(connection, lane="acme")
+    (head,) = await heads(database)
+    assert (head.running_max, head.weight) == (7, 4.0)
+    async with database.begin() as connection:
+        await configure(connection, lane="acme", running_max=3, weight=2)
+    (head,) = await heads(database)
+    assert (head.running_max, head.weight) == (3, 8.0)
 
 
 async def test_a_paused_queue_leaves_what_relais_gives_itself(database: AsyncEngine) -> None:

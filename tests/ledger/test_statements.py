@@ -51,6 +51,8 @@ MANY_ROWS = {
     "transitions.parents_left_behind": 6_000,
     "transitions.last_blocked": 6_000,
     "transitions.reclaim": 12_000,
+    # A page of 100 lanes, up to 51 ready jobs of each kind and priority.
+    "lanes.list": 12_000,
 }
 
 
@@ -95,6 +97,11 @@ def _common(at: Filled) -> dict[str, Any]:
         "reason": "a reason",
         "by": "somebody",
         "until_s": 60.0,
+        "until": None,
+        "after_lane": "",
+        "after_queue": "",
+        "ready_seen": 50,
+        "running_seen": 1_000,
         "running_max": 4,
         "weight": 1.0,
         "older_than_s": 86_400.0,
@@ -241,7 +248,8 @@ OWN: dict[str, Own] = {
     "suppressions.suppress": lambda _: {
         "rows": _rows([{"tenant": "big", "address": "a@example.org", "reason": "550"}])
     },
-    "lanes.list": lambda _: {"after": ""},
+    "lanes.list": lambda _: {"queue": None, "tenant": None, "prefix": "", "limit": 100},
+    "lanes.waiting": lambda _: {"queue": "*"},
     "suppressions.list": lambda _: {"after": ""},
     "schedules.LIST_ALL": lambda _: {"after": ""},
     "queries.EVENTS": lambda _: {"after": 0},

@@ -1,0 +1,117 @@
+"""What a caller may ask about lanes, and its checks."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic.config import JsonDict
+
+from gateway.job_request import Moment, QueueName, Words
+from ledger import lanes
+
+NAME_MAX = lanes.NAME_MAX_BYTES
+LIMIT_MAX = 200  # each costs a look into its backlog
+RUNNING_MAX = 100_000
+WEIGHTS = (0.001, 1_000.0)
+_TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+
+
+def _lane(value: str) -> str:
+    """What `lanes.name` may give, of a tenant that there may be."""
+    if not value.isprintable():
+        message = "should not contain control characters, separators or halves of a character"
+        raise ValueError(message)
+    tenant, slash, rest = value.partition("/")
+    if not _TENANT.fullmatch(tenant) or (slash and not rest):
+        message = (
+            "should be TENANT, TENANT/relay:NAME or TENANT/host:HOST, as GET /api/v1/lanes lists it"
+        )
+        raise ValueError(message)
+    if tenant == lanes.SYSTEM:
+        message = "should not be what Relais gives itself"
+        raise ValueError(message)
+    if lanes.name(value) != value:
+        message = (
+            f"should be no longer than {lanes.NAME_MAX_BYTES} bytes, as the names of all lanes are"
+        )
+        raise ValueError(message)
+    return value
+
+
+LaneName = Annotated[
+    str, StringConstraints(min_length=1, max_length=NAME_MAX), AfterValidator(_lane)
+]
+EXAMPLE: JsonDict = {"lane": "acme/relay:main", "queue": "bulk"}
+
+
+class OneLane(BaseModel):
+    """A lane, in one queue or in all."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [EXAMPLE]})
+
+    lane: LaneName = Field(description="As the list names it: `acme`, `acme/relay:main`.")
+    queue: QueueName | None = Field(None, description="In this queue; left out: in every queue.")
+
+
+class PauseRequest(OneLane):
+    """Which lane shall rest, why, and for how long."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"lane": "acme/host:n8n.example.com", "reason": "n8n moves house tonight"},
+                {**EXAMPLE, "reason": "on its new IP", "until": "2030-05-01T09:00:00+02:00"},
+            ]
+        },
+    )
+
+    reason: Words = Field(description="Why, for whoever finds it paused.")
+    until: Moment | None = Field(
+        None, description="Then it goes on by itself (ISO 8601); left out: until it is resumed."
+    )
+
+
+class LaneSettings(OneLane):
+    """How many jobs of a lane at once, and how large its share is."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"lane": "acme/host:n8n.example.com", "running_max": 5}]},
+    )
+
+    running_max: Annotated[int, Field(strict=True, ge=1, le=RUNNING_MAX)] | None = Field(
+        None,
+        description="Jobs at once, shared out among the queue's workers, of which each may run one;"
+        " left out: no bound of its own.",
+    )
+    weight: Annotated[float, Field(strict=True, ge=WEIGHTS[0], le=WEIGHTS[1])] = Field(
+        1.0, description="Its share beside the other lanes of its tenant, of which each has 1."
+    )
+
+
+class LanePage(BaseModel):
+    """Which lanes, and which page of them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    queue: QueueName | None = Field(
+        None, description="Of this queue, and what was decided for every queue."
+    )
+    prefix: Annotated[str, StringConstraints(max_length=NAME_MAX)] = Field(
+        "", description="Whose name begins with this."
+    )
+    tenant: Annotated[str, StringConstraints(pattern=f"^{_TENANT.pattern}$")] | None = Field(
+        None, description="Of this tenant."
+    )
+    after: (
+        Annotated[str, StringConstraints(max_length=2 * NAME_MAX, pattern=r"^([a-z]+|\*):")] | None
+    ) = Field(None, description="Behind this lane: `next` of the last page.")
+    limit: Annotated[int, Field(ge=1, le=LIMIT_MAX)] = Field(100, description="Lanes on a page.")
+
+    def position(self) -> tuple[str, str]:
+        """(lane, queue) of the last one that was shown."""
+        queue, _, lane = (self.after or "").partition(":")
+        return lane, queue
