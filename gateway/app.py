@@ -128,7 +128,7 @@ def _open(settings: Settings) -> Services:
         actions=ledger.share(ACTIONS),
         clock=clock,
         keyring=Keyring(ledger.share(LOOK_UPS), Tokens(settings)),
-        rate=RateLimit(rate_per_s=settings.rate_limit_per_s),
+        rate=RateLimit(rate_per_s=settings.rate_limit_per_s, processes=settings.gateway_processes),
         intake=intake,
         ringer=ringer,
         watch=Watch(ledger),
