@@ -14,6 +14,7 @@ from gateway.clock import Clock
 from gateway.connections import ANSWER_WITHIN_S, Connections
 from gateway.edge import Edge
 from gateway.guard import GuardedRoute
+from gateway.handover import GROUP_WAITS_MS
 from gateway.intake import Intake
 from gateway.keyring import Keyring
 from gateway.pulse import Pulse
@@ -49,12 +50,13 @@ if TYPE_CHECKING:
 
 log = logs.logger("gateway")
 
-# How many connections each part of the gateway may use at once; intake says its own.
+# How many connections each part of the gateway may use at once. Intake says its own and has its own
+# pool: those sessions wait for locks as briefly as a group does, and need not be told each time.
 READS = 4
 ACTIONS = 2  # they may wait for a lock
 LOOK_UPS = 2
 PULSE = 2  # and the clock
-POOL_SIZE = 32  # all of them, and as many as may be given up and not yet gone
+POOL_SIZE = 16  # of either: all of them, and as many as may be given up and not yet gone
 ARRAYS_AT_ONCE = 4
 # In the order of /docs; `/jobs/stats` and `/jobs/retry` before `/jobs/{job_id}`.
 ROUTERS = (intake, jobs, actions, kinds, queues, lanes, mail, schedules, keys, health, pages)
@@ -119,8 +121,16 @@ def _open(settings: Settings) -> Services:
     ringer = Ringer(settings)
     pulse = ledger.share(PULSE)
     clock = Clock(pulse)
+    briefly = database.engine(
+        settings, pool_size=POOL_SIZE, name="relais gateway", lock_timeout_ms=GROUP_WAITS_MS
+    )
     intake = Intake(
-        ledger, ringer=ringer, kinds=kinds, clock=clock, answer_within_s=ANSWER_WITHIN_S
+        ledger,
+        handing_over=Connections(briefly, at_once=1),
+        ringer=ringer,
+        kinds=kinds,
+        clock=clock,
+        answer_within_s=ANSWER_WITHIN_S,
     )
     return Services(
         settings=settings,
@@ -129,7 +139,7 @@ def _open(settings: Settings) -> Services:
         actions=ledger.share(ACTIONS),
         clock=clock,
         keyring=Keyring(ledger.share(LOOK_UPS), Tokens(settings)),
-        rate=RateLimit(rate_per_s=settings.rate_limit_per_s),
+        rate=RateLimit(rate_per_s=settings.rate_limit_per_s, processes=settings.gateway_processes),
         intake=intake,
         ringer=ringer,
         watch=Watch(ledger),

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from gateway import refusals
 from gateway.errors import Problem
-from ledger import outage, transitions
+from ledger import database, outage, transitions
 from ledger.errors import LedgerUnavailable
 from ledger.group_commit import GroupCommit
 from ledger.statements import TRANSITIONS as SQL
@@ -77,7 +77,8 @@ async def hand_over(
 async def _accept(
     connection: AsyncConnection, jobs: Sequence[NewJob], *, wait_ms: int
 ) -> Sequence[Accepted]:
-    await connection.execute(_BRIEFLY, {"ms": wait_ms})
+    if database.lock_timeout_ms(connection) != wait_ms:  # else it costs no round trip
+        await connection.execute(_BRIEFLY, {"ms": wait_ms})
     parents = sorted({parent for job in jobs for parent in job.depends_on})
     if parents:  # here, since the ledger would keep the connection while it tries again
         await connection.execute(SQL["lock_parents"], {"ids": parents})

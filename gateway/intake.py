@@ -40,12 +40,13 @@ STILL_AFTER_S = 2.0  # a job that waits for longer says that intake stands still
 
 
 class Intake:
-    """Turns requests into committed jobs."""
+    """Turns requests into committed jobs, over connections that only it uses: `handing_over`."""
 
     def __init__(
         self,
         ledger: Connections,
         *,
+        handing_over: Connections,
         ringer: Ringer,
         kinds: Mapping[str, Kind],
         clock: Clock,
@@ -56,10 +57,12 @@ class Intake:
         self._ringer = ringer
         self._answer_within_s = answer_within_s
         self._plain, self._keyed, self._children = (
-            Door(ledger.share(1), tell=self._tell) for _ in range(3)
+            Door(handing_over.share(1), tell=self._tell) for _ in range(3)
         )
-        self._batches = ledger.share(BATCHES_AT_ONCE)
-        self._contention = Contention(ledger, tell=self._tell)
+        self._batches = handing_over.share(BATCHES_AT_ONCE)
+        self._contention = Contention(handing_over, tell=self._tell)
+        self._handing_over = handing_over
+        self._finding = ledger.share(1)
 
     async def accept(self, job: NewJob) -> Accepted:
         """Commit `job`, together with whoever else is waiting; raises Problem."""
@@ -146,10 +149,11 @@ class Intake:
         """Wait for what is being committed."""
         for door in (self._plain, self._keyed, self._children):
             await door.flush()
+        await self._handing_over.close()
 
     async def _find_first(self, late: Sequence[NewJob]) -> list[Accepted | Problem]:
         """What was accepted in time stays accepted for whoever sends it again."""
-        found = await self._batches.call(first_jobs.find, late)
+        found = await self._finding.call(first_jobs.find, late)
         return [first or too_late(job) for job, first in zip(late, found, strict=True)]
 
     def _door_of(self, job: NewJob) -> Door:

@@ -1,4 +1,7 @@
-"""Rate limits: a token bucket for each caller, in memory, because one process is the gateway."""
+"""Rate limits: a token bucket for each caller, in the memory of each process.
+
+Of several processes each lets through its share, so that they never let through more together.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +21,27 @@ BUCKETS_MAX = 10_000
 
 
 class RateLimit:
-    """Lets each caller do `rate_per_s` requests per second, and one second's worth at once."""
+    """Lets each caller do `rate_per_s` requests per second, and one second's worth at once.
 
-    def __init__(self, *, rate_per_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+    That is what a caller may do through all `processes`; through this one, its share of it.
+    """
+
+    def __init__(
+        self,
+        *,
+        rate_per_s: float,
+        processes: int = 1,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._rate_per_s = rate_per_s
+        self._processes = processes
         self._clock = clock
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # (tokens, at)
 
     def spend(self, caller: Caller) -> None:
         """Take one request from the caller's bucket; 429 where it is empty."""
-        rate = caller.rate_per_s or self._rate_per_s
+        whole = caller.rate_per_s or self._rate_per_s
+        rate = whole / self._processes
         burst = max(1.0, rate)
         now = self._clock()
         name = f"{caller.tenant}/{caller.name}"
@@ -35,19 +49,21 @@ class RateLimit:
         tokens = min(burst, tokens + (now - at) * rate)
         if tokens < 1.0:
             self._buckets[name] = (tokens, now)
-            raise _refused(wait_s=(1.0 - tokens) / rate, rate=rate, burst=burst)
+            raise _refused(
+                wait_s=(1.0 - tokens) / rate, rate=rate, burst=burst, processes=self._processes
+            )
         self._buckets[name] = (tokens - 1.0, now)
         self._buckets.move_to_end(name)
         if len(self._buckets) > BUCKETS_MAX:
             self._buckets.popitem(last=False)
 
 
-def _refused(*, wait_s: float, rate: float, burst: float) -> Problem:
+def _refused(*, wait_s: float, rate: float, burst: float, processes: int) -> Problem:
     seconds = max(1, math.ceil(wait_s))
     window_s = max(1, math.ceil(burst / rate))
     return Problem(
         Code.RATE_LIMITED,
-        f"This key may send {rate:g} requests per second.",
+        f"This key may send {rate * processes:g} requests per second{_shares(processes)}.",
         remedy=f"Wait {seconds} s, or send many jobs in one batch.",
         headers={
             "Retry-After": str(seconds),
@@ -55,3 +71,7 @@ def _refused(*, wait_s: float, rate: float, burst: float) -> Problem:
             "RateLimit": f'"key";r=0;t={seconds}',
         },
     )
+
+
+def _shares(processes: int) -> str:
+    return f", shared out over {processes} processes" if processes > 1 else ""

@@ -46,18 +46,11 @@ async def follow(
 
 
 async def insert(
-    connection: AsyncConnection, jobs: Sequence[NewJob], rows: Sequence[Mapping[str, Any]]
+    connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]
 ) -> Sequence[Row[Any]]:
     """Write `rows` of new jobs, and what they were given; those whose key was free."""
     result = await connection.execute(SQL["accept"], {"jobs": to_json(rows).decode()})
-    born = result.all()
-    is_born = {row.id for row in born}
-    bodies = [
-        {"id": job.id, "payload": job.payload} for job in jobs if job.payload and job.id in is_born
-    ]
-    if bodies:
-        await connection.execute(SQL["keep_payloads"], {"rows": to_json(bodies).decode()})
-    return born
+    return result.all()
 
 
 async def settle(connection: AsyncConnection, parents: Sequence[UUID]) -> list[Woken]:
@@ -122,7 +115,7 @@ async def _call_back(
     callbacks = [_callback(row, traces.get(row.id)) for row in rows]
     if callbacks:
         no_parents = {"waits_for": 0, "ended": None, "reason": None}
-        await insert(connection, callbacks, [job.as_row() | no_parents for job in callbacks])
+        await insert(connection, [job.as_row() | no_parents for job in callbacks])
     return [Woken(job.id, job.queue, job.kind) for job in callbacks]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import from_json, to_json
@@ -49,8 +50,16 @@ def shown_url(told: dict[str, Any]) -> URL:
     return URL.create(DRIVER, told.get("user"), host=told.get("host"), database=told.get("dbname"))
 
 
-def engine(settings: Settings, *, pool_size: int = 8, name: str = "relais") -> AsyncEngine:
+def engine(
+    settings: Settings,
+    *,
+    pool_size: int = 8,
+    name: str = "relais",
+    lock_timeout_ms: int = LIMITS["lock_timeout"],
+) -> AsyncEngine:
     """A pool of connections; connections are made when they are first needed."""
+    own_limits = {"lock_timeout": lock_timeout_ms}
+    begin = partial(Session.begin, own_limits=own_limits)
     told = parameters(settings.require_database_url(), application_name=name)
     made = create_async_engine(
         shown_url(told),
@@ -64,7 +73,7 @@ def engine(settings: Settings, *, pool_size: int = 8, name: str = "relais") -> A
     )
 
     def connect(dialect: Dialect, _: object, __: object, given: dict[str, Any]) -> DBAPIConnection:
-        return dialect.connect(told, context=given["context"], async_creator_fn=Session.begin)
+        return dialect.connect(told, context=given["context"], async_creator_fn=begin)
 
     event.listen(made.sync_engine, "do_connect", connect)
     event.listen(made.sync_engine, "checkout", _refuse_ended)
@@ -90,7 +99,15 @@ def _limit(connection: Connection) -> None:
     """Behind a pooler, set for one transaction what must not be set for the session."""
     session = connection.connection.driver_connection
     if isinstance(session, Session) and session.is_pooled and not session.autocommit:
-        connection.exec_driver_sql(f"SELECT {expressions(LIMITS, is_local='true')}")
+        limits = {**LIMITS, **session.own_limits}
+        connection.exec_driver_sql(f"SELECT {expressions(limits, is_local='true')}")
+
+
+def lock_timeout_ms(connection: AsyncConnection) -> int | None:
+    """How long `connection` waits for a lock, unless its transaction was told otherwise."""
+    proxied = connection.sync_connection
+    session = proxied.connection.driver_connection if proxied is not None else None
+    return session.own_limits.get("lock_timeout") if isinstance(session, Session) else None
 
 
 def _leave_read_only(context: ExceptionContext) -> None:

@@ -7,6 +7,7 @@ of a URL.
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
@@ -79,11 +80,15 @@ class Session(psycopg.AsyncConnection[Any]):
     """A session within limits, which gives up a server that takes bytes and never answers."""
 
     is_pooled = False  # whether others may get our session between two transactions
+    own_limits: Mapping[str, int] = MappingProxyType({})  # where they are not the usual ones
 
     @classmethod
-    async def begin(cls, told: Mapping[str, Any], *, context: AdaptersMap) -> Session:
+    async def begin(
+        cls, told: Mapping[str, Any], *, context: AdaptersMap, own_limits: Mapping[str, int]
+    ) -> Session:
         """Connect, and set what may be set for the whole session."""
         session = await cls.connect(**told, autocommit=True, context=context)
+        session.own_limits = own_limits
         try:
             await session.limit()
             await session.set_autocommit(False)
@@ -98,7 +103,7 @@ class Session(psycopg.AsyncConnection[Any]):
         Who gets the session next is unknown then, so nothing may be left behind in it.
         """
         is_pooled = f"pg_backend_pid() <> {self.info.backend_pid}"
-        values = expressions({**LIMITS, **KEEPALIVES}, is_local=is_pooled)
+        values = expressions({**LIMITS, **self.own_limits, **KEEPALIVES}, is_local=is_pooled)
         row = await (await self.execute(f"SELECT {is_pooled}, {values}")).fetchone()
         self.is_pooled = bool(row and row[0])
         if self.is_pooled:

@@ -40,7 +40,7 @@ class NewJob:
     on_parent_failure: str = "fail"
 
     def as_row(self) -> dict[str, Any]:
-        """The columns that the statement `accept` reads; the payload is kept apart."""
+        """The columns that the statement `accept` reads."""
         return {
             "id": self.id,
             "tenant": self.tenant,
@@ -48,6 +48,7 @@ class NewJob:
             "queue": self.queue,
             "lane": self.tenant if self.lane is None else self.lane,
             "priority": self.priority,
+            "payload": self.payload,
             "payload_bytes": self.payload_bytes,
             "run_at": self.run_at,
             "delay_s": self.delay_s,

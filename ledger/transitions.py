@@ -80,7 +80,7 @@ async def accept(connection: AsyncConnection, jobs: Sequence[NewJob]) -> list[Ac
         rows = [job.as_row() | families.columns(job) for job in ordered]
         inserted = {
             row.id: Accepted(row.id, State(row.state), row.created_at, row.run_at)
-            for row in await consequences.insert(connection, ordered, rows)
+            for row in await consequences.insert(connection, rows)
         }
     children = [job for job in ordered if job.id in inserted and job.depends_on]
     if children:

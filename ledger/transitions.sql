@@ -5,22 +5,9 @@
 -- Predicates use statement_timestamp(), which an index can serve. A trigger writes the history.
 
 -- name: accept
--- Insert jobs; one whose key is taken is left out. A child whose parent has failed is born as it
--- would have ended.
-INSERT INTO relais.jobs (
-    id, tenant, lane, kind, queue, state, priority, payload_bytes, run_at, ready_at, finished_at,
-    deadline, waits_for, max_attempts, timeout_s, backoff, idempotency_key, request_hash,
-    callback_url, workflow_id, tags, traceparent, trace_id, accepted_by, on_parent_failure, reason
-)
-SELECT
-    id, tenant, lane, kind, queue, state, priority, payload_bytes,
-    coalesce(run_at, clock_timestamp() + coalesce(delay_s, 0) * interval '1 second'),
-    CASE WHEN state = 'ready' THEN clock_timestamp() END,
-    CASE WHEN ended IS NOT NULL THEN clock_timestamp() END,
-    deadline, waits_for, max_attempts, timeout_s, backoff, idempotency_key,
-    decode(request_hash, 'hex'), callback_url, workflow_id, coalesce(tags, '{}'), traceparent,
-    trace_id, accepted_by, on_parent_failure, reason
-FROM (
+-- Insert jobs and what they were given (an empty object is not kept), in one round trip; one whose
+-- key is taken is left out. A child whose parent has failed is born as it would have ended.
+WITH asked AS (
     SELECT j.*, CASE
         WHEN j.ended IS NOT NULL THEN j.ended
         WHEN j.waits_for > 0 THEN 'blocked'
@@ -30,19 +17,35 @@ FROM (
     END::relais.job_state AS state
     FROM json_to_recordset(:jobs) AS j (
         id uuid, tenant text, lane text, kind text, queue text, waits_for int, ended text,
-        reason text, priority smallint, payload_bytes int, run_at timestamptz, delay_s float8,
-        deadline timestamptz, max_attempts smallint, timeout_s float8, backoff jsonb,
-        idempotency_key text, request_hash text, callback_url text, workflow_id text, tags text[],
-        traceparent text, trace_id text, accepted_by text, on_parent_failure text
+        reason text, priority smallint, payload jsonb, payload_bytes int, run_at timestamptz,
+        delay_s float8, deadline timestamptz, max_attempts smallint, timeout_s float8,
+        backoff jsonb, idempotency_key text, request_hash text, callback_url text,
+        workflow_id text, tags text[], traceparent text, trace_id text, accepted_by text,
+        on_parent_failure text
     )
-) AS asked
-ON CONFLICT (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
-RETURNING id, state, created_at, run_at
-
--- name: keep_payloads
--- What the new jobs were given; an empty object is not kept.
-INSERT INTO relais.job_bodies (job_id, payload)
-SELECT id, payload FROM json_to_recordset(:rows) AS d (id uuid, payload jsonb)
+), born AS (
+    INSERT INTO relais.jobs (
+        id, tenant, lane, kind, queue, state, priority, payload_bytes, run_at, ready_at,
+        finished_at, deadline, waits_for, max_attempts, timeout_s, backoff, idempotency_key,
+        request_hash, callback_url, workflow_id, tags, traceparent, trace_id, accepted_by,
+        on_parent_failure, reason
+    )
+    SELECT
+        id, tenant, lane, kind, queue, state, priority, payload_bytes,
+        coalesce(run_at, clock_timestamp() + coalesce(delay_s, 0) * interval '1 second'),
+        CASE WHEN state = 'ready' THEN clock_timestamp() END,
+        CASE WHEN ended IS NOT NULL THEN clock_timestamp() END,
+        deadline, waits_for, max_attempts, timeout_s, backoff, idempotency_key,
+        decode(request_hash, 'hex'), callback_url, workflow_id, coalesce(tags, '{}'), traceparent,
+        trace_id, accepted_by, on_parent_failure, reason
+    FROM asked
+    ON CONFLICT (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
+    RETURNING id, state, created_at, run_at
+), kept AS (
+    INSERT INTO relais.job_bodies (job_id, payload)
+    SELECT id, payload FROM born JOIN asked USING (id) WHERE payload <> '{}'
+)
+SELECT id, state, created_at, run_at FROM born
 
 -- name: find_by_key
 -- The jobs that already hold these idempotency keys.

@@ -37,7 +37,7 @@ def as_fields(record: logging.LogRecord) -> dict[str, Any]:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a record: at, level, service, colour, logger, action, fields, trace ids."""
+    """One JSON object a record: at, level, service, colour, process, logger, action ...."""
 
     def format(self, record: logging.LogRecord) -> str:
         """`record` as one line of JSON."""
@@ -45,6 +45,7 @@ class JsonFormatter(logging.Formatter):
             "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             **_CONTEXT,
+            "process": record.process,
             "logger": record.name,
             **as_fields(record),
         }

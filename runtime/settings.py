@@ -61,6 +61,13 @@ class Settings(BaseSettings):
     # gateway
     gateway_host: str = Field("127.0.0.1", description="Address the gateway listens on.")
     gateway_port: int = Field(8080, ge=1, le=65535, description="Port the gateway listens on.")
+    gateway_processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Processes that share this address; more than one where it has more cores than "
+        "its workers and Postgres need.",
+    )
     public_url: str = Field(
         "", description="Address under which callers reach the gateway; empty: derived."
     )

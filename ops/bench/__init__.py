@@ -27,6 +27,7 @@ class Options:
     rate: int = 1_000  # horizon: jobs per second
     flood: int = 1_000_000  # fair: jobs of the tenant that floods
     jobs: int = 1_000_000  # upgrade: jobs in the ledger
+    gateways: int = 1  # intake: processes of the gateway
 
 
 def run(name: str, *, as_json: bool, options: Options | None = None) -> int:

@@ -36,11 +36,10 @@ MAIL = {
 
 def measure(options: Options, say: Say) -> dict[str, Any]:
     """Answers per second and their latency, beside the peer's."""
-    del options
     body = json.dumps(MAIL).encode()
     with stand() as here:
         key = here.make_key()
-        with here.gateway():
+        with here.gateway(processes=options.gateways):
 
             def post(requests: int) -> Load:
                 return asyncio.run(
@@ -73,4 +72,5 @@ def measure(options: Options, say: Say) -> dict[str, Any]:
         "peer_per_s": peer_per_s,
         "ratio": round(load.per_s / peer_per_s, 2),
         "connections": CONNECTIONS,
+        "gateways": options.gateways,
     }

@@ -108,9 +108,9 @@ class Stand:
                     process.wait()
 
     @contextmanager
-    def gateway(self) -> Iterator[str]:
-        """A gateway process; its base URL once it is live."""
-        with self.process("gateway") as process:
+    def gateway(self, *, processes: int = 1) -> Iterator[str]:
+        """A gateway of so many processes; its base URL once it is live."""
+        with self.process("gateway", gateway_processes=processes) as process:
             url = f"http://127.0.0.1:{self.gateway_port}"
             wait_until(lambda: _answers(f"{url}/health/live"), process=process, what="the gateway")
             yield url

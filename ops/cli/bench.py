@@ -24,10 +24,13 @@ def bench(
     jobs: Annotated[
         int, typer.Option(min=1, max=100_000_000, help="upgrade: jobs in the old ledger.")
     ] = 1_000_000,
+    gateways: Annotated[
+        int, typer.Option(min=1, max=64, help="intake: processes of the gateway.")
+    ] = 1,
     as_json: AsJson = False,
 ) -> int:
     """Measure Relais on this machine, beside Celery and Dramatiq or beside itself untroubled."""
     from ops import bench as benches
 
-    options = benches.Options(minutes=minutes, rate=rate, flood=flood, jobs=jobs)
+    options = benches.Options(minutes=minutes, rate=rate, flood=flood, jobs=jobs, gateways=gateways)
     return benches.run(name, as_json=as_json, options=options)

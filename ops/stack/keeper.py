@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from ops.errors import OpsError
 from ops.stack import child, ports, records, room
-from ops.stack.backoff import Backoff
 from ops.stack.board import Board
 from ops.stack.processes import Identity
 from ops.stack.service import Service, State, fingerprint
 from runtime import logs
+from runtime.backoff import Backoff
 
 if TYPE_CHECKING:
     import subprocess

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from gateway.connections import Connections
 from gateway.errors import Problem
-from gateway.handover import LOCKED, hand_over
+from gateway.handover import GROUP_WAITS_MS, LOCKED, hand_over
 from ledger import database as ledger_database
 from ledger import transitions
 from ledger.shapes import Accepted
@@ -19,7 +20,7 @@ from tests.ledger.jobs import accept, new_job
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     import httpx
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -41,8 +42,17 @@ async def waits(engine: AsyncEngine, name: str) -> bool:
 
 
 @asynccontextmanager
-async def gateway_connections(settings: Settings) -> AsyncIterator[Connections]:
-    engine = ledger_database.engine(settings, name="relais gateway")
+async def gateway_connections(
+    settings: Settings, told: Callable[[str], None] | None = None
+) -> AsyncIterator[Connections]:
+    engine = ledger_database.engine(settings, name="relais gateway", lock_timeout_ms=GROUP_WAITS_MS)
+    if told is not None:
+        hear = told
+
+        def tell(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+            hear(statement)
+
+        event.listen(engine.sync_engine, "before_cursor_execute", tell)
     connections = Connections(engine, at_once=1, answer_within_s=20)
     yield connections
     await connections.close()
@@ -140,6 +150,27 @@ async def test_a_group_that_meets_a_lock_is_not_written(
         await connection.execute(LOCK, {"id": parent.id})
         assert await hand_over(connections, jobs, wait_ms=10) == [LOCKED, LOCKED]
     assert await count(database) == 1
+
+
+async def test_a_group_is_one_statement_and_still_waits_briefly(
+    settings: Settings, database: AsyncEngine
+) -> None:
+    """Every further one costs each group a round trip."""
+    told: list[str] = []
+    async with gateway_connections(settings, told.append) as connections:
+        await hand_over(connections, [new_job()])  # the first one checks the database too
+        told.clear()
+        jobs = [new_job(payload={"number": number}) for number in range(3)]
+        assert all(await hand_over(connections, jobs))
+        assert len(told) == 1
+        async with database.connect() as connection:
+            await transitions.accept(connection, [keyed("held")])
+            started = time.monotonic()
+            assert await hand_over(connections, [keyed("held")]) == [LOCKED]
+            assert GROUP_WAITS_MS / 1000 <= time.monotonic() - started < 5
+            told.clear()
+            assert await hand_over(connections, [keyed("held")], wait_ms=10) == [LOCKED]
+            assert "lock_timeout" in told[0]
 
 
 async def test_what_postgres_cannot_hold_spoils_no_neighbour(

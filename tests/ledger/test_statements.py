@@ -203,9 +203,6 @@ def _recipients(at: Filled) -> str:
 # Where a statement's values are not those that its names usually have.
 OWN: dict[str, Own] = {
     "transitions.accept": lambda _: {"jobs": _rows([_new_job(n) for n in range(256)])},
-    "transitions.keep_payloads": lambda _: {
-        "rows": _rows([{"id": uuid4(), "payload": {"number": n}} for n in range(256)])
-    },
     "transitions.lock_parents": lambda at: {"ids": list(at.parents)},
     "transitions.link_parents": lambda at: {
         "children": list(at.finished[:100]),

@@ -32,6 +32,7 @@ RESERVED = {
     "level",
     "service",
     "colour",
+    "process",
     "logger",
     "action",
     "trace_id",

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from ops.errors import DiskFullError
-from ops.stack import backoff, keeper, logfiles, records, room
+from ops.stack import keeper, logfiles, records, room
 from ops.stack.board import Board
 from ops.stack.child import Command
 from ops.stack.keeper import Keeper
 from ops.stack.service import Place, Service, State
+from runtime import backoff
 from tests.stack.stand import wait_for
 
 

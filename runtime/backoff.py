@@ -1,4 +1,4 @@
-"""How long a service that ended waits for its next start."""
+"""How long a process that ended waits for its next start."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ YOUNG_MAX = 12  # deaths in a row after which having served once proves nothing 
 
 
 class Backoff:
-    """Counts a service's ends in a row that came too early.
+    """Counts a process's ends in a row that came too early.
 
     One that had been healthy for a while is started again at once, however often it is killed.
     What dies young waits ever longer, but not for long where it has served before: somebody may be

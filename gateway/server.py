@@ -1,0 +1,102 @@
+"""One process that serves: uvicorn on the listening socket, numbers and spans around it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from gateway import app as application
+from gateway import listening
+from runtime import logs, metrics, telemetry
+from tasks import kinds
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from gateway.edge import Edge
+    from runtime.settings import Settings
+
+log = logs.logger("gateway")
+
+KEEP_ALIVE_S = 75
+TICKS_PER_BEAT = 10  # of uvicorn's main loop: a second
+
+
+class Server(uvicorn.Server):
+    """Lets long polls go when it is told to stop, so that they do not hold it up."""
+
+    def __init__(self, config: uvicorn.Config, edge: Edge, *, parent: int | None = None) -> None:
+        """`parent` is the pipe on which the parent of several hears that this one serves."""
+        super().__init__(config)
+        self._edge = edge
+        self._parent = parent
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGTERM or SIGINT."""
+        services = getattr(self._edge.app.state, "services", None)
+        if services is not None:
+            services.watch.release_all()
+        super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called by the main loop ten times a second; whether to stop."""
+        if self._parent is not None and counter % TICKS_PER_BEAT == 0:
+            try:
+                with suppress(BlockingIOError):  # the parent is busy: what it has not read will do
+                    os.write(self._parent, b".")
+            except BrokenPipeError:
+                # However the parent ended, nobody would start or stop this process any more, and
+                # its socket would keep the next gateway from the address.
+                log.warning("gateway.parent_lost")
+                self.handle_exit(signal.SIGTERM, None)
+        return await super().on_tick(counter)
+
+
+def run(settings: Settings, arguments: list[str]) -> int:
+    """Serve until told to stop; `arguments` are the socket and the pipe that a parent gave."""
+    telemetry.configure("gateway", settings)
+    try:
+        metrics.configure(settings, service="gateway", kinds=kinds.load(settings.kinds))
+        return _serve(settings, arguments)
+    finally:
+        metrics.shutdown()
+        telemetry.shutdown()
+
+
+def _serve(settings: Settings, arguments: list[str]) -> int:
+    edge = application.create(settings)
+    config = uvicorn.Config(
+        edge,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(1, int(settings.grace_s)),
+    )
+    if arguments:
+        descriptor, parent = map(int, arguments)
+        os.set_blocking(parent, False)
+        accepting, server = socket.socket(fileno=descriptor), Server(config, edge, parent=parent)
+    else:
+        accepting, server = listening.bind(settings), Server(config, edge)
+    log.info("gateway.started", host=settings.gateway_host, port=settings.gateway_port)
+    # Before uvicorn takes signals in, one must not be lost; and when it is done, it raises the one
+    # that stopped it once more: that must not end the process before its last numbers are out.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, server.handle_exit)
+    try:
+        server.run(sockets=[accepting])
+    finally:
+        accepting.close()
+    log.info("gateway.stopped")
+    return 0 if server.started else 1
