@@ -369,7 +369,7 @@ async def test_large_jobs_are_fired_a_few_at_once(database: AsyncEngine, firing:
 
     def count(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> None:
         if "INSERT INTO relais.job_bodies" in statement:
-            parts.append(len(parameters["rows"]))
+            parts.append(len(parameters["jobs"]))
 
     event.listen(database.sync_engine, "before_cursor_execute", count)
     await firing.look()
