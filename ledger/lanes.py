@@ -13,6 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic_core import to_json
+
 from ledger import statements
 from ledger.shapes import Slice
 
@@ -33,6 +35,7 @@ RUNNING_SEEN = 1_000  # of all lanes
 REGISTRY_MAX = 500  # lanes, kinds and priorities; each costs a look a probe
 
 Group = tuple[str, str, int]  # lane, kind, priority
+_KEY = "\x1f"  # between them; in none of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,16 +111,16 @@ async def look(
 
     `floors`: none of a group became ready before its floor. Without one, all is looked at.
     """
-    groups = list(floors or ())
+    known = {
+        _KEY.join((lane, kind, str(priority))): floor
+        for (lane, kind, priority), floor in (floors or {}).items()
+    }
     result = await connection.execute(
         SQL["look"],
         {
             "queue": queue,
             "of_kinds": None if kinds is None else list(kinds),
-            "lanes": [lane for lane, _, _ in groups],
-            "kinds": [kind for _, kind, _ in groups],
-            "priorities": [priority for _, _, priority in groups],
-            "floors": [floors[group] for group in groups] if floors else [],
+            "floors": to_json(known).decode(),
         },
     )
     return [Head(*row) for row in result]

@@ -3,22 +3,21 @@
 -- name: look
 -- The longest ready job of every lane, kind and priority of a queue that may be claimed, from where
 -- the last look ended (`floors`). Paused lanes and queues are left out, but for what Relais gives
--- itself: nothing that somebody pauses stops housekeeping.
+-- itself: nothing that somebody pauses stops housekeeping. Floors are looked up by key: joined as
+-- rows, of which the planner cannot know how many there are, each would be held against each lane.
 SELECT l.lane, l.kind, l.priority, head.ready_at,
        least(own.running_max, every.running_max) AS running_max,
        coalesce(own.weight, 1) * coalesce(every.weight, 1) AS weight,
        statement_timestamp() AS now,
        extract(epoch FROM statement_timestamp() - head.ready_at)::float8 AS waited_s
 FROM relais.lanes AS l
-LEFT JOIN unnest(
-    CAST(:lanes AS text[]), CAST(:kinds AS text[]), CAST(:priorities AS int[]),
-    CAST(:floors AS timestamptz[])
-) AS known (lane, kind, priority, floor)
-  ON known.lane = l.lane AND known.kind = l.kind AND known.priority = l.priority
 CROSS JOIN LATERAL (
     SELECT j.ready_at FROM relais.jobs AS j
     WHERE j.queue = l.queue AND j.lane = l.lane AND j.kind = l.kind AND j.priority = l.priority
-      AND j.state = 'ready' AND j.ready_at >= coalesce(known.floor, '-infinity')
+      AND j.state = 'ready'
+      AND j.ready_at >= coalesce(
+          (CAST(:floors AS jsonb) ->> concat_ws(chr(31), l.lane, l.kind, l.priority))::timestamptz,
+          '-infinity')
     ORDER BY j.ready_at LIMIT 1
 ) AS head
 LEFT JOIN relais.lane_settings AS own ON own.queue = l.queue AND own.lane = l.lane

@@ -76,6 +76,19 @@ async def test_a_paused_lane_waits_until_it_is_resumed(database: AsyncEngine, qu
     assert len(await heads(database)) == 2
 
 
+async def test_a_group_is_looked_at_from_its_floor_on(database: AsyncEngine) -> None:
+    """To the microsecond: what became ready at the floor is seen, what did before is not."""
+    await accept(database, new_job(tenant="acme", priority=3), new_job(tenant="other"))
+    found = {head.lane: head for head in await heads(database)}
+    at = found["acme"].ready_at
+    group = found["acme"].group
+    assert {h.lane for h in await heads(database, floors={group: at})} == {"acme", "other"}
+    later = {group: at + timedelta(microseconds=1)}
+    assert {h.lane for h in await heads(database, floors=later)} == {"other"}
+    elsewhere = {("acme", group[1], 4): at + timedelta(days=1)}
+    assert {h.lane for h in await heads(database, floors=elsewhere)} == {"acme", "other"}
+
+
 async def test_a_lane_that_is_paused_for_a_while_wakes_by_itself(database: AsyncEngine) -> None:
     await accept(database, new_job())
     async with database.begin() as connection:

@@ -245,6 +245,14 @@ OWN: dict[str, Own] = {
     "suppressions.suppress": lambda _: {
         "rows": _rows([{"tenant": "big", "address": "a@example.org", "reason": "550"}])
     },
+    "lanes.look": lambda at: {
+        "floors": json.dumps(
+            {
+                "\x1f".join(map(str, group)): (datetime.now(UTC) - timedelta(hours=2)).isoformat()
+                for group in at.groups
+            }
+        )
+    },
     "lanes.list": lambda _: {"queue": None, "tenant": None, "prefix": "", "limit": 100},
     "lanes.waiting": lambda _: {"queue": "*"},
     "suppressions.list": lambda _: {"after": ""},
