@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from gateway import refusals
+from gateway import exception_handlers
 from gateway.contention import Contention
 from gateway.errors import Code, Problem
 from gateway.handover import Door, hand_over
@@ -126,7 +126,7 @@ class Intake:
             except Problem as problem:
                 found = problem
             except LedgerError as error:
-                found = refusals.from_ledger(error)
+                found = exception_handlers.from_ledger(error)
             settle(index, found)
 
         async with asyncio.TaskGroup() as tasks:

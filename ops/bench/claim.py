@@ -15,8 +15,8 @@ from sqlalchemy import text
 
 from ledger import database, ids, lanes, transitions
 from ledger.models.jobs import State
+from ops.bench.cluster import cluster
 from ops.bench.figures import percentile
-from ops.bench.stand import stand
 from workers.claims import Claims
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ VALUES (:id, 'bench', 'bulk', 'blue', '0', 'bench', 1, 1, clock_timestamp() + in
 def measure(options: Options, say: Say) -> dict[str, Any]:
     """Claim times in ms, p50 and p99, without and with a past."""
     del options
-    with stand() as here:
+    with cluster() as here:
         return asyncio.run(_measure(database.engine(here.settings), say))
 
 

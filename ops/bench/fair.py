@@ -17,8 +17,8 @@ import psycopg
 from ledger import database, ids, transitions
 from ledger.shapes import NewJob
 from ops.bench.client import post_many
+from ops.bench.cluster import Cluster, cluster, wait_until
 from ops.bench.figures import median
-from ops.bench.stand import Stand, stand, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -50,7 +50,7 @@ NOW = "SELECT extract(epoch FROM clock_timestamp())::float8"
 
 def measure(options: Options, say: Say) -> dict[str, Any]:
     """Seconds alone, seconds behind the flood, and how many times as long that is."""
-    with stand() as here:
+    with cluster() as here:
         key = here.make_key(tenant="b")
         with here.gateway(), here.process("workers", "bulk"):
             say(f"{JOBS:,} jobs of B alone, {ROUNDS} times")
@@ -91,7 +91,7 @@ class Run:
 
 
 def _behind(
-    here: Stand, key: str, tenants: Sequence[str], *, say: Say, words: str, rounds: int = ROUNDS
+    here: Cluster, key: str, tenants: Sequence[str], *, say: Say, words: str, rounds: int = ROUNDS
 ) -> list[Run]:
     """B's jobs behind a job of each of `tenants`, all ready before B posts."""
     asyncio.run(_fill(here, tenants, say=say, words=words))
@@ -112,12 +112,12 @@ def _behind(
     return found
 
 
-def _is_flooded(here: Stand) -> bool:
+def _is_flooded(here: Cluster) -> bool:
     with psycopg.connect(here.postgres.url, autocommit=True) as connection:
         return connection.execute(FLOODED).fetchone() is not None
 
 
-def _post(here: Stand, key: str) -> Run:
+def _post(here: Cluster, key: str) -> Run:
     first = ids.new()
     with psycopg.connect(here.postgres.url, autocommit=True) as connection:
         began = _now(connection)
@@ -142,7 +142,7 @@ def _post(here: Stand, key: str) -> Run:
         return Run(took_s=ended - began, others=_one(connection, OTHERS, (began, ended)))
 
 
-async def _fill(here: Stand, tenants: Sequence[str], *, say: Say, words: str) -> None:
+async def _fill(here: Cluster, tenants: Sequence[str], *, say: Say, words: str) -> None:
     """A ready job for each of `tenants`, past the gateway but through the same transition."""
     engine = database.engine(here.settings)
     slices = iter([tenants[at : at + SLICE] for at in range(0, len(tenants), SLICE)])

@@ -19,8 +19,8 @@ import psycopg
 
 from ops.bench import tap
 from ops.bench.client import Pace, post_at_rate
+from ops.bench.cluster import Cluster, cluster, wait_until
 from ops.bench.figures import line, percentile
-from ops.bench.stand import Stand, stand, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -111,7 +111,7 @@ def measure(options: Options, say: Say) -> dict[str, Any]:
 def _half(options: Options, *, is_held: bool, say: Say) -> dict[str, Any]:
     words = "under a held snapshot" if is_held else "without a held snapshot"
     say(f"starting services, {words}")
-    with stand() as here:
+    with cluster() as here:
         key = here.make_key()
         file = here.folder / "claims"
         worker = here.process(
@@ -131,7 +131,7 @@ def _half(options: Options, *, is_held: bool, say: Say) -> dict[str, Any]:
 
 
 def _run(
-    here: Stand,
+    here: Cluster,
     key: str,
     options: Options,
     *,
@@ -172,7 +172,7 @@ def _run(
 
 
 def _post(
-    here: Stand, key: str, pace: Pace, tell: Callable[[int], None] | None = None
+    here: Cluster, key: str, pace: Pace, tell: Callable[[int], None] | None = None
 ) -> tuple[int, int]:
     return asyncio.run(
         post_at_rate(
@@ -187,7 +187,7 @@ def _post(
 
 
 @contextmanager
-def _held_snapshot(here: Stand) -> Iterator[None]:
+def _held_snapshot(here: Cluster) -> Iterator[None]:
     """A transaction that has looked once and stays open."""
     with psycopg.connect(here.postgres.url, autocommit=True) as connection:
         connection.execute("SET idle_in_transaction_session_timeout = 0")

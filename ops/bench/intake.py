@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ops.bench import celery_peer
 from ops.bench.client import Load, post_many
-from ops.bench.stand import stand
+from ops.bench.cluster import cluster
 
 if TYPE_CHECKING:
     from ops.bench import Options
@@ -37,7 +37,7 @@ MAIL = {
 def measure(options: Options, say: Say) -> dict[str, Any]:
     """Answers per second and their latency, beside the peer's."""
     body = json.dumps(MAIL).encode()
-    with stand() as here:
+    with cluster() as here:
         key = here.make_key()
         with here.gateway(processes=options.gateways):
 

@@ -17,7 +17,7 @@ from sqlalchemy import create_engine, text
 
 from ledger import database
 from ops.bench import peers
-from ops.bench.stand import Stand, stand, wait_until
+from ops.bench.cluster import Cluster, cluster, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +43,7 @@ UNHEALTHY = text("SELECT count(*) FROM relais.jobs WHERE state <> 'succeeded' OR
 def measure(options: Options, say: Say) -> dict[str, Any]:
     """Ours and the peers', each without and with task events."""
     del options
-    with stand() as here:
+    with cluster() as here:
         key = here.make_key()
         with here.gateway() as url:
             say(f"Relais: {OURS:,} jobs, and as many again to drain")
@@ -96,7 +96,7 @@ def _page(
     }
 
 
-def _ours(here: Stand, url: str, key: str, *, events: bool) -> Rates:
+def _ours(here: Cluster, url: str, key: str, *, events: bool) -> Rates:
     engine = create_engine(database.async_url(here.postgres.url))
     try:
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import redis
 
-from ops.bench.stand import wait_until
+from ops.bench.cluster import wait_until
 
 if TYPE_CHECKING:
-    from ops.bench.stand import Stand
+    from ops.bench.cluster import Cluster
 
 WITHIN_S = 120.0
 
@@ -48,7 +48,7 @@ def find(name: str) -> Peer | None:
     return cast(Peer, importlib.import_module(f"ops.bench.{name}_peer"))
 
 
-def measure(here: Stand, peer: Peer, *, jobs: int, options: tuple[str, ...] = ()) -> Rates:
+def measure(here: Cluster, peer: Peer, *, jobs: int, options: tuple[str, ...] = ()) -> Rates:
     """Enqueued -> acknowledged, of `jobs` no-ops; `options` go to the peer's worker."""
     client = redis.Redis.from_url(here.peer_redis_url)
     peer.use(here.peer_redis_url)

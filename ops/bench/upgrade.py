@@ -22,8 +22,8 @@ from ledger import counts, database, ids, lanes, migrate, transitions
 from ledger.models.jobs import State
 from ledger.shapes import Finish, Wish
 from ops.bench.claim import SIGN_ON
+from ops.bench.cluster import cluster
 from ops.bench.old_release import OldRelease
-from ops.bench.stand import stand
 from runtime.settings import Settings
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Upgrade:
 
 def measure(options: Options, say: Say) -> dict[str, Any]:
     """How long it took, what the old release felt of it, and that nothing is missing."""
-    with stand(is_migrated=False) as here:
+    with cluster(is_migrated=False) as here:
         done = asyncio.run(run(here.postgres.url, jobs=options.jobs, say=say))
     return {
         "name": "upgrade",

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ops.chaos.stand import Stand
+    from ops.chaos.cluster import Cluster
 
 LEASE_S = 10.0
 DOT_TIMEOUT_S = 5.0
@@ -15,14 +15,14 @@ SECOND_HOST = "127.0.0.2"  # another host than the first, as far as anybody can 
 HISTORY_VARIABLE = "CHAOS_HISTORY"  # the folder in which the kinds of the harness write
 
 
-def of(stand: Stand) -> dict[str, str]:
+def of(cluster: Cluster) -> dict[str, str]:
     """The settings by name, without their prefix."""
-    database = stand.postgres.url.replace(
-        f":{stand.postgres.port}/", f":{stand.postgres_proxy.port}/"
+    database = cluster.postgres.url.replace(
+        f":{cluster.postgres.port}/", f":{cluster.postgres_proxy.port}/"
     )
-    redis = stand.valkey.url.replace(f":{stand.valkey.port}/", f":{stand.redis_proxy.port}/")
-    relay = _relay(stand.smtp_proxy.port, greeting_s=5)
-    second = _relay(stand.second_smtp_proxy.port, greeting_s=SILENCE_S)
+    redis = cluster.valkey.url.replace(f":{cluster.valkey.port}/", f":{cluster.redis_proxy.port}/")
+    relay = _relay(cluster.smtp_proxy.port, greeting_s=5)
+    second = _relay(cluster.second_smtp_proxy.port, greeting_s=SILENCE_S)
     header = "idempotency_header&idempotency_header=X-Idempotency&idempotency_window_s=3600"
     return {
         # Not encrypted: the proxy must be able to read what it waits for.
@@ -37,12 +37,12 @@ def of(stand: Stand) -> dict[str, str]:
                 "second": f"smtp://{second}at_least_once",
             }
         ),
-        "CALLBACK_SECRET": stand.callback_secret,
+        "CALLBACK_SECRET": cluster.callback_secret,
         "OUTBOUND_ALLOW": (
-            f"127.0.0.1:{stand.callback_proxy.port},"
-            f"{SECOND_HOST}:{stand.second_callback_proxy.port}"
+            f"127.0.0.1:{cluster.callback_proxy.port},"
+            f"{SECOND_HOST}:{cluster.second_callback_proxy.port}"
         ),
-        "DATA_DIR": str(stand.folder),
+        "DATA_DIR": str(cluster.folder),
         "KINDS": "ops.chaos.kinds",
         "LEASE_S": f"{LEASE_S:g}",
         "GRACE_S": "8",

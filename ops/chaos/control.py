@@ -19,22 +19,22 @@ from kombu.exceptions import KombuError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from ops.chaos import gather, journal
+from ops.chaos import collect_history, journal
+from ops.chaos.cluster import cluster
 from ops.chaos.conductor import Conductor
 from ops.chaos.control_app import app
 from ops.chaos.faults.fault import Scene
 from ops.chaos.faults.hooks import Hook
 from ops.chaos.journal import Journal
-from ops.chaos.keeper import Charge
+from ops.chaos.launcher import Launched
 from ops.chaos.orders import Stream
 from ops.chaos.play import Progress
-from ops.chaos.stand import stand
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ops.chaos.cluster import Cluster
     from ops.chaos.play import Plan
-    from ops.chaos.stand import Stand
 
 WORKERS = 4
 SETTLED_S = 25.0  # nothing arrived for so long: nothing more will, this hour
@@ -46,7 +46,7 @@ ELSEWHERE = ("gateway", "beat", "child")
 class Client:
     """Hands mails to the broker; stands in for `load.Load` and `client.Client`."""
 
-    def __init__(self, made: Stand, *, journal: Journal, plan: Plan) -> None:
+    def __init__(self, made: Cluster, *, journal: Journal, plan: Plan) -> None:
         self.attempted = self.acknowledged = self.repeats = 0
         self._journal = journal
         self._rng = random.Random(f"{plan.seed} moments of the control")
@@ -99,7 +99,7 @@ async def play(plan: Plan, *, tell: Callable[[Progress], None]) -> dict[str, Any
     """Run `plan` against the control; its figures."""
     progress = Progress()
     tell(progress)
-    async with stand(plan.history, gateways=0, workers=0, beats=0) as made:
+    async with cluster(plan.history, gateways=0, workers=0, beats=0) as made:
         _start_workers(made)
         clients = Journal(plan.history / "control.jsonl")
         client = Client(made, journal=clients, plan=plan)
@@ -140,7 +140,7 @@ async def play(plan: Plan, *, tell: Callable[[Progress], None]) -> dict[str, Any
     return _figures(plan, client, conductor, left)
 
 
-def _start_workers(made: Stand) -> None:
+def _start_workers(made: Cluster) -> None:
     redis = made.valkey.url.replace(f":{made.valkey.port}/", f":{made.redis_proxy.port}/")
     app.conf.broker_url = redis
     env = made.environment() | {
@@ -150,14 +150,14 @@ def _start_workers(made: Stand) -> None:
     for number in range(WORKERS):
         words = (sys.executable, "-m", "celery", "-A", "ops.chaos.control_app", "worker")
         options = ("--pool=prefork", "--concurrency=4", f"--hostname=control-{number}@%h")
-        charge = Charge(
+        launched = Launched(
             f"worker-{number}", (*words, *options), env, made.history / f"worker-{number}.log"
         )
-        made.keeper.add(charge)
-    made.keeper.watch()
+        made.launcher.add(launched)
+    made.launcher.watch()
 
 
-async def _settle(made: Stand) -> None:
+async def _settle(made: Cluster) -> None:
     """Until nothing has arrived for a while."""
     deadline = time.monotonic() + DRAINED_WITHIN_S
     seen, since = -1, time.monotonic()
@@ -168,7 +168,7 @@ async def _settle(made: Stand) -> None:
         await asyncio.sleep(0.5)
 
 
-async def _left_in_redis(made: Stand) -> int:
+async def _left_in_redis(made: Cluster) -> int:
     """Tasks that Redis holds as unacknowledged: they would run after the visibility time-out."""
     client = Redis.from_url(made.valkey.url)
     try:
@@ -185,7 +185,7 @@ def _figures(plan: Plan, client: Client, conductor: Conductor, left: int) -> dic
             asked[entry["key"]] = entry["recipients"]
         else:
             acknowledged.add(entry["key"])
-    known = gather.clients_and_recorders(plan.history)
+    known = collect_history.clients_and_recorders(plan.history)
     arrived = Counter(delivery.recipient for delivery in known.deliveries)
     lost = [
         key

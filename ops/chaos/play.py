@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ops.chaos import checker, gather, report
+from ops.chaos import checker, collect_history, report
 from ops.chaos.client import Client
+from ops.chaos.cluster import cluster
 from ops.chaos.conductor import Conductor
 from ops.chaos.faults.fault import Scene
 from ops.chaos.journal import Journal
 from ops.chaos.load import Load
-from ops.chaos.stand import stand
 from ops.chaos.waiting import comes
 from ops.errors import OpsError
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from ops.chaos.cluster import Cluster
     from ops.chaos.faults.fault import Fault
-    from ops.chaos.stand import Stand
 
 WARM_UP_S = 3.0
 LOOK_EVERY_S = 0.25
@@ -71,7 +71,7 @@ async def play(plan: Plan, *, tell: Callable[[Progress], None]) -> dict[str, Any
     """Run `plan`; the report."""
     progress = Progress()
     tell(progress)
-    async with stand(
+    async with cluster(
         plan.history, gateways=plan.gateways, workers=plan.workers, beats=plan.beats
     ) as made:
         client = Client(
@@ -97,7 +97,7 @@ async def play(plan: Plan, *, tell: Callable[[Progress], None]) -> dict[str, Any
             await load.finish(within_s=ACKNOWLEDGED_WITHIN_S)
             await _drain(made, client, progress)
             progress.phase = "judging"
-            history = await gather.gather(made, conductor.struck)
+            history = await collect_history.gather(made, conductor.struck)
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
@@ -134,22 +134,22 @@ async def _strain(plan: Plan, load: Load, conductor: Conductor, progress: Progre
         raise OpsError(sentence, remedy=f"Look into {plan.history}.") from None
 
 
-async def _settle(made: Stand) -> None:
+async def _settle(made: Cluster) -> None:
     """Until every process runs and no job has been waiting for long, or has had time enough."""
 
     async def is_calm() -> bool:
-        if not all(charge.pid for charge in made.keeper.charges.values()):
+        if not all(launched.pid for launched in made.launcher.processes.values()):
             return False
-        return not (await made.query(gather.WAITING))[0]["n"]
+        return not (await made.query(collect_history.WAITING))[0]["n"]
 
     await comes(is_calm, within_s=SETTLED_WITHIN_S)
 
 
-async def _drain(made: Stand, client: Client, progress: Progress) -> None:
+async def _drain(made: Cluster, client: Client, progress: Progress) -> None:
     """Wait until no job is open any more; what is then open is lost."""
 
     async def is_drained() -> bool:
-        progress.open_jobs = (await made.query(gather.OPEN))[0]["n"]
+        progress.open_jobs = (await made.query(collect_history.OPEN))[0]["n"]
         return progress.open_jobs == 0
 
     deadline = time.monotonic() + DRAINED_WITHIN_S
@@ -161,14 +161,14 @@ async def _drain(made: Stand, client: Client, progress: Progress) -> None:
     await client.close()
 
 
-async def _decide(made: Stand, client: Client) -> int:
+async def _decide(made: Cluster, client: Client) -> int:
     """What a person does with unknown jobs: look into the mailboxes and say; how many there were.
 
     Children that waited for the answer go on, or end with their parent.
     """
-    known = gather.clients_and_recorders(made.history)
+    known = collect_history.clients_and_recorders(made.history)
     arrived = {delivery.recipient for delivery in known.deliveries}
-    rows = await made.query(gather.UNKNOWN)
+    rows = await made.query(collect_history.UNKNOWN)
     for row in rows:
         doubtful = row["doubtful"] or []
         came = [recipient in arrived for recipient in doubtful]

@@ -51,7 +51,7 @@ class Asking(Fault):
 
     async def rows(self, *, start: str = "") -> list[dict[str, Any]]:
         """Its jobs as they stand, or those whose keys begin with `start`."""
-        return await self.stand.query(ROWS, f"{start or self.name}.%")
+        return await self.cluster.query(ROWS, f"{start or self.name}.%")
 
     async def states(self, *wanted: str) -> int:
         """How many of its jobs are in one of these states."""

@@ -20,12 +20,12 @@ class OnReceiver(Fault):
     async def inject(self) -> None:
         """Tell it."""
         await behaviour.order(
-            self.stand.callback_control, self.mode, share=self.share, seconds=self.seconds
+            self.cluster.callback_control, self.mode, share=self.share, seconds=self.seconds
         )
 
     async def heal(self) -> None:
         """Tell it to behave."""
-        report = await behaviour.order(self.stand.callback_control)
+        report = await behaviour.order(self.cluster.callback_control)
         self.is_met = report["hits"] > 0
 
 

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     import random
 
     from ops.chaos.client import Client
+    from ops.chaos.cluster import Cluster
     from ops.chaos.proxy import Deed, Proxy
-    from ops.chaos.stand import Stand
 
 HOOK_WITHIN_S = 12.0  # a moment that does not come by then is not met this time
 
@@ -21,7 +21,7 @@ HOOK_WITHIN_S = 12.0  # a moment that does not come by then is not met this time
 class Scene:
     """What a fault may act on."""
 
-    stand: Stand
+    cluster: Cluster
     client: Client
     rng: random.Random
 
@@ -36,7 +36,7 @@ class Fault:
     has_jobs: ClassVar[bool] = False  # hands over jobs of its own
 
     def __init__(self, scene: Scene) -> None:
-        self.stand = scene.stand
+        self.cluster = scene.cluster
         self.client = scene.client
         self.rng = scene.rng
         self.is_met = False  # whether it was seen to hurt what it aims at
@@ -85,7 +85,7 @@ class OnProxy(Fault):
     @property
     def way(self) -> Proxy:
         """The proxy."""
-        found: Proxy = getattr(self.stand, f"{self.proxy}_proxy")
+        found: Proxy = getattr(self.cluster, f"{self.proxy}_proxy")
         return found
 
     async def inject(self) -> None:

@@ -14,7 +14,7 @@ from ops.chaos.faults.fault import HOOK_WITHIN_S, Fault
 from ops.chaos.proxy import Trap
 
 if TYPE_CHECKING:
-    from ops.chaos.keeper import Charge
+    from ops.chaos.launcher import Launched
     from ops.chaos.proxy import Direction, Link, Proxy, Verdict
 
 
@@ -31,7 +31,7 @@ class Hook(Fault):
     service: ClassVar[str] = "hook"
     times: ClassVar[int] = 1
     trap: Trap | None = None
-    victim: Charge | None = None
+    victim: Launched | None = None
 
     async def inject(self) -> None:
         """Set the trap."""
@@ -61,19 +61,19 @@ class Hook(Fault):
 
     @property
     def _proxy(self) -> Proxy:
-        proxy: Proxy = getattr(self.stand, f"{self.proxy}_proxy")
+        proxy: Proxy = getattr(self.cluster, f"{self.proxy}_proxy")
         return proxy
 
     def _concerns(self, link: Link) -> bool:
-        owner = self.stand.keeper.owner_of(link.client_port)
+        owner = self.cluster.launcher.owner_of(link.client_port)
         return owner is not None and owner.name.startswith(self.whose)
 
     async def _strike(self, link: Link) -> None:
         if not self.kills:
             return
-        self.victim = self.stand.keeper.owner_of(link.client_port)
+        self.victim = self.cluster.launcher.owner_of(link.client_port)
         if self.victim is not None:
-            self.stand.keeper.kill(self.victim, signal.SIGKILL)
+            self.cluster.launcher.kill(self.victim, signal.SIGKILL)
 
 
 class GatewayKilledBeforeCommit(Hook):
@@ -152,12 +152,12 @@ class FrozenHook(Hook):
         """Resume."""
         await super().heal()
         if self.victim is not None:
-            self.stand.keeper.send_to_family(self.victim, signal.SIGCONT)
+            self.cluster.launcher.send_to_family(self.victim, signal.SIGCONT)
 
     async def _strike(self, link: Link) -> None:
-        self.victim = self.stand.keeper.owner_of(link.client_port)
+        self.victim = self.cluster.launcher.owner_of(link.client_port)
         if self.victim is not None:
-            self.stand.keeper.send_to_family(self.victim, signal.SIGSTOP)
+            self.cluster.launcher.send_to_family(self.victim, signal.SIGSTOP)
 
 
 class WorkerFrozenAtClaim(FrozenHook):

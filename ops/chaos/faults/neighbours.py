@@ -21,7 +21,7 @@ from ops.chaos.waiting import comes
 
 if TYPE_CHECKING:
     from ops.chaos.faults.fault import Fault, Scene
-    from ops.chaos.keeper import Charge
+    from ops.chaos.launcher import Launched
     from ops.chaos.proxy import Link, Proxy
 
 FLOOD, FLOOD_BATCH = 3000, 500
@@ -55,7 +55,7 @@ class LoopBlocked(Asking):
         keys = {job["idempotency_key"] for job in held}
 
         def have_run() -> bool:
-            entries = journal.read(self.stand.history / "effects.jsonl")
+            entries = journal.read(self.cluster.history / "effects.jsonl")
             return keys <= {entry["key"] for entry in entries if entry["what"] == "ended"}
 
         self.is_met = await comes(have_run, within_s=2 * HOOK_WITHIN_S)
@@ -131,7 +131,7 @@ class RelaySilent(Neighbour):
 
     async def inject(self) -> None:
         """More mail than there are slots for the silent one, then some for a good one."""
-        proxy = self.stand.second_smtp_proxy
+        proxy = self.cluster.second_smtp_proxy
         self.evidence = Evidence(proxy)
         proxy.is_swallowing = True
         await self.client.post_together([self._mail("second") for _ in range(TROUBLED)])
@@ -146,7 +146,7 @@ class RelaySilent(Neighbour):
     async def heal(self) -> None:
         """Hang up; the relay answers again."""
         self.is_met = self.evidence is not None and self.evidence.of("swallowed")
-        self.stand.second_smtp_proxy.stop_swallowing()
+        self.cluster.second_smtp_proxy.stop_swallowing()
 
     def _mail(self, relay: str) -> dict[str, Any]:
         job = self.job("email.send", {}, queue="bulk", max_attempts=60)
@@ -169,21 +169,21 @@ class ReceiverSilent(Neighbour):
 
     async def inject(self) -> None:
         """More callbacks than there are slots to the silent one, then some to a good one."""
-        proxy = self.stand.second_callback_proxy
+        proxy = self.cluster.second_callback_proxy
         self.evidence = Evidence(proxy)
         proxy.is_swallowing = True
-        silent = self.stand.second_callback_base
+        silent = self.cluster.second_callback_base
         await self.client.post_together([self._job(silent) for _ in range(TROUBLED)])
         await _fills(proxy)
-        good = [self._job(self.stand.callback_base) for _ in range(PROBES)]
+        good = [self._job(self.cluster.callback_base) for _ in range(PROBES)]
         await self.client.post_together(good)
         keys = [job["idempotency_key"] for job in good]
 
         async def are_called() -> bool:
-            return all(row["took_s"] for row in await self.stand.query(CALLBACKS, keys))
+            return all(row["took_s"] for row in await self.cluster.query(CALLBACKS, keys))
 
         await comes(are_called, within_s=FLOWS_WITHIN_S)
-        for row in await self.stand.query(CALLBACKS, keys):
+        for row in await self.cluster.query(CALLBACKS, keys):
             self.client.probe(
                 self.kind,
                 "a callback to a good host",
@@ -194,7 +194,7 @@ class ReceiverSilent(Neighbour):
     async def heal(self) -> None:
         """Hang up; the host answers again."""
         self.is_met = self.evidence is not None and self.evidence.of("swallowed")
-        self.stand.second_callback_proxy.stop_swallowing()
+        self.cluster.second_callback_proxy.stop_swallowing()
 
     def _job(self, base: str) -> dict[str, Any]:
         job = self.task()
@@ -211,11 +211,11 @@ class ParentLocked(Neighbour):
         """Lock it, have both gateways asked for a child of it, and ask for other things."""
         parent = await self.client.post(self.task(delay_s=LOCKED_S))
         self.connection = await psycopg.AsyncConnection.connect(
-            self.stand.postgres.url, options="-c idle_in_transaction_session_timeout=0"
+            self.cluster.postgres.url, options="-c idle_in_transaction_session_timeout=0"
         )
         lock = "SELECT FROM relais.jobs WHERE id = %s FOR UPDATE"
         await self.connection.execute(lock, (parent,))
-        for number in range(len(self.stand.gateways)):
+        for number in range(len(self.cluster.gateways)):
             child = self.client.post(self.task(depends_on=[parent]), gateway=number)
             self.asked.append(asyncio.create_task(child))
         await self.knock(for_s=LOCKED_S)
@@ -234,15 +234,15 @@ class GatewayFrozenWithKey(Neighbour):
 
     kind = "gateway_frozen_with_key"
     trap: Trap | None = None
-    victim: Charge | None = None
+    victim: Launched | None = None
 
     async def inject(self) -> None:
         """Stop the first one there, and ask the second for the same and for other things."""
-        first = self.stand.keeper.charges["gateway-0"]
+        first = self.cluster.launcher.processes["gateway-0"]
         self.trap = Trap(
             "down",
             patterns.ACCEPTED,
-            concerns=lambda link: self.stand.keeper.owner_of(link.client_port) is first,
+            concerns=lambda link: self.cluster.launcher.owner_of(link.client_port) is first,
             callback=self._stop,
         )
         self._proxy.traps.append(self.trap)
@@ -260,16 +260,16 @@ class GatewayFrozenWithKey(Neighbour):
             self._proxy.traps.remove(self.trap)
         if self.victim is not None:
             self.is_met = True
-            self.stand.keeper.send_to_family(self.victim, signal.SIGCONT)
+            self.cluster.launcher.send_to_family(self.victim, signal.SIGCONT)
 
     @property
     def _proxy(self) -> Proxy:
-        return self.stand.postgres_proxy
+        return self.cluster.postgres_proxy
 
     async def _stop(self, link: Link) -> None:
-        self.victim = self.stand.keeper.owner_of(link.client_port)
+        self.victim = self.cluster.launcher.owner_of(link.client_port)
         if self.victim is not None:
-            self.stand.keeper.send_to_family(self.victim, signal.SIGSTOP)
+            self.cluster.launcher.send_to_family(self.victim, signal.SIGSTOP)
 
 
 async def _fills(proxy: Proxy) -> None:

@@ -47,7 +47,7 @@ class Bad(Asking):
 
     async def have_run(self) -> bool:
         """Whether every bad one has begun."""
-        entries = journal.read(self.stand.history / "effects.jsonl")
+        entries = journal.read(self.cluster.history / "effects.jsonl")
         return {job["idempotency_key"] for job in self.bad} <= {entry["key"] for entry in entries}
 
 

@@ -43,14 +43,14 @@ class Crashed(OnPostgres):
 
     async def inject(self) -> None:
         """Stop."""
-        evidence = Evidence(self.stand.postgres_proxy)
-        await asyncio.to_thread(self.stand.postgres.stop, "immediate")
+        evidence = Evidence(self.cluster.postgres_proxy)
+        await asyncio.to_thread(self.cluster.postgres.stop, "immediate")
         await asyncio.sleep(0.1)  # until the proxy has heard of it
         self.is_met = evidence.has_lost_links
 
     async def heal(self) -> None:
         """Start."""
-        await asyncio.to_thread(self.stand.postgres.start)
+        await asyncio.to_thread(self.cluster.postgres.start)
 
 
 class BackendsKilled(OnPostgres):
@@ -61,7 +61,7 @@ class BackendsKilled(OnPostgres):
     async def inject(self) -> None:
         """End them, twice."""
         for _ in range(2):
-            ended = await self.stand.query(VICTIMS)
+            ended = await self.cluster.query(VICTIMS)
             self.is_met = self.is_met or any(row["is_ended"] for row in ended)
             await asyncio.sleep(0.3)
 
@@ -75,8 +75,8 @@ class Frozen(OnPostgres):
 
     async def inject(self) -> None:
         """Stop every process."""
-        self.evidence = Evidence(self.stand.postgres_proxy)
-        self.pids = tuple(processes.family(self.stand.postgres.pid or 0))
+        self.evidence = Evidence(self.cluster.postgres_proxy)
+        self.pids = tuple(processes.family(self.cluster.postgres.pid or 0))
         self._send(signal.SIGSTOP)
 
     async def heal(self) -> None:
@@ -98,7 +98,9 @@ class DiskFull(OnPostgres):
 
     def missing(self) -> str:
         """A disk that may be filled."""
-        return "" if self.stand.has_small_disk else "a small disk of its own (only root may mount)"
+        return (
+            "" if self.cluster.has_small_disk else "a small disk of its own (only root may mount)"
+        )
 
     async def inject(self) -> None:
         """Fill it."""
@@ -116,15 +118,15 @@ class DiskFull(OnPostgres):
         self.is_met = self._read_complaints() > self._complaints
         self._ballast.unlink(missing_ok=True)
         await asyncio.sleep(1.0)
-        if self.stand.postgres.pid is None:
-            await asyncio.to_thread(self.stand.postgres.start)
+        if self.cluster.postgres.pid is None:
+            await asyncio.to_thread(self.cluster.postgres.start)
 
     def _read_complaints(self) -> int:
-        return self.stand.postgres.log.read_text(errors="replace").count(NO_ROOM)
+        return self.cluster.postgres.log.read_text(errors="replace").count(NO_ROOM)
 
     @property
     def _ballast(self) -> Path:
-        return self.stand.disk / "ballast"
+        return self.cluster.disk / "ballast"
 
 
 class TransactionOpen(OnPostgres):
@@ -136,7 +138,7 @@ class TransactionOpen(OnPostgres):
     async def inject(self) -> None:
         """Take a snapshot and keep it."""
         self.connection = await psycopg.AsyncConnection.connect(
-            self.stand.postgres.url, options="-c idle_in_transaction_session_timeout=0"
+            self.cluster.postgres.url, options="-c idle_in_transaction_session_timeout=0"
         )
         await self.connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         await self.connection.execute("SELECT count(*) FROM relais.jobs")
@@ -159,7 +161,7 @@ class ReadOnly(OnPostgres):
     async def inject(self) -> None:
         """Have every session refuse writes from its next transaction on."""
         self.trap = Trap("down", patterns.READ_ONLY, times=1_000_000)
-        self.stand.postgres_proxy.traps.append(self.trap)
+        self.cluster.postgres_proxy.traps.append(self.trap)
         await self._tell("ALTER SYSTEM SET default_transaction_read_only = on")
 
     async def heal(self) -> None:
@@ -167,11 +169,11 @@ class ReadOnly(OnPostgres):
         await self._tell("ALTER SYSTEM RESET default_transaction_read_only")
         if self.trap is not None:
             self.is_met = self.trap.count > 0
-            self.stand.postgres_proxy.traps.remove(self.trap)
+            self.cluster.postgres_proxy.traps.remove(self.trap)
 
     async def _tell(self, statement: str) -> None:
-        await self.stand.query(statement)
-        await self.stand.query("SELECT pg_reload_conf()")
+        await self.cluster.query(statement)
+        await self.cluster.query("SELECT pg_reload_conf()")
 
 
 class Gone(Unreachable, OnPostgres):

@@ -13,7 +13,7 @@ from ops.chaos.proxy import Trap
 from ops.chaos.waiting import comes
 
 if TYPE_CHECKING:
-    from ops.chaos.keeper import Charge
+    from ops.chaos.launcher import Launched
     from ops.chaos.proxy import Link
 
 BACK_WITHIN_S = 20.0
@@ -38,9 +38,9 @@ class PresenceHalfOpen(Fault):
         """Swallow that one connection, and see how long the worker is without one that works."""
         found = [
             (link, owner)
-            for link in self.stand.postgres_proxy.links
+            for link in self.cluster.postgres_proxy.links
             if patterns.PRESENCE.search(link.hello)
-            and (owner := self.stand.keeper.owner_of(link.client_port)) is not None
+            and (owner := self.cluster.launcher.owner_of(link.client_port)) is not None
         ]
         if not found:
             return
@@ -70,33 +70,33 @@ class PresenceNeverGained(Asking):
 
     kind, service = "presence_never_gained", "process"
     trap: Trap | None = None
-    charge: Charge | None = None
+    launched: Launched | None = None
 
     async def inject(self) -> None:
         """Start one anew without it, hand over long jobs, and see that it leaves them alone."""
-        proxy, keeper = self.stand.postgres_proxy, self.stand.keeper
-        self.charge = charge = self.rng.choice(keeper.named("worker-template"))
+        proxy, launcher = self.cluster.postgres_proxy, self.cluster.launcher
+        self.launched = launched = self.rng.choice(launcher.named("worker-template"))
         self.trap = Trap(
             "up",
             patterns.PRESENCE,
             verdict="silence",
             times=1_000_000,
-            concerns=lambda link: keeper.owner_of(link.client_port) is charge,
+            concerns=lambda link: launcher.owner_of(link.client_port) is launched,
         )
         proxy.traps.append(self.trap)
         began = await _now(self)
-        keeper.kill(charge)
+        launcher.kill(launched)
         held = {"holds_s": LEASE_S / 2}
         await self.client.post_together([self.task(payload=held) for _ in range(8)])
         if not await comes(self.trap.sprung.is_set, within_s=2 * HOOK_WITHIN_S):
             return
-        pid = charge.pid
+        pid = launched.pid
         self.is_met = bool(pid)
         await asyncio.sleep(LEASE_S + 4.0)
-        claims = await self.stand.query(CLAIMS, f"%:{pid}", began)
+        claims = await self.cluster.query(CLAIMS, f"%:{pid}", began)
         if claims[0]["n"]:
             self.client.find(
-                f"{charge.name} claimed {claims[0]['n']} jobs, and was never seen alive"
+                f"{launched.name} claimed {claims[0]['n']} jobs, and was never seen alive"
             )
 
     async def last(self) -> None:
@@ -105,18 +105,18 @@ class PresenceNeverGained(Asking):
     async def heal(self) -> None:
         """Let it connect."""
         if self.trap is not None:
-            self.stand.postgres_proxy.traps.remove(self.trap)
-        for link in list(self.stand.postgres_proxy.links):
+            self.cluster.postgres_proxy.traps.remove(self.trap)
+        for link in list(self.cluster.postgres_proxy.links):
             if link.is_silent:
                 link.cut()
 
 
 async def _now(fault: Fault) -> float:
-    return float((await fault.stand.query(NOW))[0]["at"])
+    return float((await fault.cluster.query(NOW))[0]["at"])
 
 
 async def _seen(fault: Fault, pid: int, since: float) -> bool:
-    return bool((await fault.stand.query(SEEN, pid, since))[0]["n"])
+    return bool((await fault.cluster.query(SEEN, pid, since))[0]["n"])
 
 
 ALL: tuple[type[Fault], ...] = (PresenceHalfOpen, PresenceNeverGained)

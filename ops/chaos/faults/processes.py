@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, ClassVar
 from ops.chaos.configuration import LEASE_S
 from ops.chaos.faults.asking import Asking
 from ops.chaos.faults.fault import Fault
-from ops.chaos.keeper import FAKETIME
+from ops.chaos.launcher import FAKETIME
 from ops.chaos.waiting import comes
 from ops.stack import processes
 
 if TYPE_CHECKING:
-    from ops.chaos.keeper import Charge
+    from ops.chaos.launcher import Launched
 
 SKEWS = ("+2h", "-2h")
 BURSTS = 4
@@ -31,19 +31,19 @@ class OneProcess(Fault):
 
     whose: ClassVar[str] = "worker-"
     service: ClassVar[str] = "process"
-    charge: Charge | None = None
+    launched: Launched | None = None
     pid = 0  # of the process that it happened to
 
-    def choose(self) -> Charge | None:
+    def choose(self) -> Launched | None:
         """One that runs; None where none does."""
-        running = self.stand.keeper.named(self.whose)
-        self.charge = self.rng.choice(running) if running else None
-        self.pid = self.charge.pid if self.charge is not None else 0
-        return self.charge
+        running = self.cluster.launcher.named(self.whose)
+        self.launched = self.rng.choice(running) if running else None
+        self.pid = self.launched.pid if self.launched is not None else 0
+        return self.launched
 
     def has_ended(self) -> bool:
         """Whether the process that was chosen has."""
-        return bool(self.pid) and any(dead.pid == self.pid for dead in self.stand.keeper.deaths)
+        return bool(self.pid) and any(dead.pid == self.pid for dead in self.cluster.launcher.deaths)
 
 
 class Killed(OneProcess):
@@ -53,8 +53,8 @@ class Killed(OneProcess):
 
     async def inject(self) -> None:
         """Kill it."""
-        if charge := self.choose():
-            self.stand.keeper.kill(charge)
+        if launched := self.choose():
+            self.cluster.launcher.kill(launched)
             self.is_met = self.has_ended()
 
 
@@ -84,8 +84,8 @@ class ChildKilled(OneProcess):
 
     async def inject(self) -> None:
         """Kill the youngest descendant."""
-        if charge := self.choose():
-            family = processes.family(charge.pid)[1:]
+        if launched := self.choose():
+            family = processes.family(launched.pid)[1:]
             if family:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(family[-1], signal.SIGKILL)
@@ -100,14 +100,14 @@ class WorkerFrozen(OneProcess):
 
     async def inject(self) -> None:
         """Stop it, and all that descends from it."""
-        if charge := self.choose():
-            self.stand.keeper.send_to_family(charge, signal.SIGSTOP)
+        if launched := self.choose():
+            self.cluster.launcher.send_to_family(launched, signal.SIGSTOP)
 
     async def heal(self) -> None:
         """Resume; met where it stood still until now."""
-        if self.charge is not None and self.charge.pid:
-            self.is_met = self.charge.pid == self.pid
-            self.stand.keeper.send_to_family(self.charge, signal.SIGCONT)
+        if self.launched is not None and self.launched.pid:
+            self.is_met = self.launched.pid == self.pid
+            self.cluster.launcher.send_to_family(self.launched, signal.SIGCONT)
             await asyncio.sleep(1.0)
 
 
@@ -125,9 +125,9 @@ class Asked(OneProcess):
 
     async def inject(self) -> None:
         """Ask, in this order, half a second apart."""
-        if charge := self.choose():
+        if launched := self.choose():
             for number in self.signals:
-                self.stand.keeper.kill(charge, number)
+                self.cluster.launcher.kill(launched, number)
                 await asyncio.sleep(0.5)
 
     async def last(self) -> None:
@@ -172,16 +172,16 @@ class ClockSkewed(OneProcess):
 
     async def inject(self) -> None:
         """Restart it with a wrong clock."""
-        if charge := self.choose():
-            charge.skew = self.rng.choice(SKEWS)
-            self.stand.keeper.kill(charge, signal.SIGTERM)
+        if launched := self.choose():
+            launched.skew = self.rng.choice(SKEWS)
+            self.cluster.launcher.kill(launched, signal.SIGTERM)
 
     async def heal(self) -> None:
         """And again with the right one; met where it ran with the wrong one."""
-        if self.charge is not None:
-            self.is_met = self.has_ended() and bool(self.charge.pid)
-            self.charge.skew = ""
-            self.stand.keeper.kill(self.charge, signal.SIGTERM)
+        if self.launched is not None:
+            self.is_met = self.has_ended() and bool(self.launched.pid)
+            self.launched.skew = ""
+            self.cluster.launcher.kill(self.launched, signal.SIGTERM)
 
 
 class KilledTogether(Asking):
@@ -196,8 +196,8 @@ class KilledTogether(Asking):
         await self.client.post_together(jobs)
         for burst in range(BURSTS):
             await comes(partial(self._run_again, burst), within_s=RUNS_AGAIN_WITHIN_S)
-            for charge in self.stand.keeper.named("worker-"):
-                self.stand.keeper.kill(charge)
+            for launched in self.cluster.launcher.named("worker-"):
+                self.cluster.launcher.kill(launched)
         self.is_met = any(row["attempt"] >= BURSTS for row in await self.rows())
 
     async def _run_again(self, burst: int) -> bool:

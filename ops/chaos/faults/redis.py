@@ -28,15 +28,15 @@ class OnRedis(Fault):
 
     async def tell(self, *words: str, within_s: float = 5.0) -> object:
         """One command to the server itself, past the proxy."""
-        client = Redis.from_url(self.stand.valkey.url, socket_timeout=within_s)
+        client = Redis.from_url(self.cluster.valkey.url, socket_timeout=within_s)
         try:
             return await client.execute_command(*words)  # type: ignore[no-untyped-call]
         finally:
             await client.aclose()
 
     async def _start(self) -> None:
-        if self.stand.valkey.pid is None:
-            await asyncio.to_thread(self.stand.valkey.start)
+        if self.cluster.valkey.pid is None:
+            await asyncio.to_thread(self.cluster.valkey.start)
 
 
 class Killed(OnRedis):
@@ -46,8 +46,8 @@ class Killed(OnRedis):
 
     async def inject(self) -> None:
         """Kill it."""
-        evidence = Evidence(self.stand.redis_proxy)
-        await asyncio.to_thread(self.stand.valkey.stop, "immediate")
+        evidence = Evidence(self.cluster.redis_proxy)
+        await asyncio.to_thread(self.cluster.valkey.stop, "immediate")
         await asyncio.sleep(0.1)  # until the proxy has heard of it
         self.is_met = evidence.has_lost_links
 
@@ -76,7 +76,7 @@ class Stalled(OnRedis):
 
     async def inject(self) -> None:
         """Sleep for a while; returns when it wakes up. Met where somebody asked meanwhile."""
-        evidence = Evidence(self.stand.redis_proxy)
+        evidence = Evidence(self.cluster.redis_proxy)
         seconds = self.rng.uniform(3.0, 6.0)
         await self.tell("DEBUG", "SLEEP", f"{seconds:.1f}", within_s=30)
         self.is_met = evidence.of("up")
@@ -91,7 +91,7 @@ class Refusing(OnRedis):
     async def inject(self) -> None:
         """From now on."""
         self.trap = Trap("down", self.refusal, times=1_000_000)
-        self.stand.redis_proxy.traps.append(self.trap)
+        self.cluster.redis_proxy.traps.append(self.trap)
         await self.refuse()
 
     async def heal(self) -> None:
@@ -99,7 +99,7 @@ class Refusing(OnRedis):
         await self.agree()
         if self.trap is not None:
             self.is_met = self.trap.count > 0
-            self.stand.redis_proxy.traps.remove(self.trap)
+            self.cluster.redis_proxy.traps.remove(self.trap)
 
     async def refuse(self) -> None:
         """Have it refuse."""
@@ -153,8 +153,8 @@ class OneSilent(OnRedis):
 
     async def inject(self) -> None:
         """Swallow what belongs to one of them."""
-        keeper, proxy = self.stand.keeper, self.stand.redis_proxy
-        owners = {link: keeper.owner_of(link.client_port) for link in proxy.links}
+        launcher, proxy = self.cluster.launcher, self.cluster.redis_proxy
+        owners = {link: launcher.owner_of(link.client_port) for link in proxy.links}
         names = sorted({o.name for o in owners.values() if o and o.name.startswith("worker-")})
         if not names:
             return
@@ -184,10 +184,10 @@ class Restarted(OnRedis):
 
     async def inject(self) -> None:
         """Kill and start; met where somebody was cut off or came in vain."""
-        evidence = Evidence(self.stand.redis_proxy)
+        evidence = Evidence(self.cluster.redis_proxy)
         for _ in range(RESTARTS):
-            await asyncio.to_thread(self.stand.valkey.stop, "immediate")
-            await asyncio.to_thread(self.stand.valkey.start)
+            await asyncio.to_thread(self.cluster.valkey.stop, "immediate")
+            await asyncio.to_thread(self.cluster.valkey.start)
         self.is_met = evidence.has_lost_links or evidence.of("unreached")
 
     async def heal(self) -> None:

@@ -31,7 +31,7 @@ class OfShape(Asking):
 
     def open_gate(self) -> None:
         """What waits for it goes on."""
-        folder = self.stand.history / "gates"
+        folder = self.cluster.history / "gates"
         folder.mkdir(exist_ok=True)
         (folder / self.name).touch()
 
@@ -124,7 +124,7 @@ class RetriedTogether(OfShape):
         await self.client.operate(
             "/api/v1/jobs/retry", {"filter": {"state": ["failed"], "tag": self.name}}
         )
-        retried = await self.stand.query(RETRIED, f"{self.name}.%")
+        retried = await self.cluster.query(RETRIED, f"{self.name}.%")
         self.is_met = retried[0]["n"] == TOGETHER
 
     async def heal(self) -> None:

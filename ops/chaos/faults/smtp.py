@@ -21,12 +21,12 @@ class OnRelay(Fault):
     async def inject(self) -> None:
         """Tell it."""
         await behaviour.order(
-            self.stand.smtp_control, self.mode, share=self.share, seconds=self.seconds
+            self.cluster.smtp_control, self.mode, share=self.share, seconds=self.seconds
         )
 
     async def heal(self) -> None:
         """Tell it to behave."""
-        report = await behaviour.order(self.stand.smtp_control)
+        report = await behaviour.order(self.cluster.smtp_control)
         self.is_met = report["hits"] > 0
 
 
