@@ -16,9 +16,9 @@ from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from lab.bench.cluster import cluster
 from ledger import database as ledger_database
 from ledger import ids, transitions
-from ops.bench.cluster import cluster
 from ops.stack import Valkey, processes
 from runtime.settings import Settings
 from tests.ledger.jobs import accept, claim, new_job

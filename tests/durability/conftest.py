@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ops.bench.cluster import Cluster, cluster
+from lab.bench.cluster import Cluster, cluster
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

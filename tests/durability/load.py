@@ -11,7 +11,7 @@ from uuid import uuid4
 import httpx
 
 if TYPE_CHECKING:
-    from ops.bench.cluster import Cluster
+    from lab.bench.cluster import Cluster
 
 PATIENCE_S = 60.0
 

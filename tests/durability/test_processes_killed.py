@@ -12,9 +12,9 @@ import httpx
 import psycopg
 import pytest
 
-from ops.bench.cluster import Cluster, wait_until
-from ops.chaos import patterns
-from ops.chaos.proxy import Proxy, Trap
+from lab.bench.cluster import Cluster, wait_until
+from lab.chaos import patterns
+from lab.chaos.proxy import Proxy, Trap
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from tests.durability.load import Load, load_on
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
-    from ops.bench.cluster import Cluster
+    from lab.bench.cluster import Cluster
 
 SLOWER_MAX_S = 2.0
 BACK_MAX_S = 5.0

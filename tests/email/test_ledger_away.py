@@ -14,9 +14,9 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
+from lab.chaos.proxy import Link, Proxy, Trap
 from ledger import database as ledger_database
 from ledger import ids, migrate
-from ops.chaos.proxy import Link, Proxy, Trap
 from ops.stack import Postgres
 from runtime.settings import Settings
 from tasks.email import message_writer

@@ -30,14 +30,14 @@ from hypothesis.stateful import (
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from lab.chaos import chains
+from lab.chaos.history import Event, Job
 from ledger import counts, ids, transitions
 from ledger import database as ledger_database
 from ledger.errors import WrongState
 from ledger.models.jobs import State
 from ledger.shapes import ClaimedJob, Finish
 from ledger.statements import TRANSITIONS
-from ops.chaos import chains
-from ops.chaos.history import Event, Job
 from runtime.settings import Settings
 from tests import services
 from tests.ledger.jobs import SIGN_ON, new_job, wishes
