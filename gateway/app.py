@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 
+from doorbell.ringer import Ringer
 from gateway import exception_handlers, openapi
 from gateway.authentication import Authentication
 from gateway.clock import Clock
@@ -39,7 +40,6 @@ from ledger import database
 from ledger.errors import LedgerUnavailable
 from runtime import logs
 from tasks import kinds as registry
-from workers.doorbell import Ringer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

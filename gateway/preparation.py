@@ -15,8 +15,8 @@ from gateway import exception_handlers, job_request
 from gateway.errors import Code, Problem
 from ledger import ids
 from ledger.shapes import NewJob
+from tasks import routing
 from tasks.kinds import lane_of
-from workers import routing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

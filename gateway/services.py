@@ -14,6 +14,7 @@ from gateway.callers import Caller
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from doorbell.ringer import Ringer
     from gateway.authentication import Authentication
     from gateway.clock import Clock
     from gateway.connections import Connections
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from gateway.rate import RateLimit
     from runtime.settings import Settings
     from tasks.kinds import Kind
-    from workers.doorbell import Ringer
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from celery.beat import Scheduler, Service
 from sqlalchemy.exc import SQLAlchemyError
 
+from doorbell.broker import celery_app
+from doorbell.ringer import Ringer
 from ledger import database
 from ledger.presence import Presence
 from runtime import logs, metrics, telemetry
 from runtime import settings as runtime_settings
 from runtime.errors import RelaisError
-from workers.broker import celery_app
-from workers.doorbell import Ringer
 from workers.schedule_runner import LOOK_EVERY_S, ScheduleRunner
 
 if TYPE_CHECKING:

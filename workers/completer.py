@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+    from doorbell.ringer import Ringer
     from ledger.shapes import ClaimedJob, Woken
     from tasks.kinds import Backoff
     from tasks.outcomes import Outcome
-    from workers.doorbell import Ringer
     from workers.events import TaskEvents
     from workers.executor import Fence
 

@@ -26,9 +26,9 @@ from workers.isolation.pool import IsolationPool
 from workers.loop_watch import LoopWatch
 
 if TYPE_CHECKING:
+    from doorbell.ringer import Ringer
     from ledger.presence import Presence
     from runtime.settings import Settings
-    from workers.doorbell import Ringer
     from workers.events import TaskEvents
     from workers.executor import Fence
 

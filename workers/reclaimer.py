@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from doorbell.ringer import Ringer
     from ledger.liveness import Quiet
     from ledger.presence import Presence
     from ledger.shapes import Reclaimed
     from runtime.settings import Settings
-    from workers.doorbell import Ringer
 
 log = logs.logger("reconcile")
 

@@ -16,6 +16,7 @@ from tasks.context import Context
 from tasks.kinds import QUEUES
 from tasks.outcomes import Failed, Outcome, Succeeded
 from tasks.periodic import Every, Periodic
+from tests.beat.sql import run, scalar
 from tests.ledger import jobs
 from tests.waiting import wait_for
 from tests.workers.process import WorkerProcess
@@ -58,17 +59,6 @@ class Bells:
 
     def ring(self, **_: Any) -> None:
         pass
-
-
-async def run(database: AsyncEngine, *statements: str) -> None:
-    async with database.begin() as connection:
-        for statement in statements:
-            await connection.execute(text(statement))
-
-
-async def scalar(database: AsyncEngine, statement: str, **values: Any) -> Any:
-    async with database.connect() as connection:
-        return (await connection.execute(text(statement), values)).scalar_one()
 
 
 async def succeeded(database: AsyncEngine, kind: str) -> int:

@@ -16,6 +16,8 @@ from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from doorbell.broker import celery_app
+from doorbell.ringer import Ringer
 from lab.bench.cluster import cluster
 from ledger import database as ledger_database
 from ledger import ids, transitions
@@ -25,8 +27,6 @@ from tests.ledger.jobs import accept, claim, new_job
 from tests.waiting import wait_for
 from tests.workers.conftest import Ledger, ledger
 from tests.workers.process import WorkerProcess
-from workers.broker import celery_app
-from workers.doorbell import Ringer
 
 __all__ = ["ledger"]
 

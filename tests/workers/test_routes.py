@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tasks import kinds
 from tasks.kinds import QUEUES, Kind
-from workers.routing import LARGE_PAYLOAD_BYTES, WISHES, route
+from tasks.routing import LARGE_PAYLOAD_BYTES, WISHES, route
 
 KINDS = kinds.load()
 

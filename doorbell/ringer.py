@@ -18,8 +18,8 @@ from uuid import UUID
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
+from doorbell.broker import celery_app
 from runtime import logs, metrics
-from workers.broker import celery_app
 
 if TYPE_CHECKING:
     from celery import Celery
