@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 
-from gateway import openapi, refusals
+from doorbell.ringer import Ringer
+from gateway import exception_handlers, openapi
+from gateway.authentication import Authentication
 from gateway.clock import Clock
 from gateway.connections import ANSWER_WITHIN_S, Connections
-from gateway.edge import Edge
 from gateway.guard import GuardedRoute
 from gateway.handover import GROUP_WAITS_MS
+from gateway.health import HealthProbe
 from gateway.intake import Intake
-from gateway.keyring import Keyring
-from gateway.pulse import Pulse
+from gateway.long_poll import LongPolls
+from gateway.middleware import Middleware
 from gateway.rate import RateLimit
 from gateway.routes import (
     actions,
@@ -34,12 +36,10 @@ from gateway.routes import (
 )
 from gateway.services import Services
 from gateway.tokens import Tokens
-from gateway.watch import Watch
 from ledger import database
 from ledger.errors import LedgerUnavailable
 from runtime import logs
 from tasks import kinds as registry
-from workers.doorbell import Ringer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -55,14 +55,14 @@ log = logs.logger("gateway")
 READS = 4
 ACTIONS = 2  # they may wait for a lock
 LOOK_UPS = 2
-PULSE = 2  # and the clock
+HEALTH = 2  # and the clock
 POOL_SIZE = 16  # of either: all of them, and as many as may be given up and not yet gone
 ARRAYS_AT_ONCE = 4
 # In the order of /docs; `/jobs/stats` and `/jobs/retry` before `/jobs/{job_id}`.
 ROUTERS = (intake, jobs, actions, kinds, queues, lanes, mail, schedules, keys, health, pages)
 
 
-def create(settings: Settings) -> Edge:
+def create(settings: Settings) -> Middleware:
     """The application for these settings; it opens its connections when it starts."""
 
     @asynccontextmanager
@@ -82,11 +82,11 @@ def create(settings: Settings) -> Edge:
         try:
             yield
         finally:
-            services.watch.release_all()
+            services.long_polls.release_all()
             await services.intake.close()
             services.ringer.close()
             await services.clock.close()
-            await services.pulse.close()
+            await services.health.close()
             await services.ledger.close()
 
     app = FastAPI(
@@ -100,9 +100,9 @@ def create(settings: Settings) -> Edge:
     )
     for module in ROUTERS:
         app.router.routes.extend(module.router.routes)
-    refusals.install(app)
+    exception_handlers.install(app)
     setattr(app, "openapi", lambda: openapi.document(app))  # noqa: B010 - FastAPI's own hook
-    return Edge(app, straight=_straight(app))
+    return Middleware(app, straight=_straight(app))
 
 
 def _straight(app: FastAPI) -> dict[tuple[str, str], GuardedRoute]:
@@ -119,8 +119,8 @@ def _open(settings: Settings) -> Services:
     engine = database.engine(settings, pool_size=POOL_SIZE, name="relais gateway")
     ledger = Connections(engine, at_once=READS)
     ringer = Ringer(settings)
-    pulse = ledger.share(PULSE)
-    clock = Clock(pulse)
+    looks = ledger.share(HEALTH)
+    clock = Clock(looks)
     briefly = database.engine(
         settings, pool_size=POOL_SIZE, name="relais gateway", lock_timeout_ms=GROUP_WAITS_MS
     )
@@ -138,12 +138,12 @@ def _open(settings: Settings) -> Services:
         ledger=ledger,
         actions=ledger.share(ACTIONS),
         clock=clock,
-        keyring=Keyring(ledger.share(LOOK_UPS), Tokens(settings)),
+        authentication=Authentication(ledger.share(LOOK_UPS), Tokens(settings)),
         rate=RateLimit(rate_per_s=settings.rate_limit_per_s, processes=settings.gateway_processes),
         intake=intake,
         ringer=ringer,
-        watch=Watch(ledger),
-        pulse=Pulse(pulse, settings, intake=intake),
+        long_polls=LongPolls(ledger),
+        health=HealthProbe(looks, settings, intake=intake),
         arrays=asyncio.Semaphore(ARRAYS_AT_ONCE),
     )
 

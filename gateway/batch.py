@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from gateway import body, refusals
+from gateway import body, exception_handlers
 from gateway.connections import ANSWER_WITHIN_S
 from gateway.errors import Code, Problem, TooLarge
 from gateway.intake import refusal
@@ -114,7 +114,7 @@ class Batch:
             task, self._committing = self._committing, None
             await asyncio.gather(task, return_exceptions=True)
         for line in self._held_up:
-            self._refuse(line.index, refusals.locked())
+            self._refuse(line.index, exception_handlers.locked())
 
     def document(self) -> dict[str, Any]:
         """What became of everything so far."""

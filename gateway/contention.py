@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from gateway import refusals
+from gateway import exception_handlers
 from gateway.errors import Problem
 from gateway.handover import LOCKED, hand_over
 
@@ -54,7 +54,7 @@ class Contention:
             async with asyncio.timeout_at(until):
                 return await self._accept(job, door=door, until=until)
         except TimeoutError:
-            raise refusals.locked() from None
+            raise exception_handlers.locked() from None
         finally:
             self.waiting -= 1
 

@@ -69,7 +69,7 @@ class GuardedRoute(APIRoute):
 async def admit(request: Request, *, roles: frozenset[str], path: str) -> None:
     """Let the caller in, as `request.state.caller`, or refuse with 401, 403 or 429."""
     gateway = services(request)
-    found = await gateway.keyring.identify(request.scope["headers"])
+    found = await gateway.authentication.identify(request.scope["headers"])
     gateway.rate.spend(found)
     if found.role not in roles:
         raise Problem(

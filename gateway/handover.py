@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from gateway import refusals
+from gateway import exception_handlers
 from gateway.errors import Problem
 from ledger import database, outage, transitions
 from ledger.errors import LedgerUnavailable
@@ -65,7 +65,7 @@ async def hand_over(
             elif not outage.is_own_fault(error):
                 raise
             elif len(jobs) == 1:
-                return [refusals.from_database(error)]
+                return [exception_handlers.from_database(error)]
             else:
                 middle = len(jobs) // 2
                 first = await hand_over(ledger, jobs[:middle], wait_ms=wait_ms)
@@ -118,7 +118,7 @@ class Door:
             async with asyncio.timeout_at(until):
                 found = await future
         except TimeoutError:
-            raise refusals.unavailable() from None
+            raise exception_handlers.unavailable() from None
         finally:
             del self._waiting[future]
         if isinstance(found, Problem):

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from gateway import refusals
+from doorbell.ringer import BURST_MAX
+from gateway import exception_handlers
 from gateway.contention import Contention
 from gateway.errors import Code, Problem
 from gateway.handover import Door, hand_over
@@ -22,16 +23,15 @@ from ledger.errors import LedgerError
 from ledger.models.jobs import State
 from ledger.shapes import NewJob
 from runtime import metrics
-from workers.doorbell import BURST_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from doorbell.ringer import Ringer
     from gateway.clock import Clock
     from gateway.connections import Connections
     from ledger.shapes import Accepted
     from tasks.kinds import Kind
-    from workers.doorbell import Ringer
 
 Settle = Callable[[int, "Accepted | Problem"], None]  # told what became of a job, by its position
 
@@ -126,7 +126,7 @@ class Intake:
             except Problem as problem:
                 found = problem
             except LedgerError as error:
-                found = refusals.from_ledger(error)
+                found = exception_handlers.from_ledger(error)
             settle(index, found)
 
         async with asyncio.TaskGroup() as tasks:

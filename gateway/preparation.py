@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from pydantic_core import to_json
 
-from gateway import job_request, refusals
+from gateway import exception_handlers, job_request
 from gateway.errors import Code, Problem
 from ledger import ids
 from ledger.shapes import NewJob
+from tasks import routing
 from tasks.kinds import lane_of
-from workers import routing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,7 +50,7 @@ class Preparation:
         try:
             request = job_request.validate(asked)
         except ValidationError as error:
-            raise refusals.invalid_model(error) from error
+            raise exception_handlers.invalid_model(error) from error
         if request.get("run_at") is not None and request.get("delay_s") is not None:
             message = "body: run_at and delay_s exclude each other."
             raise Problem(
@@ -61,7 +61,7 @@ class Preparation:
         try:
             kind.payload.model_validate(payload)
         except ValidationError as error:
-            raise refusals.invalid_model(error, under=("payload",)) from error
+            raise exception_handlers.invalid_model(error, under=("payload",)) from error
         key = _one_key(request.get("idempotency_key"), key)
         deadline = request.get("deadline")
         caller = origin.caller

@@ -18,7 +18,7 @@ from tasks import kinds
 if TYPE_CHECKING:
     from types import FrameType
 
-    from gateway.edge import Edge
+    from gateway.middleware import Middleware
     from runtime.settings import Settings
 
 log = logs.logger("gateway")
@@ -30,17 +30,19 @@ TICKS_PER_BEAT = 10  # of uvicorn's main loop: a second
 class Server(uvicorn.Server):
     """Lets long polls go when it is told to stop, so that they do not hold it up."""
 
-    def __init__(self, config: uvicorn.Config, edge: Edge, *, parent: int | None = None) -> None:
+    def __init__(
+        self, config: uvicorn.Config, middleware: Middleware, *, parent: int | None = None
+    ) -> None:
         """`parent` is the pipe on which the parent of several hears that this one serves."""
         super().__init__(config)
-        self._edge = edge
+        self._middleware = middleware
         self._parent = parent
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM or SIGINT."""
-        services = getattr(self._edge.app.state, "services", None)
+        services = getattr(self._middleware.app.state, "services", None)
         if services is not None:
-            services.watch.release_all()
+            services.long_polls.release_all()
         super().handle_exit(sig, frame)
 
     async def on_tick(self, counter: int) -> bool:
@@ -69,9 +71,9 @@ def run(settings: Settings, arguments: list[str]) -> int:
 
 
 def _serve(settings: Settings, arguments: list[str]) -> int:
-    edge = application.create(settings)
+    middleware = application.create(settings)
     config = uvicorn.Config(
-        edge,
+        middleware,
         loop="uvloop",
         http="httptools",
         ws="none",
@@ -86,9 +88,12 @@ def _serve(settings: Settings, arguments: list[str]) -> int:
     if arguments:
         descriptor, parent = map(int, arguments)
         os.set_blocking(parent, False)
-        accepting, server = socket.socket(fileno=descriptor), Server(config, edge, parent=parent)
+        accepting, server = (
+            socket.socket(fileno=descriptor),
+            Server(config, middleware, parent=parent),
+        )
     else:
-        accepting, server = listening.bind(settings), Server(config, edge)
+        accepting, server = listening.bind(settings), Server(config, middleware)
     log.info("gateway.started", host=settings.gateway_host, port=settings.gateway_port)
     # Before uvicorn takes signals in, one must not be lost; and when it is done, it raises the one
     # that stopped it once more: that must not end the process before its last numbers are out.

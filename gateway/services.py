@@ -14,16 +14,16 @@ from gateway.callers import Caller
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from doorbell.ringer import Ringer
+    from gateway.authentication import Authentication
     from gateway.clock import Clock
     from gateway.connections import Connections
+    from gateway.health import HealthProbe
     from gateway.intake import Intake
-    from gateway.keyring import Keyring
-    from gateway.pulse import Pulse
+    from gateway.long_poll import LongPolls
     from gateway.rate import RateLimit
-    from gateway.watch import Watch
     from runtime.settings import Settings
     from tasks.kinds import Kind
-    from workers.doorbell import Ringer
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,12 @@ class Services:
     ledger: Connections
     actions: Connections  # for what changes rows that somebody else may hold
     clock: Clock
-    keyring: Keyring
+    authentication: Authentication
     rate: RateLimit
     intake: Intake
     ringer: Ringer
-    watch: Watch
-    pulse: Pulse
+    long_polls: LongPolls
+    health: HealthProbe
     arrays: asyncio.Semaphore  # batches that are held in memory as a whole; others wait unread
 
 

@@ -22,4 +22,6 @@ def load(path: Path) -> dict[str, TextClause]:
     return {name: text(body.strip()) for name, body in zip(names, bodies, strict=True)}
 
 
-TRANSITIONS = load(Path(__file__).with_name("transitions.sql"))
+TRANSITIONS = load(Path(__file__).with_name("transitions.sql")) | load(
+    Path(__file__).with_name("consequences.sql")
+)

@@ -1,4 +1,4 @@
-"""Firing: one tick of one schedule becomes one job, however many beats try.
+"""ScheduleRunner: one tick of one schedule becomes one job, however many beats try.
 
 The tick and its job are written in one transaction, and (schedule, nominal time) is unique. Of
 two beats at once the second waits for the first one's commit, and then finds the tick taken.

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import random
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ BUILTIN_MODULES = (
     "tasks.housekeeping",
 )
 ENTRY_POINT_GROUP = "relais.kinds"
+_RANDOM = random.SystemRandom()
 _NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+")
 
 log = logs.logger("kinds")
@@ -64,6 +66,15 @@ class Backoff:
     base_s: float = 2.0
     cap_s: float = 600.0
     schedule_s: tuple[float, ...] = ()
+
+    def delay_s(self, *, tries: int, jitter: random.Random | None = None) -> float:
+        """Seconds until the next try after `tries` that counted; full jitter keeps herds apart."""
+        rng = jitter or _RANDOM
+        if self.schedule_s:
+            step = self.schedule_s[min(tries, len(self.schedule_s)) - 1]
+            return rng.uniform(step * 0.8, step * 1.2)
+        ceiling = min(self.cap_s, self.base_s * 2.0 ** min(tries - 1, 60))
+        return rng.uniform(0.0, ceiling)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from ops.stack import account, ports
-from tests.stack.stand import wait_for
+from tests.stack.cluster import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.engine import make_url
 
-from ops.chaos.proxy import Link, Proxy, Trap
+from lab.chaos.proxy import Link, Proxy, Trap
 from runtime.settings import Settings
 
 if TYPE_CHECKING:

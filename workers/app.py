@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from celery import bootsteps
 
+from doorbell.broker import celery_app
+from doorbell.ringer import Ringer
 from ledger.presence import Presence
 from runtime import settings as runtime_settings
 from tasks import kinds
-from workers.broker import celery_app
 from workers.consumer import PatientConsumer
-from workers.doorbell import Ringer
 from workers.engine import Engine
 from workers.events import TaskEvents
 

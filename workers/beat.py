@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 from celery.beat import Scheduler, Service
 from sqlalchemy.exc import SQLAlchemyError
 
+from doorbell.broker import celery_app
+from doorbell.ringer import Ringer
 from ledger import database
 from ledger.presence import Presence
 from runtime import logs, metrics, telemetry
 from runtime import settings as runtime_settings
 from runtime.errors import RelaisError
-from workers.broker import celery_app
-from workers.doorbell import Ringer
-from workers.firing import LOOK_EVERY_S, Firing
+from workers.schedule_runner import LOOK_EVERY_S, ScheduleRunner
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -82,7 +82,7 @@ def run(settings: Settings) -> None:
     ringer = Ringer(settings, app=app)
     presence = Presence(settings, queue="beat")
     engine = database.engine(settings, pool_size=2, name="relais beat")
-    firing = Firing(settings, database=engine, ringer=ringer)
+    firing = ScheduleRunner(settings, database=engine, ringer=ringer)
     with asyncio.Runner() as runner:
         scheduler = partial(LedgerScheduler, look=firing.look, stopping=stopping, runner=runner)
         service = Service(app, max_interval=LOOK_EVERY_S, scheduler_cls=scheduler)

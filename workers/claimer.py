@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ledger.presence import Presence
     from ledger.shapes import ClaimedJob
     from runtime.settings import Settings
-    from workers.slots import Slots
+    from workers.executor import Executor
 
 log = logs.logger("engine")
 
@@ -53,7 +53,7 @@ class Claimer:
         self._promote_at = self._promote_all_at = self._strays_at = 0.0  # monotonic
         self._is_held_back = False  # we do not claim, because we are not proven alive
 
-    async def take(self, slots: Slots, *, room: int) -> bool:
+    async def take(self, slots: Executor, *, room: int) -> bool:
         """Hand up to `room` jobs to `slots`; whether there were any. None while Postgres is away.
 
         Whatever the ledger says that this worker holds, and it does not, is given back now and
@@ -96,7 +96,7 @@ class Claimer:
         return may
 
     async def _claim(
-        self, connection: AsyncConnection, slots: Slots, room: int
+        self, connection: AsyncConnection, slots: Executor, room: int
     ) -> list[ClaimedJob]:
         heads = await lanes.look(
             connection, queue=self._queue, kinds=self._kinds, floors=self._claims.floors
@@ -146,7 +146,7 @@ class Claimer:
         if is_full:
             self._promote_all_at = now + PROMOTE_ALL_EVERY_S
 
-    async def _release_strays(self, slots: Slots) -> None:
+    async def _release_strays(self, slots: Executor) -> None:
         async with self._database.begin() as connection:
             strays = await transitions.release_strays(
                 connection,

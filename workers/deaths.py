@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from ledger.shapes import ClaimedJob
-    from workers.slots import Fence
+    from workers.executor import Fence
 
 log = logs.logger("deaths")
 

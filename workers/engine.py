@@ -17,20 +17,20 @@ from typing import TYPE_CHECKING
 from ledger import database as ledger_database
 from runtime import logs
 from tasks.email import delivery, pool
-from workers import execute, reconcile
+from workers import execute, reclaimer
+from workers.claim_window import ClaimWindow
 from workers.claimer import Claimer
-from workers.isolation import IsolationPool
+from workers.completer import Completer
+from workers.executor import Executor
+from workers.isolation.pool import IsolationPool
 from workers.loop_watch import LoopWatch
-from workers.outbox import Outbox
-from workers.pace import Pace
-from workers.slots import Slots
 
 if TYPE_CHECKING:
+    from doorbell.ringer import Ringer
     from ledger.presence import Presence
     from runtime.settings import Settings
-    from workers.doorbell import Ringer
     from workers.events import TaskEvents
-    from workers.slots import Fence
+    from workers.executor import Fence
 
 log = logs.logger("engine")
 
@@ -40,7 +40,7 @@ LEAVE_S = 1.0  # for what is left behind at the very end: tasks of handlers, mai
 
 
 class Engine:
-    """One queue's claims; what is claimed goes into `Slots`."""
+    """One queue's claims; what is claimed goes into `Executor`."""
 
     def __init__(
         self,
@@ -56,11 +56,13 @@ class Engine:
         self._presence = presence
         self._ringer = ringer
         self._events = events
-        self._pace = Pace(concurrency=settings.concurrency(queue), claim_max=settings.claim_max)
+        self._window = ClaimWindow(
+            concurrency=settings.concurrency(queue), claim_max=settings.claim_max
+        )
         self._is_stopping = False
         self._grace_s = settings.grace_s
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._slots: Slots | None = None
+        self._executor: Executor | None = None
         self._watch = LoopWatch(queue=queue, kind_of=self._kind_of)
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -77,8 +79,8 @@ class Engine:
 
     def cancel(self, fences: list[Fence]) -> None:
         """Stop these attempts, where they run here; callable from any thread."""
-        if self._loop is not None and self._slots is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._slots.cancel, fences)
+        if self._loop is not None and self._executor is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._executor.cancel, fences)
 
     def held(self) -> list[Fence] | None:
         """The fences whose leases are to be prolonged; callable from any thread.
@@ -88,7 +90,7 @@ class Engine:
         """
         if not self._is_lively():
             return None
-        return [] if self._slots is None else self._slots.fences()
+        return [] if self._executor is None else self._executor.fences()
 
     def stop(self, *, grace_s: float | None = None) -> None:
         """Stop claiming, let running jobs finish within the grace, give back the rest."""
@@ -102,11 +104,11 @@ class Engine:
         return self._watch.silent_s < self._settings.lease_s / 2
 
     def _kind_of(self, task: object) -> str | None:
-        return None if self._slots is None else self._slots.kind_of(task)
+        return None if self._executor is None else self._executor.kind_of(task)
 
     def _still_owned(self, fence: Fence) -> bool:
         """Whether this claim cannot have been taken over."""
-        is_held = self._slots is not None and self._slots.holds(fence)
+        is_held = self._executor is not None and self._executor.holds(fence)
         return is_held and self._is_lively() and self._presence.still_owned()
 
     def _run(self) -> None:
@@ -137,23 +139,29 @@ class Engine:
         isolation = IsolationPool(
             self._settings,
             size=concurrency,
-            on_idle_death=lambda: slots.deaths.note_bystander(),  # noqa: PLW0108 - made below
+            on_idle_death=lambda: executor.deaths.note_bystander(),  # noqa: PLW0108 - made below
         )
-        slots = self._slots = Slots(
+        executor = self._executor = Executor(
             concurrency=concurrency,
-            pace=self._pace,
+            window=self._window,
             around=execute.Surroundings(
                 self._settings, handlers_database, isolation, self._still_owned
             ),
-            out=Outbox(database, ringer=self._ringer, snooze_max_s=self._settings.snooze_max_s),
+            completer=Completer(
+                database,
+                ringer=self._ringer,
+                events=self._events,
+                on_stuck=self._bell.set,
+                snooze_max_s=self._settings.snooze_max_s,
+            ),
             events=self._events,
             on_room=self._bell.set,
             on_leaving=partial(delivery.leave, within_s=LEAVE_S),
         )
         beside = [
-            asyncio.create_task(self._watch.run(slots.keep_time)),
+            asyncio.create_task(self._watch.run(executor.keep_time)),
             asyncio.create_task(
-                reconcile.run(
+                reclaimer.run(
                     database,
                     self._settings,
                     self._presence,
@@ -165,26 +173,27 @@ class Engine:
         self._started.set()
         try:
             await self._claim_until_stopped(
-                Claimer(self._settings, database, queue=self._queue, presence=self._presence), slots
+                Claimer(self._settings, database, queue=self._queue, presence=self._presence),
+                executor,
             )
-            given_back = await slots.wind_down(grace_s=self._grace_s)
+            given_back = await executor.wind_down(grace_s=self._grace_s)
             log.info("engine.stopped", queue=self._queue, given_back=given_back)
         finally:
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
-            await slots.close()
+            await executor.close()
             await isolation.close()
             await pool.close_all()
             await handlers_database.dispose()
             await database.dispose()
 
-    async def _claim_until_stopped(self, claimer: Claimer, slots: Slots) -> None:
+    async def _claim_until_stopped(self, claimer: Claimer, executor: Executor) -> None:
         while not self._is_stopping:
             self._bell.clear()
-            if await claimer.take(slots, room=slots.claim_room()):
+            if await claimer.take(executor, room=executor.claim_room()):
                 continue  # there may be more where that came from
-            await slots.give_back_stale()
+            await executor.give_back_stale()
             await self._rest()
 
     async def _rest(self) -> None:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from celery.events import EventDispatcher
 
+from doorbell.ringer import UNREACHABLE
 from runtime import logs
 from runtime.redaction import redacted
-from workers.doorbell import UNREACHABLE
 
 if TYPE_CHECKING:
     from celery import Celery

@@ -16,7 +16,8 @@ from tasks.context import Context
 from tasks.errors import TaskError
 from tasks.kinds import Backoff, Kind
 from tasks.outcomes import ErrorReport, Failed, RetryLater, Snooze, Succeeded
-from workers import isolation, sealing
+from workers import sealing
+from workers.isolation import pool
 from workers.reports import error_report
 from workers.sealing import Sealed
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from ledger.shapes import ClaimedJob
     from runtime.settings import Settings
     from tasks.outcomes import Outcome
-    from workers.slots import Fence
+    from workers.executor import Fence
 
     AsyncHandler = Callable[[Any, Context], Awaitable[object]]
 
@@ -55,7 +56,7 @@ class Surroundings:
 
     settings: Settings
     database: AsyncEngine
-    isolation: isolation.IsolationPool
+    isolation: pool.IsolationPool
     still_owned: Callable[[Fence], bool]
 
 
@@ -139,9 +140,9 @@ async def _attempt(
         if is_out_of_time():
             return timed_out(job)
         raise  # whoever runs this task knows what that means
-    except isolation.Interrupted:
+    except pool.Interrupted:
         raise
-    except isolation.ChildDied as error:
+    except pool.ChildDied as error:
         raise ProcessDied(str(error), by_itself=error.by_itself) from error
     except BaseException as error:  # noqa: BLE001 - whatever a handler raises, SystemExit too, ends
         return _outcome_of(error)  # its attempt, and nothing else
@@ -157,18 +158,18 @@ async def _run(job: ClaimedJob, kind: Kind, context: Context) -> object:
 
 
 async def _run_apart(job: ClaimedJob, kind: Kind, around: Surroundings, context: Context) -> object:
-    fields = isolation.fields_of(context)
+    fields = pool.fields_of(context)
     try:
         return await around.isolation.run_kind(
             kind.name, job.payload, fields, job.timeout_s, still_owned=context.still_owned
         )
-    except isolation.TimedOut:
+    except pool.TimedOut:
         return timed_out(job)
 
 
 def _outcome_of(error: BaseException) -> Outcome:
     match error:
-        case isolation.HandlerRaised(report=report):
+        case pool.HandlerRaised(report=report):
             return RetryLater(f"{report.type}: {report.message}", error=report)
         case TaskError():
             reason = sealing.plain_text(error, max_bytes=sealing.REASON_MAX_BYTES)

@@ -24,10 +24,10 @@ from flower.views import BaseHandler
 from flower.views.monitor import Metrics
 from tornado.options import options
 
+from doorbell.broker import celery_app
 from runtime import logs
 from runtime import settings as runtime_settings
 from runtime.errors import RelaisError, SettingsError
-from workers.broker import celery_app
 
 if TYPE_CHECKING:
     from runtime.settings import Settings

@@ -10,12 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import Response
 
-from gateway.answers import Answer
 from gateway.callers import OPERATE, Caller, only
 from gateway.guard import GuardedRoute
 from gateway.intake import links
 from gateway.job_filter import Filter
 from gateway.job_view import Acted, RetriedMany
+from gateway.responses import Answer
 from gateway.services import Services, TheCaller, TheServices
 from ledger import queries, transitions
 from ledger.errors import WrongState

@@ -10,9 +10,9 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.answers import Answer
 from gateway.callers import ANYONE, READ, only
 from gateway.guard import GuardedRoute, admit
+from gateway.responses import Answer
 from gateway.services import TheServices
 from runtime import metrics
 
@@ -69,9 +69,9 @@ async def ready(
     A load balancer asks without `complete`: a gateway that accepts must not be taken away because
     a worker is missing. Before traffic is switched to a colour, ask with it.
     """
-    reading = await gateway.pulse.reading()
-    health = gateway.pulse.health(reading)
-    is_up = health["status"] != "unready" and (not complete or gateway.pulse.is_complete(reading))
+    reading = await gateway.health.reading()
+    health = gateway.health.health(reading)
+    is_up = health["status"] != "unready" and (not complete or gateway.health.is_complete(reading))
     headers = {} if is_up else {"Retry-After": "2"}
     return Answer(health, status_code=200 if is_up else 503, headers=headers)
 
@@ -87,9 +87,9 @@ async def show_metrics(request: Request, gateway: TheServices) -> Response:
     """Open to this machine; from elsewhere, or through a proxy, with a key that may read."""
     if not _is_local(request):
         await admit(request, roles=frozenset(READ), path="/metrics")
-    reading = await gateway.pulse.reading()
-    open_jobs = await gateway.pulse.open_jobs()
-    content = metrics.render(gateway.pulse.gauges(reading, open_jobs))
+    reading = await gateway.health.reading()
+    open_jobs = await gateway.health.open_jobs()
+    content = metrics.render(gateway.health.gauges(reading, open_jobs))
     return Response(content, headers={"content-type": metrics.CONTENT_TYPE})
 
 

@@ -8,18 +8,18 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway import body, refusals
-from gateway.answers import Answer
+from gateway import body, exception_handlers
 from gateway.batch import ARRAY_MAX_BYTES, Batch
 from gateway.callers import ACCEPT, only
-from gateway.edge import TRACE_ID, TRACEPARENT
 from gateway.errors import Code, Problem
 from gateway.guard import GuardedRoute, direct
 from gateway.intake import links, receipt
 from gateway.job_request import EXAMPLES
 from gateway.job_view import BatchReceipt, Receipt
+from gateway.middleware import TRACE_ID, TRACEPARENT
 from gateway.ndjson import MEDIA_TYPES
 from gateway.preparation import Origin
+from gateway.responses import Answer
 from gateway.services import caller, services
 from ledger import queries
 from ledger.errors import LedgerError
@@ -152,7 +152,7 @@ async def accept_batch(request: Request) -> Response:
         await batch.wait_for_locks()
     except (Problem, LedgerError) as error:
         await batch.stop()
-        problem = error if isinstance(error, Problem) else refusals.from_ledger(error)
+        problem = error if isinstance(error, Problem) else exception_handlers.from_ledger(error)
         if batch.jobs or batch.errors:
             problem.extra |= batch.document()
         raise problem from error
@@ -165,7 +165,7 @@ async def accept_batch(request: Request) -> Response:
 def _nothing(document: dict[str, Any]) -> Problem:
     errors = document["errors"]
     if errors and all(error["code"] == Code.LEDGER_UNAVAILABLE for error in errors):
-        problem = refusals.locked()
+        problem = exception_handlers.locked()
         problem.extra |= document
         return problem
     detail = f"0: {errors[0]['detail']}" if errors else "The batch is empty."

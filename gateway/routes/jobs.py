@@ -10,13 +10,13 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from gateway.answers import Answer
 from gateway.callers import READ, READ_ONE, only
 from gateway.errors import Code, Problem
 from gateway.guard import GuardedRoute
 from gateway.intake import links
 from gateway.job_filter import Filter, Page
 from gateway.job_view import Events, JobFull, JobPage, Stats
+from gateway.responses import Answer
 from gateway.services import Services, TheCaller, TheServices
 from ledger import queries
 from ledger.models.jobs import FINISHED
@@ -92,7 +92,7 @@ async def show_job(
     until = loop.time() + wait
     row = await _job(gateway, tenant=caller.tenant, job_id=job_id, payload=payload)
     if wait and row["state"] not in FINISHED:
-        await gateway.watch.until_over(job_id, timeout_s=until - loop.time())
+        await gateway.long_polls.until_over(job_id, timeout_s=until - loop.time())
         row = await _job(gateway, tenant=caller.tenant, job_id=job_id, payload=payload)
     return Answer(row | {"links": links(job_id)})
 

@@ -10,10 +10,10 @@ from fastapi import APIRouter, Path
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.responses import Response
 
-from gateway.answers import Answer
 from gateway.callers import ADMINISTER, only
 from gateway.errors import Code, Problem
 from gateway.guard import GuardedRoute
+from gateway.responses import Answer
 from gateway.services import TheCaller, TheServices
 from ledger import api_keys
 from ledger.api_keys import KeyRow, Role

@@ -8,10 +8,10 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from gateway.answers import Answer
 from gateway.callers import READ_ONE, only
 from gateway.errors import Code, Problem
 from gateway.guard import GuardedRoute
+from gateway.responses import Answer
 from gateway.services import TheServices
 
 if TYPE_CHECKING:

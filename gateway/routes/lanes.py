@@ -10,11 +10,11 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from gateway.answers import Answer
 from gateway.callers import HOUSE, OPERATE, READ, only
 from gateway.errors import Code, Problem
 from gateway.guard import GuardedRoute
 from gateway.lane_request import LanePage, LaneSettings, OneLane, PauseRequest
+from gateway.responses import Answer
 from gateway.services import Services, TheCaller, TheServices
 from ledger import lanes
 from runtime import logs

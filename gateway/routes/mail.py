@@ -12,10 +12,10 @@ from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.responses import Response
 
-from gateway.answers import Answer
 from gateway.callers import OPERATE, READ, only
 from gateway.errors import Code, Problem
 from gateway.guard import GuardedRoute
+from gateway.responses import Answer
 from gateway.services import TheCaller, TheServices
 from ledger import queries, relay_states, suppressions
 from ledger.models.mail import MessageState

@@ -11,10 +11,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway import reference
-from gateway.answers import Answer
 from gateway.callers import ANYONE, only
 from gateway.errors import CODES
 from gateway.guard import GuardedRoute
+from gateway.responses import Answer
 from gateway.services import TheServices
 
 router = APIRouter(include_in_schema=False, route_class=GuardedRoute)

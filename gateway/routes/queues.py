@@ -9,10 +9,10 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from gateway.answers import Answer
 from gateway.callers import OPERATE, READ, only
 from gateway.errors import Code, Problem
 from gateway.guard import GuardedRoute
+from gateway.responses import Answer
 from gateway.services import TheCaller, TheServices
 from ledger import queries, queues
 from runtime import logs

@@ -10,13 +10,13 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.responses import Response
 
-from gateway.answers import Answer
 from gateway.callers import READ, Caller, only
 from gateway.errors import Code, Problem
 from gateway.guard import GuardedRoute
 from gateway.intake import Intake
 from gateway.job_request import EXAMPLES
 from gateway.preparation import Origin, size_of
+from gateway.responses import Answer
 from gateway.services import TheCaller, TheServices
 from ledger import schedules, ticks
 from ledger.api_keys import Role

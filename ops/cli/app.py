@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module, util
 
 import typer
 
@@ -10,7 +11,7 @@ import typer
 from typer._click.exceptions import ClickException, UsageError
 
 from ops import errors
-from ops.cli import bench, chaos, demo, doctor, down, jobs, key, logs, status, test, up
+from ops.cli import demo, doctor, down, jobs, key, logs, status, test, up
 from runtime.errors import RelaisError
 
 app = typer.Typer(
@@ -29,8 +30,8 @@ app.command("demo")(demo.demo)
 app.command("test", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
     test.test
 )
-app.command("bench")(bench.bench)
-app.command("chaos")(chaos.chaos)
+if util.find_spec("lab"):  # the image has none, and needs none
+    import_module("lab.commands").add_to(app)
 app.add_typer(key.app, name="key")
 app.add_typer(jobs.app, name="jobs")
 

@@ -134,12 +134,12 @@ def _gateway(colour: str | None, data_dir: Path | None) -> tuple[str, str]:
     address, key = os.environ.get("RELAIS_URL"), os.environ.get("RELAIS_API_KEY")
     if address and key:
         return address.rstrip("/"), key
-    from ops.stack import control, find, vault
+    from ops.stack import control, find, secrets
 
     place = find(data_dir, colour)
     running = control.environment(place)
     own = f"http://{running['RELAIS_GATEWAY_HOST']}:{running['RELAIS_GATEWAY_PORT']}"
-    return (address or own).rstrip("/"), key or vault.read(place.secrets)["admin_key"]
+    return (address or own).rstrip("/"), key or secrets.read(place.secrets)["admin_key"]
 
 
 def _quoted(job_id: str) -> str:

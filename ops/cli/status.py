@@ -29,11 +29,11 @@ def status(*, colour: Colour = None, data_dir: DataDir = None, as_json: AsJson =
             "Its supervisor is gone. ./relais up takes these over, ./relais down ends them."
         )
         return 0
-    keeper = seen["supervisor"] or {}
+    supervisor = seen["supervisor"] or {}
     console.print(
         f"{place.colour} is {'up' if seen['ready'] else 'not ready'}; supervisor: "
-        f"pid {keeper.get('pid')}, {table.uptime(keeper.get('uptime_s'))}, "
-        f"{table.memory(keeper.get('memory_bytes'))}; "
+        f"pid {supervisor.get('pid')}, {table.uptime(supervisor.get('uptime_s'))}, "
+        f"{table.memory(supervisor.get('memory_bytes'))}; "
         f"together {table.memory(seen['memory_bytes'])}; data: {place.data_dir}",
         soft_wrap=True,
     )

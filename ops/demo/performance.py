@@ -8,14 +8,14 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ops import stack
-from ops.demo import books, play, requests, show, target
+from ops.demo import balance, play, requests, show, target
 from ops.demo.client import Client
 from ops.errors import UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ops.demo.books import Books
+    from ops.demo.balance import Balance
 
 RECIPIENTS_MAX = 1_000_000
 
@@ -47,7 +47,7 @@ def give(
             accepted = play.hand_over(client, story, watch=bar.show)
             play.wait(client, story, accepted=accepted, watch=bar.show)
         seconds = time.monotonic() - started
-        found = books.read(client, story, accepted=accepted, target=aim)
+        found = balance.read(client, story, accepted=accepted, target=aim)
     faults = found.faults(story)
     urls = {
         "gateway": aim.gateway_url,
@@ -69,7 +69,7 @@ def give(
     return 1 if faults else 0
 
 
-def _as_json(found: Books, *, seconds: float, urls: dict[str, str]) -> dict[str, Any]:
+def _as_json(found: Balance, *, seconds: float, urls: dict[str, str]) -> dict[str, Any]:
     return {
         "accepted": found.accepted,
         "succeeded": found.count("succeeded"),

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ops.demo.books import FINISHED
+from ops.demo.balance import FINISHED
 
 if TYPE_CHECKING:
     from ops.demo.client import Client

@@ -8,12 +8,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ops.demo.books import FINISHED
+from ops.demo.balance import FINISHED
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from ops.demo.books import Books
+    from ops.demo.balance import Balance
 
 
 class Bar:
@@ -52,7 +52,7 @@ class Bar:
 
 
 def results(
-    books: Books,
+    books: Balance,
     *,
     faults: list[str],
     seconds: float,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ops.errors import StackError
-from ops.stack import control, report, vault
+from ops.stack import control, report, secrets
 
 if TYPE_CHECKING:
     from ops.stack.layout import Layout
@@ -37,7 +37,7 @@ def bring_up(place: Layout) -> Target:
     control.up(place)
     variables = control.environment(place)
     urls = report.make(place)["urls"]
-    api_key = vault.read(place.secrets).get("admin_key")
+    api_key = secrets.read(place.secrets).get("admin_key")
     if "inbox" not in urls:
         raise _elsewhere()
     if not api_key:

@@ -10,7 +10,7 @@ import asyncio
 import sys
 
 from ledger import api_keys, database
-from ops.stack import layout, vault
+from ops.stack import layout, secrets
 from runtime import settings
 from runtime.errors import RelaisError
 
@@ -25,13 +25,13 @@ async def ensure() -> None:
     engine = database.engine(settings.load(), pool_size=1, name="relais-admin-key")
     try:
         async with engine.begin() as connection:
-            key = vault.read(secrets_file).get(SECRET)
+            key = secrets.read(secrets_file).get(SECRET)
             known = await api_keys.find(connection, api_keys.fingerprint(key)) if key else None
             if known is not None and known.revoked_at is None and not known.is_expired:
                 return
             if key is None or known is not None:
                 key = api_keys.mint()
-                vault.keep(secrets_file, name=SECRET, value=key)
+                secrets.keep(secrets_file, name=SECRET, value=key)
             await api_keys.create(connection, tenant=TENANT, name=NAME, role="admin", key=key)
     finally:
         await engine.dispose()

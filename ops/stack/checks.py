@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 
 from ops.errors import OpsError
-from ops.stack import account, control, ports, programs, report, room
+from ops.stack import account, control, disk_space, ports, programs, report
 from ops.stack import layout as places
 from ops.stack.foreign import libpq_url
 from ops.stack.layout import Layout
@@ -96,9 +96,9 @@ def _servers() -> Iterator[Check]:
 
 
 def _disk(place: Layout) -> Iterator[Check]:
-    free = room.free_bytes(place.data_dir)
+    free = disk_space.free_bytes(place.data_dir)
     found = f"{free / 2**30:.1f} GiB free at {place.data_dir}"
-    enough = free >= room.NEEDED_BYTES
+    enough = free >= disk_space.NEEDED_BYTES
     yield Check("disk", found, "" if enough else "Make room, or choose another --data-dir.")
 
 

@@ -126,8 +126,8 @@ def state(place: Layout) -> dict[str, Any] | None:
 
     What an earlier one left behind says nothing about now.
     """
-    seen, keeper = documents.read(place.state), documents.read(place.supervisor)
-    if seen is None or keeper is None or seen["pid"] != keeper["pid"]:
+    seen, supervisor = documents.read(place.state), documents.read(place.supervisor)
+    if seen is None or supervisor is None or seen["pid"] != supervisor["pid"]:
         return None
     return seen
 

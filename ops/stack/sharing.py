@@ -1,7 +1,7 @@
 """Two colours, one Postgres and one inbox: who keeps them, and who turns the light off.
 
 Every supervisor is a member while it lives, by a lock that the kernel takes
-back. Each shared service has a keeper, by another lock: the first who comes;
+back. Each shared service has one stack that keeps it, by another lock: the first who comes;
 when that one goes, the next member takes over what runs. The last member to
 leave stops them. Joining and leaving happen one at a time.
 """

@@ -1,6 +1,6 @@
 """`python -m ops.stack.supervisor`: keeps every service of one colour up until told to stop.
 
-It is small and does little: one thread per service (`keeper`), and this one,
+It is small and does little: one thread per service (`service_monitor`), and this one,
 which writes down what they know, trims logs and waits for a signal. Killed, it
 leaves its children running; the next one adopts them.
 """
@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from ops.errors import OpsError, StackError, UsageError
-from ops.stack import documents, layout, logfiles, ports, records, room, vault
-from ops.stack.board import Board
+from ops.stack import disk_space, documents, layout, logfiles, ports, records, secrets
 from ops.stack.catalogue import Catalogue
-from ops.stack.keeper import Keeper
 from ops.stack.layout import Layout
 from ops.stack.locks import FileLock
 from ops.stack.processes import Identity
 from ops.stack.service import READY, Service, State
+from ops.stack.service_monitor import ServiceMonitor
+from ops.stack.service_states import ServiceStates
 from ops.stack.sharing import Membership, own_ports
 from runtime import logs
 
@@ -43,7 +43,7 @@ class Supervisor:
         self._only = only
         self._stop = threading.Event()
         self._membership = Membership(place)
-        self._keepers: list[Keeper] = []
+        self._monitors: list[ServiceMonitor] = []
         self._written: dict[str, Any] | None = None
         self._started_at = time.time()
 
@@ -56,9 +56,9 @@ class Supervisor:
 
         Raises StackError, with nothing started, where a port is taken or the disk is full.
         """
-        secrets = vault.ensure(self._place.secrets)
+        known = secrets.ensure(self._place.secrets)
         user = dict(os.environ)
-        draft = Catalogue(self._place, secrets=secrets, shared=own_ports(self._place), user=user)
+        draft = Catalogue(self._place, secrets=known, shared=own_ports(self._place), user=user)
         embedded = {
             service.name
             for service in draft.services(self._only)
@@ -66,7 +66,7 @@ class Supervisor:
         }
         shared = self._membership.join(embedded)
         try:
-            book = Catalogue(self._place, secrets=secrets, shared=shared, user=user)
+            book = Catalogue(self._place, secrets=known, shared=shared, user=user)
             services = book.services(self._only)
             self._refuse_early(services)
             documents.write(self._place.environment, dict(book.variables))
@@ -76,14 +76,14 @@ class Supervisor:
             self._shut_down()
 
     def _start(self, services: list[Service]) -> None:
-        board = Board()
+        board = ServiceStates()
         for service in services:
             mark = records.mark(service.place.run, service.name)
             lock = self._membership.lock(service.name) if service.place.shared else None
-            self._keepers.append(Keeper(service, board, mark=mark, lock=lock))
+            self._monitors.append(ServiceMonitor(service, board, mark=mark, lock=lock))
         self._clear_forgotten(services)
-        for keeper in self._keepers:
-            keeper.start()
+        for monitor in self._monitors:
+            monitor.start()
 
     def _clear_forgotten(self, services: list[Service]) -> None:
         """Stop what an earlier supervisor started and this one does not want."""
@@ -92,7 +92,7 @@ class Supervisor:
         records.stop_all(record for record in found if record.name not in wanted)
 
     def _refuse_early(self, services: list[Service]) -> None:
-        room.require(self._place.data_dir)
+        disk_space.require(self._place.data_dir)
         for service in services:
             keeps = not service.place.shared or self._membership.lock(service.name).held
             if service.command is None or not keeps or service.running() is not None:
@@ -112,11 +112,11 @@ class Supervisor:
                 logfiles.trim(self._place.shared_logs)
 
     def _shut_down(self) -> None:
-        for keeper in self._keepers:
-            keeper.halt()
-        for keeper in self._keepers:
-            if keeper.is_alive():
-                keeper.join()
+        for monitor in self._monitors:
+            monitor.halt()
+        for monitor in self._monitors:
+            if monitor.is_alive():
+                monitor.join()
         self._write(stopping=True)
         records.stop_all(records.read_all(self._place.run), say=_say_stopped)
         self._membership.leave(say=_say_stopped)
@@ -124,7 +124,7 @@ class Supervisor:
         self._place.supervisor.unlink(missing_ok=True)
 
     def _write(self, *, stopping: bool = False) -> None:
-        views = [keeper.view() for keeper in self._keepers]
+        views = [monitor.view() for monitor in self._monitors]
         ready = {State(view["state"]) for view in views} <= READY
         content = {
             "colour": self._place.colour,
@@ -142,7 +142,7 @@ class Supervisor:
 
 
 def _tell(problem: threading.ExceptHookArgs) -> None:
-    """A keeper that breaks must be heard: nobody would restart its service."""
+    """A monitor that breaks must be heard: nobody would restart its service."""
     name = problem.thread.name if problem.thread else "?"
     log.error("stack.keeper_broken", name=name, exc_info=problem.exc_value)
 

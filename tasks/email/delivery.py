@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, TypeVar
 from ledger.messages import Dot, Mark
 from ledger.models.mail import MessageState
 from runtime import logs, metrics, telemetry
-from tasks.email import books, pool, replies
+from tasks.email import message_writer, pool, replies
+from tasks.email.outcome import MessageResult, settle
 from tasks.email.replies import Phase
-from tasks.email.settlement import Settlement, settle
 from tasks.email.smtp import Envelope, NoConversation
 from tasks.email.wire import Broken
 
 if TYPE_CHECKING:
     from ledger.messages import MessageRow
-    from tasks.email.books import Books
+    from tasks.email.message_writer import MessageWriter
     from tasks.email.relays import Policy, Relay
     from tasks.email.replies import Negative, Result
     from tasks.email.smtp import Session
@@ -41,7 +41,7 @@ def leave(*, within_s: float) -> None:
     attempt finds the message as one whose dot went out.
     """
     pool.break_off("its worker had to stop")
-    books.leave(within_s=within_s)
+    message_writer.leave(within_s=within_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +59,11 @@ class Delivery:
 
     relay: Relay
     policy: Policy
-    books: Books
+    writer: MessageWriter
     still_owned: Callable[[], bool]
     is_last: bool
 
-    async def deliver(self, row: MessageRow, mail: Mail) -> Settlement:
+    async def deliver(self, row: MessageRow, mail: Mail) -> MessageResult:
         """Send one message and note what became of it.
 
         Called off (CancelledError) before the dot: the message stays to be sent. After the dot:
@@ -124,11 +124,11 @@ class Delivery:
                 continue
             return negative
 
-    async def _send(self, row: MessageRow, mail: Mail, session: Session) -> Settlement:
+    async def _send(self, row: MessageRow, mail: Mail, session: Session) -> MessageResult:
         is_marked = may_send = is_called_off = False
         try:
             await session.body(mail.stuffed)
-            dot = self.books.dot(Dot(row.id, row.job_id, row.attempt))
+            dot = self.writer.dot(Dot(row.id, row.job_id, row.attempt))
             # Where its commit is never confirmed it may be there all the same; and even where we
             # are called off now, whether it is there must be known.
             is_marked = True
@@ -155,7 +155,7 @@ class Delivery:
         settlement, _ = await _undisturbed(self._hear(row, session))
         return settlement
 
-    async def _hear(self, row: MessageRow, session: Session) -> Settlement:
+    async def _hear(self, row: MessageRow, session: Session) -> MessageResult:
         result: Result
         try:
             result = await session.verdict()
@@ -170,7 +170,7 @@ class Delivery:
 
     async def _withdraw(
         self, row: MessageRow, session: Session, result: Result, *, is_marked: bool
-    ) -> Settlement:
+    ) -> MessageResult:
         """Hang up before the dot; the relay throws away what it has. Take the mark back.
 
         Without that, the next attempt would have to take the message for one in doubt.
@@ -180,18 +180,18 @@ class Delivery:
         if isinstance(result, replies.NotOurs):
             if is_marked:
                 was = row.state if row.state is MessageState.DOT_SENT else MessageState.PENDING
-                await self.books.mark(Mark(row.id, row.attempt, was, reason=row.reason))
-            return Settlement(row, result, state=None)
+                await self.writer.mark(Mark(row.id, row.attempt, was, reason=row.reason))
+            return MessageResult(row, result, state=None)
         return await self._settle(row, result)
 
-    async def _settle(self, row: MessageRow, result: Result) -> Settlement:
+    async def _settle(self, row: MessageRow, result: Result) -> MessageResult:
         settlement = settle(row, result, policy=self.policy, is_last=self.is_last)
-        if settlement.mark is not None and not await self.books.mark(settlement.mark):
+        if settlement.mark is not None and not await self.writer.mark(settlement.mark):
             log.warning("message.lost_claim", job_id=row.job_id, message=row.id)
-            return Settlement(row, replies.NotOurs(), state=None)
+            return MessageResult(row, replies.NotOurs(), state=None)
         return settlement
 
-    def _tell(self, row: MessageRow, settlement: Settlement, span: telemetry.Span) -> None:
+    def _tell(self, row: MessageRow, settlement: MessageResult, span: telemetry.Span) -> None:
         outcome = settlement.state.value if settlement.state else "not_ours"
         mark = settlement.mark
         code = mark.reply_code if mark else None

@@ -10,12 +10,12 @@ from ledger.errors import LedgerUnavailable
 from ledger.messages import Preparation, Recipient
 from ledger.models.mail import MessageState
 from runtime.errors import SettingsError
-from tasks.email import books, mime, relays, replies, verdict
-from tasks.email.books import Opening
+from tasks.email import composer, message_writer, outcome, relays, replies
+from tasks.email.composer import Composer
 from tasks.email.delivery import Delivery
-from tasks.email.letter import Letter
+from tasks.email.message_writer import Opening
+from tasks.email.outcome import MessageResult, resume
 from tasks.email.payload import Email
-from tasks.email.settlement import Settlement, resume
 from tasks.errors import PayloadError, RenderError
 from tasks.kinds import Backoff, kind
 from tasks.outcomes import Failed, Snooze
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from ledger.messages import MessageRow
     from tasks.context import Context
-    from tasks.email.books import Books
+    from tasks.email.message_writer import MessageWriter
     from tasks.email.relays import Policy, Relay
     from tasks.outcomes import Outcome
 
@@ -70,12 +70,12 @@ async def send(payload: Email, context: Context) -> Outcome:
 
 
 async def _send(email: Email, *, relay: Relay, policy: Policy, context: Context) -> Outcome:
-    ledger = books.of(context.database)
+    ledger = message_writer.of(context.database)
     opened = await ledger.open(Opening(_preparation(email, context), relay.login))
     if opened.relay.is_stopped:
-        return verdict.stopped(relay, opened.relay.reason)
+        return outcome.stopped(relay, opened.relay.reason)
     if opened.is_blocked:
-        return verdict.backing_off(
+        return outcome.backing_off(
             relay, backoff_s=opened.relay.backoff_s, reason=opened.relay.reason
         )
     if opened.rows is None:
@@ -83,27 +83,27 @@ async def _send(email: Email, *, relay: Relay, policy: Policy, context: Context)
     delivery = Delivery(
         relay=relay,
         policy=policy,
-        books=ledger,
+        writer=ledger,
         still_owned=context.still_owned,
         is_last=context.tries_left == 0,
     )
-    letter = Letter(email, relay=relay, policy=policy, first=opened.rows[0])
-    settlements = await _deliver_all(delivery, letter, opened.rows)
-    if any(settlement.state is None for settlement in settlements):
+    composed = Composer(email, relay=relay, policy=policy, first=opened.rows[0])
+    results = await _deliver_all(delivery, composed, opened.rows)
+    if any(settlement.state is None for settlement in results):
         return LOST_CLAIM
-    backoff_s = await _tell_of(relay, settlements, ledger=ledger, context=context)
-    if opened.relay.backoff_step and any(_is_accepted(s) for s in settlements):
+    backoff_s = await _tell_of(relay, results, ledger=ledger, context=context)
+    if opened.relay.backoff_step and any(_is_accepted(s) for s in results):
         await ledger.recover(relay, tenant=context.tenant)
-    return verdict.outcome(settlements, relay=relay, backoff_s=backoff_s)
+    return outcome.of_job(results, relay=relay, backoff_s=backoff_s)
 
 
 async def _deliver_all(
-    delivery: Delivery, letter: Letter, rows: Sequence[MessageRow]
-) -> list[Settlement]:
+    delivery: Delivery, composed: Composer, rows: Sequence[MessageRow]
+) -> list[MessageResult]:
     """Every message settled, by an earlier attempt or now; several go out side by side."""
     if len(rows) == 1:
-        return [await _deliver(delivery, letter, rows[0])]
-    tasks = [asyncio.create_task(_deliver(delivery, letter, row)) for row in rows]
+        return [await _deliver(delivery, composed, rows[0])]
+    tasks = [asyncio.create_task(_deliver(delivery, composed, row)) for row in rows]
     try:
         await asyncio.gather(*tasks, return_exceptions=True)
     except asyncio.CancelledError:
@@ -113,27 +113,27 @@ async def _deliver_all(
     return [task.result() for task in tasks]
 
 
-async def _deliver(delivery: Delivery, letter: Letter, row: MessageRow) -> Settlement:
+async def _deliver(delivery: Delivery, composed: Composer, row: MessageRow) -> MessageResult:
     if row.state not in (MessageState.SENDING, MessageState.DOT_SENT):
-        return Settlement(row, None, row.state, reason=row.reason)
+        return MessageResult(row, None, row.state, reason=row.reason)
     relay = delivery.relay
     doubtful = resume(row, policy=delivery.policy, window_s=relay.idempotency_window_s)
     if doubtful is None:
-        return await delivery.deliver(row, letter.to(row))
-    if doubtful.mark is not None and not await delivery.books.mark(doubtful.mark):
-        return Settlement(row, replies.NotOurs(), None)
+        return await delivery.deliver(row, composed.addressed_to(row))
+    if doubtful.mark is not None and not await delivery.writer.mark(doubtful.mark):
+        return MessageResult(row, replies.NotOurs(), None)
     return doubtful
 
 
 async def _tell_of(
-    relay: Relay, settlements: Sequence[Settlement], *, ledger: Books, context: Context
+    relay: Relay, results: Sequence[MessageResult], *, ledger: MessageWriter, context: Context
 ) -> float:
     """Note what the relay said of itself; for how long it wants to be left alone, in seconds."""
-    for settlement in settlements:
+    for settlement in results:
         if isinstance(settlement.result, replies.LoginRefused):
             await ledger.stop(relay, tenant=context.tenant, reason=settlement.result.reply.text)
             return 0.0
-    for settlement in settlements:
+    for settlement in results:
         if isinstance(settlement.result, (replies.HostBackoff, replies.Unreachable)):
             return await ledger.back_off(
                 relay, tenant=context.tenant, reason=settlement.reason or "it is busy"
@@ -141,7 +141,7 @@ async def _tell_of(
     return 0.0
 
 
-def _is_accepted(settlement: Settlement) -> bool:
+def _is_accepted(settlement: MessageResult) -> bool:
     return isinstance(settlement.result, replies.Accepted)
 
 
@@ -163,7 +163,7 @@ def _preparation(email: Email, context: Context) -> Preparation:
         job_id=context.job_id,
         attempt=context.attempt,
         relay=email.relay,
-        message_id=mime.message_id(context.job_id, email.from_.domain),
+        message_id=composer.message_id(context.job_id, email.from_.domain),
         recipients=tuple(seen.values()),
     )
 

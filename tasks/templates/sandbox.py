@@ -1,7 +1,7 @@
 """Renders templates of strangers: sandboxed, bounded, plain data only.
 
-Runs in a child process without secrets (`workers.child`, role `function`), so this module
-imports Jinja and nothing heavy. The same input always gives the same output: there is no
+Runs in a child process without secrets (`workers.isolation.inside.child`, role `function`), so this
+module imports Jinja and nothing heavy. The same input always gives the same output: there is no
 clock, no chance and no way to load anything.
 
 Jinja's sandbox is one wall of four: the child process, its limits on memory, files and time,

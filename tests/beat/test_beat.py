@@ -32,7 +32,7 @@ def scalar(ledger: psycopg.Connection, sql: str, *values: Any) -> Any:
 
 
 def finish_all(ledger: psycopg.Connection) -> None:
-    """Stand in for workers: whatever is open is done."""
+    """Cluster in for workers: whatever is open is done."""
     ledger.execute(
         "UPDATE relais.jobs SET state = 'succeeded', finished_at = clock_timestamp(), ready_at = NULL "
         "WHERE state IN ('ready', 'scheduled')"

@@ -16,11 +16,12 @@ from tasks.context import Context
 from tasks.kinds import QUEUES
 from tasks.outcomes import Failed, Outcome, Succeeded
 from tasks.periodic import Every, Periodic
+from tests.beat.sql import run, scalar
 from tests.ledger import jobs
 from tests.waiting import wait_for
 from tests.workers.process import WorkerProcess
-from workers import firing as workers_firing
-from workers.firing import Firing
+from workers import schedule_runner as workers_firing
+from workers.schedule_runner import ScheduleRunner
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -58,17 +59,6 @@ class Bells:
 
     def ring(self, **_: Any) -> None:
         pass
-
-
-async def run(database: AsyncEngine, *statements: str) -> None:
-    async with database.begin() as connection:
-        for statement in statements:
-            await connection.execute(text(statement))
-
-
-async def scalar(database: AsyncEngine, statement: str, **values: Any) -> Any:
-    async with database.connect() as connection:
-        return (await connection.execute(text(statement), values)).scalar_one()
 
 
 async def succeeded(database: AsyncEngine, kind: str) -> int:
@@ -109,7 +99,9 @@ async def keep_books(database: AsyncEngine, settings: Settings) -> Outcome:
 
 
 @pytest.fixture
-def firing(database: AsyncEngine, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Firing:
+def firing(
+    database: AsyncEngine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> ScheduleRunner:
     """Fires housekeeping every second."""
 
     def table(_: Settings) -> tuple[Periodic, ...]:
@@ -119,11 +111,11 @@ def firing(database: AsyncEngine, settings: Settings, monkeypatch: pytest.Monkey
         )
 
     monkeypatch.setattr(workers_firing, "beat_schedule", table)
-    return Firing(settings, database=database, ringer=Bells())
+    return ScheduleRunner(settings, database=database, ringer=Bells())
 
 
 async def test_nothing_that_somebody_pauses_stops_it(
-    database: AsyncEngine, settings: Settings, firing: Firing
+    database: AsyncEngine, settings: Settings, firing: ScheduleRunner
 ) -> None:
     await run(database, OLD_JOBS.format(count=3))
     async with database.begin() as connection:
@@ -144,7 +136,7 @@ async def test_nothing_that_somebody_pauses_stops_it(
 
 
 async def test_a_run_whose_process_was_killed_stops_no_later_one(
-    database: AsyncEngine, settings: Settings, firing: Firing
+    database: AsyncEngine, settings: Settings, firing: ScheduleRunner
 ) -> None:
     await run(
         database,
@@ -178,7 +170,7 @@ async def test_a_run_whose_process_was_killed_stops_no_later_one(
 
 @pytest.mark.parametrize(("age", "fired"), [("5 minutes", 0), ("16 minutes", 1)])
 async def test_a_run_that_never_ends_stops_no_later_one(
-    database: AsyncEngine, firing: Firing, age: str, fired: int
+    database: AsyncEngine, firing: ScheduleRunner, age: str, fired: int
 ) -> None:
     stuck = jobs.new_job(tenant="system", kind="relais.retention", delay_s=1e6)
     await run(database, "INSERT INTO relais.tenants (name) VALUES ('system')")
@@ -350,9 +342,9 @@ async def test_what_each_task_did_is_told_and_counted(
 
 
 async def test_two_beats_at_once_give_the_work_once(
-    database: AsyncEngine, settings: Settings, firing: Firing
+    database: AsyncEngine, settings: Settings, firing: ScheduleRunner
 ) -> None:
-    other = Firing(settings, database=database, ringer=Bells())
+    other = ScheduleRunner(settings, database=database, ringer=Bells())
     for _ in range(5):
         async with asyncio.timeout(3):
             await asyncio.gather(firing.look(), other.look())
@@ -374,12 +366,12 @@ async def test_two_beats_at_once_give_the_work_once(
 
 
 async def test_a_beat_that_stands_still_inside_a_tick_holds_up_no_other_tick(
-    database: AsyncEngine, settings: Settings, firing: Firing
+    database: AsyncEngine, settings: Settings, firing: ScheduleRunner
 ) -> None:
     """It has taken the tick of retention and does not commit."""
     await firing.look()  # the tenant is there
     await run(database, "DELETE FROM relais.schedule_ticks", "DELETE FROM relais.jobs")
-    other = Firing(settings, database=database, ringer=Bells())
+    other = ScheduleRunner(settings, database=database, ringer=Bells())
     async with database.begin() as frozen:
         await frozen.execute(
             text(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import text
 
-from workers.firing import Firing
+from workers.schedule_runner import ScheduleRunner
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -62,7 +62,7 @@ async def count(database: AsyncEngine, sql: str) -> int:
         return int((await connection.execute(text(sql))).scalar_one())
 
 
-async def look_s(firing: Firing) -> float:
+async def look_s(firing: ScheduleRunner) -> float:
     began = time.perf_counter()
     await firing.look()
     return time.perf_counter() - began
@@ -77,7 +77,7 @@ async def test_200_minutely_schedules_fire_at_once(
 ) -> None:
     await make(database, 200, ago_s=120)
     bells = Bells()
-    took_s = await look_s(Firing(settings, database=database, ringer=bells))
+    took_s = await look_s(ScheduleRunner(settings, database=database, ringer=bells))
     assert await count(database, USER_JOBS) == await count(database, USER_TICKS) == 200
     assert len(set(bells.rung)) >= 200
     assert took_s < 1.0
@@ -86,7 +86,7 @@ async def test_200_minutely_schedules_fire_at_once(
 async def test_1_000_schedules_due_at_once_fire_within_two_seconds(
     database: AsyncEngine, settings: Settings
 ) -> None:
-    firing = Firing(settings, database=database, ringer=Bells())
+    firing = ScheduleRunner(settings, database=database, ringer=Bells())
     await firing.look()  # Relais' own are fired, the system tenant is there
     await make(database, 1_000, ago_s=120, crons=("* * * * *", "*/2 * * * *", "0 * * * *"))
     async with database.begin() as connection:
@@ -106,7 +106,7 @@ async def test_10_000_schedules_cost_little_while_nothing_is_due(
     await make(database, MANY, ago_s=0, crons=(*rare, "0 0 29 2 *", "59 23 31 12 *"))
     # Relais' own canaries are not what is measured here.
     quiet = settings.model_copy(update={"canary_s": 86_400.0})
-    firing = Firing(quiet, database=database, ringer=Bells())
+    firing = ScheduleRunner(quiet, database=database, ringer=Bells())
     await firing.look()
     looks = sorted([await look_s(firing) for _ in range(11)])
     assert await count(database, USER_JOBS) == 0
@@ -118,7 +118,7 @@ async def test_one_changed_schedule_among_10_000_is_all_that_is_planned_again(
 ) -> None:
     rare = tuple(f"{minute} 0 {day} 1 *" for minute in range(60) for day in range(2, 29))
     await make(database, MANY, ago_s=0, crons=rare)
-    firing = Firing(settings, database=database, ringer=Bells())
+    firing = ScheduleRunner(settings, database=database, ringer=Bells())
     await firing.look()
     async with database.begin() as connection:
         await connection.execute(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ops.chaos.history import Attempted, Call, Delivery, Event, History, Job, Mark, Message
+from lab.chaos.history import Attempted, Call, Delivery, Event, History, Job, Mark, Message
 
 Step = tuple[str, int] | tuple[str, int, str]
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from ops.chaos import checker
-from ops.chaos.history import Call, Delivery, Event, History
+from lab.chaos import checker
+from lab.chaos.history import Call, Delivery, Event, History
 from tests.chaos.histories import DIED, HAPPY, RELEASED, SENT_TWICE, called_back, events, mail
 
 

@@ -9,10 +9,10 @@ from typing import Any, ClassVar, cast
 
 import pytest
 
-from ops.chaos import conductor as module
-from ops.chaos.conductor import Conductor
-from ops.chaos.faults.fault import Fault, Scene
-from ops.chaos.journal import Journal
+from lab.chaos import conductor as module
+from lab.chaos.conductor import Conductor
+from lab.chaos.faults.fault import Fault, Scene
+from lab.chaos.journal import Journal
 
 
 class Noted(Fault):

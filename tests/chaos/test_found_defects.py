@@ -16,17 +16,17 @@ from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from doorbell.broker import celery_app
+from doorbell.ringer import Ringer
+from lab.bench.cluster import cluster
 from ledger import database as ledger_database
 from ledger import ids, transitions
-from ops.bench.stand import stand
 from ops.stack import Valkey, processes
 from runtime.settings import Settings
 from tests.ledger.jobs import accept, claim, new_job
 from tests.waiting import wait_for
 from tests.workers.conftest import Ledger, ledger
 from tests.workers.process import WorkerProcess
-from workers.broker import celery_app
-from workers.doorbell import Ringer
 
 __all__ = ["ledger"]
 
@@ -167,7 +167,7 @@ async def _came_in_vain(database: AsyncEngine) -> bool:
 
 async def test_a_database_that_stood_still_costs_no_living_worker_its_jobs() -> None:
     """All leases had run out while nobody could prolong them; whoever looked first took all."""
-    with stand() as here:
+    with cluster() as here:
         async with engine_of(here.settings) as database:
             here_ledger = Ledger(database, here.folder)
             options = {

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from ops.chaos.proxy import Link, Proxy, Trap
+from lab.chaos.proxy import Link, Proxy, Trap
 from tests.waiting import wait_for
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]

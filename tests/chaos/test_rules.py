@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from ops.chaos import checker, rules
-from ops.chaos.history import Event, History, Probe, Run, Struck
+from lab.chaos import checker, rules
+from lab.chaos.history import Event, History, Probe, Run, Struck
 from tests.chaos.histories import HAPPY, add_task, events, mail
 
 POISON = "poison: it ended the process that ran it, three times"

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ops.chaos.checker import PROMISES
+from lab.chaos.checker import PROMISES
 
 ROOT = Path(__file__).parents[2]
 FAULTS = (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ops.chaos import timeline
-from ops.chaos.history import History, Job, Struck
+from lab.chaos import timeline
+from lab.chaos.history import History, Job, Struck
 
 
 def job(number: int, *, created_at: float, finished_at: float | None) -> Job:

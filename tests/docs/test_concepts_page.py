@@ -17,8 +17,9 @@ def drawn() -> set[tuple[str, str]]:
 
 
 def written() -> set[tuple[str, str]]:
-    """The changes that the described statements of transitions.sql make."""
-    text = (ROOT / "ledger" / "transitions.sql").read_text(encoding="utf-8")
+    """The changes that the described statements make."""
+    names = ("transitions.sql", "consequences.sql")
+    text = "".join((ROOT / "ledger" / name).read_text(encoding="utf-8") for name in names)
     found: set[tuple[str, str]] = set()
     for line in re.findall(r"^-- ([^\n]* -> [^\n]*)", text, re.M):
         before, after = line.split(" -> ")
@@ -29,7 +30,7 @@ def written() -> set[tuple[str, str]]:
 
 
 def test_the_diagram_shows_every_change_and_no_other() -> None:
-    assert TRANSITIONS  # the file that is read above is the one that runs
+    assert TRANSITIONS  # the files that are read above are those that run
     assert drawn() == written()
 
 

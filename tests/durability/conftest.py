@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ops.bench.stand import Stand, stand
+from lab.bench.cluster import Cluster, cluster
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
 @pytest.fixture
-def here() -> Iterator[Stand]:
+def here() -> Iterator[Cluster]:
     """Postgres, Redis and room for processes, ours to break."""
-    with stand() as made:
+    with cluster() as made:
         yield made

@@ -11,7 +11,7 @@ from uuid import uuid4
 import httpx
 
 if TYPE_CHECKING:
-    from ops.bench.stand import Stand
+    from lab.bench.cluster import Cluster
 
 PATIENCE_S = 60.0
 
@@ -64,6 +64,6 @@ class Load:
         raise AssertionError(message)
 
 
-async def load_on(here: Stand, url: str, **fields: Any) -> Load:
+async def load_on(here: Cluster, url: str, **fields: Any) -> Load:
     """A load with a fresh API key."""
     return Load(url, await asyncio.to_thread(here.make_key), **fields)

@@ -12,9 +12,9 @@ import httpx
 import psycopg
 import pytest
 
-from ops.bench.stand import Stand, wait_until
-from ops.chaos import patterns
-from ops.chaos.proxy import Proxy, Trap
+from lab.bench.cluster import Cluster, wait_until
+from lab.chaos import patterns
+from lab.chaos.proxy import Proxy, Trap
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ JOB = {"kind": "bench.nothing", "payload": {}}
 
 
 @asynccontextmanager
-async def proxied(here: Stand) -> AsyncIterator[tuple[Proxy, str]]:
+async def proxied(here: Cluster) -> AsyncIterator[tuple[Proxy, str]]:
     """A proxy before Postgres, and the database URL through it."""
     proxy = Proxy(here.postgres.port, forgets=patterns.OVER)
     await proxy.start()
@@ -35,7 +35,7 @@ async def proxied(here: Stand) -> AsyncIterator[tuple[Proxy, str]]:
         await proxy.stop()
 
 
-async def post(here: Stand, api_key: str, *, key: str) -> httpx.Response | None:
+async def post(here: Cluster, api_key: str, *, key: str) -> httpx.Response | None:
     """One job; None where the gateway hung up on us."""
     async with httpx.AsyncClient(timeout=20, trust_env=False) as client:
         try:
@@ -48,14 +48,14 @@ async def post(here: Stand, api_key: str, *, key: str) -> httpx.Response | None:
             return None
 
 
-def job_ids(here: Stand) -> list[str]:
+def job_ids(here: Cluster) -> list[str]:
     """Every job in the ledger."""
     with psycopg.connect(here.postgres.url) as connection:
         return [row[0] for row in connection.execute("SELECT id::text FROM relais.jobs")]
 
 
 @pytest.mark.parametrize("moment", ["before the commit", "after the commit, before the 202"])
-async def test_gateway_killed(here: Stand, moment: str) -> None:
+async def test_gateway_killed(here: Cluster, moment: str) -> None:
     api_key = await asyncio.to_thread(here.make_key)
     is_before = moment.startswith("before")
     async with proxied(here) as (proxy, url):
@@ -90,7 +90,7 @@ async def test_gateway_killed(here: Stand, moment: str) -> None:
     assert len(job_ids(here)) == 2
 
 
-async def test_worker_killed_in_the_middle_of_a_callback(here: Stand) -> None:
+async def test_worker_killed_in_the_middle_of_a_callback(here: Cluster) -> None:
     """The receiver has the callback, the worker dies before it hears so: same id again."""
     api_key = await asyncio.to_thread(here.make_key)
     heard: list[dict[str, str]] = []
@@ -131,7 +131,7 @@ async def test_worker_killed_in_the_middle_of_a_callback(here: Stand) -> None:
     assert heard[0]["webhook-id"] == heard[1]["webhook-id"]
 
 
-def _callback_states(here: Stand) -> list[str]:
+def _callback_states(here: Cluster) -> list[str]:
     with psycopg.connect(here.postgres.url) as connection:
         rows = connection.execute(
             "SELECT state::text FROM relais.jobs WHERE kind = 'http.callback'"
@@ -139,7 +139,7 @@ def _callback_states(here: Stand) -> list[str]:
         return [row[0] for row in rows]
 
 
-def _is_live(here: Stand) -> bool:
+def _is_live(here: Cluster) -> bool:
     try:
         url = f"http://127.0.0.1:{here.gateway_port}/health/live"
         return httpx.get(url, timeout=1, trust_env=False).status_code == httpx.codes.OK

@@ -12,13 +12,13 @@ from tests.durability.load import Load, load_on
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
-    from ops.bench.stand import Stand
+    from lab.bench.cluster import Cluster
 
 SLOWER_MAX_S = 2.0
 BACK_MAX_S = 5.0
 
 
-def rows(here: Stand) -> list[Any]:
+def rows(here: Cluster) -> list[Any]:
     """(id, state, seconds from accepted to finished) of every job."""
     with psycopg.connect(here.postgres.url) as connection:
         return connection.execute(
@@ -32,13 +32,13 @@ def share(values: list[float], part: float) -> float:
     return sorted(values)[int(part * (len(values) - 1))]
 
 
-def moment(here: Stand) -> Any:
+def moment(here: Cluster) -> Any:
     """Now, by the database's clock."""
     with psycopg.connect(here.postgres.url) as connection:
         return connection.execute("SELECT clock_timestamp()").fetchone()
 
 
-def first_finish_after(here: Stand, moment: Any) -> float:
+def first_finish_after(here: Cluster, moment: Any) -> float:
     """Seconds from `moment` until a job finished."""
     with psycopg.connect(here.postgres.url) as connection:
         row = connection.execute(
@@ -50,7 +50,7 @@ def first_finish_after(here: Stand, moment: Any) -> float:
     return float(row[0])
 
 
-async def all_finished(here: Stand, load: Load) -> list[float]:
+async def all_finished(here: Cluster, load: Load) -> list[float]:
     """Wait for every acknowledged job; how long each took from accepted to finished."""
 
     def finished() -> bool:
@@ -64,13 +64,13 @@ async def all_finished(here: Stand, load: Load) -> list[float]:
     return sorted(row[2] for row in found if row[0] in mine)
 
 
-def nobody_was_forgotten(here: Stand, *loads: Load) -> None:
+def nobody_was_forgotten(here: Cluster, *loads: Load) -> None:
     """Every job in the ledger is one that a caller was told of, and the other way round."""
     told = {job_id for load in loads for job_id in load.acknowledged.values()}
     assert {row[0] for row in rows(here)} == told
 
 
-async def test_redis_killed_emptied_and_gone_for_30_s(here: Stand) -> None:
+async def test_redis_killed_emptied_and_gone_for_30_s(here: Cluster) -> None:
     with here.gateway() as url, here.process("workers", "bulk"):
         calm = await load_on(here, url)  # what the machine does at the moment
         await calm.run(per_s=30, seconds=5)
@@ -95,7 +95,7 @@ async def test_redis_killed_emptied_and_gone_for_30_s(here: Stand) -> None:
     assert share(took, 0.99) - share(usual, 0.99) < SLOWER_MAX_S
 
 
-async def test_postgres_stopped_at_once_under_load(here: Stand) -> None:
+async def test_postgres_stopped_at_once_under_load(here: Cluster) -> None:
     with here.gateway() as url, here.process("workers", "bulk") as worker:
         load = await load_on(here, url)
         running = asyncio.create_task(load.run(per_s=50, seconds=15))

@@ -57,7 +57,7 @@ async def test_a_relay_slower_than_the_jobs_time_is_heard_out(
     policy: str,
 ) -> None:
     """The next attempt sent the mail again, or called it unknown, while the relay still thought."""
-    monkeypatch.setattr("workers.slots.STUBBORN_S", 0.3)
+    monkeypatch.setattr("workers.executor.STUBBORN_S", 0.3)
     gate = asyncio.Event()
     relay.always("DOT", Act("250 2.0.0 Taken", gate=gate))
     job_id = await _accept(ledger, timeout_s=0.5, payload={"policy": policy})

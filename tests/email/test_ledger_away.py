@@ -14,12 +14,12 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
+from lab.chaos.proxy import Link, Proxy, Trap
 from ledger import database as ledger_database
 from ledger import ids, migrate
-from ops.chaos.proxy import Link, Proxy, Trap
 from ops.stack import Postgres
 from runtime.settings import Settings
-from tasks.email import books
+from tasks.email import message_writer
 from tasks.email.payload import Email
 from tasks.email.send import send
 from tasks.outcomes import Snooze, Succeeded, Unknown
@@ -160,7 +160,7 @@ async def test_a_worker_that_must_leave_waits_for_postgres_no_longer_than_told(
     async with _read_only(postgres):
         gate.set()
         await wait_for(lambda: _is_waiting(caplog))
-        books.leave(within_s=0.1)
+        message_writer.leave(within_s=0.1)
         outcome = await running
         assert isinstance(outcome, Snooze)
         assert "read-only transaction" in outcome.reason
@@ -179,7 +179,7 @@ async def test_a_dot_that_cannot_be_noted_is_not_sent(
     monkeypatch: pytest.MonkeyPatch,
     policy: str,
 ) -> None:
-    monkeypatch.setattr(books, "DOT_PATIENCE_S", 0.2)
+    monkeypatch.setattr(message_writer, "DOT_PATIENCE_S", 0.2)
     gate = asyncio.Event()
     relay.next("DATA", Act("354 Go", gate=gate))
     job_id = ids.new()
@@ -205,7 +205,7 @@ async def test_a_dots_mark_whose_commit_was_never_confirmed_is_taken_back(
     policy: str,
 ) -> None:
     """It stands in the ledger, and yet no dot went out: nothing is unknown about that mail."""
-    monkeypatch.setattr(books, "DOT_PATIENCE_S", 0.2)
+    monkeypatch.setattr(message_writer, "DOT_PATIENCE_S", 0.2)
     proxy = Proxy(postgres.port)
     await proxy.start()
 
@@ -233,7 +233,7 @@ async def test_a_dots_mark_whose_commit_was_never_confirmed_is_taken_back(
 async def test_a_mail_that_cannot_be_opened_in_the_books_waits_uncounted(
     own_jobs: Jobs, relay: ScriptedRelay, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(books, "PREPARE_PATIENCE_S", 0.2)
+    monkeypatch.setattr(message_writer, "PREPARE_PATIENCE_S", 0.2)
     job_id = ids.new()
     context = await own_jobs.context(job_id, attempt=1)
     async with _read_only(postgres):

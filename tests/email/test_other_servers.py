@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.email.conftest import Jobs
 
 
-class Keeper:
+class Mailbox:
     def __init__(self) -> None:
         self.mails: list[tuple[list[str], bytes]] = []
 
@@ -41,8 +41,8 @@ class Keeper:
 
 
 async def test_aiosmtpd(jobs: Jobs) -> None:
-    keeper = Keeper()
-    controller = Controller(keeper, hostname="127.0.0.1", port=_free_port(), enable_SMTPUTF8=True)
+    mailbox = Mailbox()
+    controller = Controller(mailbox, hostname="127.0.0.1", port=_free_port(), enable_SMTPUTF8=True)
     await asyncio.to_thread(controller.start)
     try:
         jobs.smtp_url = f"smtp://127.0.0.1:{controller.port}?connections=2"
@@ -53,11 +53,11 @@ async def test_aiosmtpd(jobs: Jobs) -> None:
         assert outcome.result
         assert [m["state"] for m in outcome.result["messages"]] == ["sent", "sent", "failed"]
         assert isinstance(await jobs.run(to="bob@x.org"), Succeeded)
-        for _, content in keeper.mails[:2]:
+        for _, content in mailbox.mails[:2]:
             parsed = message_from_bytes(content, policy=policy.SMTPUTF8)
             assert parsed.get_content().replace("\r\n", "\n") == text + "\n"  # type: ignore[attr-defined]
             assert parsed["Subject"] == ("Grüße " * 40)
-        assert sorted(to for [to], _ in keeper.mails) == [
+        assert sorted(to for [to], _ in mailbox.mails) == [
             "ada@x.org", "bob@x.org", "pelé@xn--exmple-cua.org",
         ]  # fmt: skip
     finally:

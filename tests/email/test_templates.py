@@ -6,7 +6,7 @@ from email import message_from_bytes, policy
 from typing import TYPE_CHECKING, Any
 
 from tasks.outcomes import Failed, Succeeded
-from workers.isolation import IsolationPool
+from workers.isolation.pool import IsolationPool
 
 if TYPE_CHECKING:
     from tests.email.conftest import Jobs

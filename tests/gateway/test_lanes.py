@@ -50,8 +50,7 @@ async def shown(client: httpx.AsyncClient, lane: str, **asked: Any) -> dict[str,
 async def post(client: httpx.AsyncClient, verb: str, lane: str, **asked: Any) -> dict[str, Any]:
     answer = await client.post(f"/api/v1/lanes/{verb}", json={"lane": lane} | asked)
     assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
+    return dict(answer.json())
 
 
 async def scripted(
@@ -65,8 +64,6 @@ async def scripted(
 
 
 async def reaches(ledger: AsyncEngine, jobs: list[UUID], *, within_s: float = 20.0) -> None:
-    """Wait until all have succeeded."""
-
     async def done() -> bool:
         return all([(await row(ledger, job)).state == "succeeded" for job in jobs])
 

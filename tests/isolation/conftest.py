@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 from runtime.settings import Settings
-from workers.isolation import IsolationPool
+from workers.isolation.pool import IsolationPool
 
 
 @pytest.fixture

@@ -69,4 +69,6 @@ def wait_for(condition: Callable[[], bool], *, within_s: float = 10.0) -> None:
 
 
 def _is_ours(pid: int) -> bool:
-    return b"workers.child_forking" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    return b"workers.isolation.inside.forking" in Path(f"/proc/{pid}/cmdline").read_bytes().split(
+        b"\0"
+    )

@@ -13,7 +13,7 @@ import pytest
 from runtime.settings import Settings
 from tasks.outcomes import Succeeded
 from tests.isolation.hasty_kind import TIMEOUT_S
-from workers.isolation import IsolationPool
+from workers.isolation.pool import IsolationPool
 
 Fields = Callable[..., dict[str, Any]]
 

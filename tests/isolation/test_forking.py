@@ -23,7 +23,7 @@ from tests.isolation.processes import (
     threads_of,
     wait_for,
 )
-from workers.isolation import ChildDied, Interrupted, IsolationPool, TimedOut
+from workers.isolation.pool import ChildDied, Interrupted, IsolationPool, TimedOut
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ import pytest
 
 from tasks.errors import RenderError
 from tests.isolation.processes import children_of, is_running, wait_for
-from workers.isolation import IsolationPool, TimedOut
+from workers.isolation.pool import IsolationPool, TimedOut
 
 if TYPE_CHECKING:
     from runtime.settings import Settings
@@ -84,9 +84,7 @@ async def test_a_function_child_sees_no_secrets(
 
 
 def test_a_function_child_imports_little() -> None:
-    program = (
-        "import sys, workers.child_forking as f; f.child.prepare('function'); print(*sys.modules)"
-    )
+    program = "import sys, workers.isolation.inside.forking as f; f.child.prepare('function'); print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     ).stdout.split()

@@ -25,7 +25,7 @@ def test_ends_without_a_word(which: str) -> None:
     words = {
         "child": ["-c", CHILD, descriptor, str(ROOM_BYTES)],
         "fork server": [
-            *("-m", "workers.child_forking", descriptor, "function"),
+            *("-m", "workers.isolation.inside.forking", descriptor, "function"),
             *(str(os.getpid()), str(ROOM_BYTES)),
         ],
     }[which]

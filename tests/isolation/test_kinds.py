@@ -14,7 +14,7 @@ import pytest
 from tasks.errors import KindError, PayloadError
 from tasks.outcomes import Failed, RetryLater, Snooze, Succeeded
 from tests.isolation.processes import children_of, is_running, servers_of, wait_for
-from workers.isolation import ChildDied, HandlerRaised, IsolationPool, TimedOut
+from workers.isolation.pool import ChildDied, HandlerRaised, IsolationPool, TimedOut
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -217,7 +217,7 @@ async def test_a_child_writes_no_core_file(pool: IsolationPool, fields: Fields) 
 PARENT = """
 import asyncio, sys
 from runtime.settings import Settings
-from workers.isolation import IsolationPool
+from workers.isolation.pool import IsolationPool
 
 async def main():
     settings = Settings(kinds=("tests.scripted_kind",), database_url="postgresql://x@127.0.0.1:1/x")

@@ -16,8 +16,8 @@ import pytest
 from runtime.settings import Settings
 from tasks.outcomes import Succeeded
 from tests.isolation.processes import children_of, is_running, servers_of, started_by, wait_for
-from workers import child_kernel
-from workers.isolation import ChildDied, IsolationPool, TimedOut
+from workers.isolation.inside import kernel
+from workers.isolation.pool import ChildDied, IsolationPool, TimedOut
 
 Fields = Callable[..., dict[str, Any]]
 
@@ -152,7 +152,7 @@ async def test_nothing_is_left_when_the_pool_is_closed(
 WORKER = """
 import asyncio, sys
 from runtime.settings import Settings
-from workers.isolation import IsolationPool
+from workers.isolation.pool import IsolationPool
 
 async def main():
     settings = Settings(kinds=("tests.isolation.deeds",), database_url="postgresql://x@127.0.0.1:1/x")
@@ -183,8 +183,8 @@ async def test_it_is_gone_when_the_worker_is_killed(noted: Path) -> None:
 async def test_children_are_found_where_the_kernel_keeps_no_lists_of_them() -> None:
     program = await asyncio.create_subprocess_exec("sleep", "3600")
     try:
-        assert program.pid in child_kernel._by_parent(os.getpid())
-        assert sorted(child_kernel._by_parent(os.getpid())) == sorted(started_by(os.getpid()))
+        assert program.pid in kernel._by_parent(os.getpid())
+        assert sorted(kernel._by_parent(os.getpid())) == sorted(started_by(os.getpid()))
     finally:
         program.kill()
         await program.wait()

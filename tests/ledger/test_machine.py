@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -28,71 +27,23 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from lab.chaos import chains
+from lab.chaos.history import Event, Job
 from ledger import counts, ids, transitions
-from ledger import database as ledger_database
 from ledger.errors import WrongState
 from ledger.models.jobs import State
 from ledger.shapes import ClaimedJob, Finish
 from ledger.statements import TRANSITIONS
-from ops.chaos import chains
-from ops.chaos.history import Event, Job
-from runtime.settings import Settings
 from tests import services
 from tests.ledger.jobs import SIGN_ON, new_job, wishes
+from tests.ledger.world import MISCOUNTED_CHILDREN, MISCOUNTED_JOBS, Claim, World
 
 WORKERS = 3
 ENDS = (State.SUCCEEDED, State.FAILED, State.CANCELLED, State.UNKNOWN)
 OUTCOMES = (*ENDS, State.SCHEDULED, State.READY)
 FENCED = ("succeed", "finish", "defer", "release")
-# Blocked jobs that do not wait for just their open parents.
-MISCOUNTED_CHILDREN = """
-SELECT child.id, child.waits_for FROM relais.jobs AS child
-CROSS JOIN LATERAL (
-    SELECT count(*) AS links,
-           count(*) FILTER (WHERE parent.finished_at IS NULL OR parent.state = 'unknown') AS open
-    FROM relais.job_parents AS link JOIN relais.jobs AS parent ON parent.id = link.parent_id
-    WHERE link.child_id = child.id AND link.is_open
-) AS its
-WHERE child.state = 'blocked'
-  AND (child.waits_for = 0 OR child.waits_for <> its.links OR its.links <> its.open)
-"""
-MISCOUNTED_JOBS = """
-SELECT tenant, queue, state, sum(jobs) FROM (
-    SELECT tenant, queue, state, jobs FROM relais.job_counts
-    UNION ALL SELECT tenant, queue, state, jobs FROM relais.job_count_deltas
-    UNION ALL SELECT tenant, queue, state, -1 FROM relais.jobs
-) AS every GROUP BY tenant, queue, state HAVING sum(jobs) <> 0
-"""
-
-
-@dataclass
-class Claim:
-    """What a worker believes to hold."""
-
-    job: ClaimedJob
-    owner: UUID
-
-
-@dataclass
-class World:
-    """One database, one event loop, and what everybody believes."""
-
-    url: str
-    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
-    believed: dict[tuple[UUID, int], list[State]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        configured = Settings.model_validate({"database_url": self.url})
-        self.engine: AsyncEngine = ledger_database.engine(configured, pool_size=6)
-
-    def do(self, work: Any) -> Any:
-        return self.loop.run_until_complete(work)
-
-    def close(self) -> None:
-        self.do(self.engine.dispose())
-        self.loop.close()
 
 
 class Ledger(RuleBasedStateMachine):

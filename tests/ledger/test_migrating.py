@@ -18,7 +18,7 @@ from sqlalchemy.exc import OperationalError
 from ledger import migrate
 from ledger.errors import LedgerUnavailable
 from ledger.migrations import steps
-from tests.stack.stand import wait_for
+from tests.stack.cluster import wait_for
 
 ONE_MORE = """
 from alembic import op

@@ -48,8 +48,8 @@ MANY_ROWS = {
     "retention.PRUNE_JOBS": 12_000,
     "retention.PRUNE_SYSTEM_JOBS": 12_000,
     "retention.PRUNE_MESSAGES": 12_000,
-    "transitions.parents_left_behind": 6_000,
-    "transitions.last_blocked": 6_000,
+    "consequences.parents_left_behind": 6_000,
+    "consequences.last_blocked": 6_000,
     "transitions.reclaim": 12_000,
     # A page of 100 lanes, up to 51 ready jobs of each kind and priority.
     "lanes.list": 12_000,
@@ -203,8 +203,8 @@ def _recipients(at: Filled) -> str:
 # Where a statement's values are not those that its names usually have.
 OWN: dict[str, Own] = {
     "transitions.accept": lambda _: {"jobs": _rows([_new_job(n) for n in range(256)])},
-    "transitions.lock_parents": lambda at: {"ids": list(at.parents)},
-    "transitions.link_parents": lambda at: {
+    "consequences.lock_parents": lambda at: {"ids": list(at.parents)},
+    "consequences.link_parents": lambda at: {
         "children": list(at.finished[:100]),
         "parents": list(at.failed[:100]),
         "are_open": [True] * len(at.finished[:100]),
@@ -224,14 +224,14 @@ OWN: dict[str, Own] = {
         "died": [at.running[0][0]],
         "died_attempts": [at.running[0][1]],
     },
-    "transitions.lock_waiting": lambda at: {"ids": list(at.children)},
-    "transitions.fail_children": lambda at: {"ids": list(at.children)},
-    "transitions.free_children": lambda at: {"ids": list(at.children)},
+    "consequences.lock_waiting": lambda at: {"ids": list(at.children)},
+    "consequences.fail_children": lambda at: {"ids": list(at.children)},
+    "consequences.free_children": lambda at: {"ids": list(at.children)},
     "transitions.cancel": lambda at: {"id": at.waiting[0]},
     "transitions.request_cancel": lambda at: {"id": at.running[0][0]},
-    "transitions.parents_of": lambda at: {"ids": list(at.children)},
+    "consequences.parents_of": lambda at: {"ids": list(at.children)},
     "transitions.retry": lambda at: {"ids": list(at.failed)},
-    "transitions.callbacks_of": lambda at: {"ids": list(at.finished)},
+    "consequences.callbacks_of": lambda at: {"ids": list(at.finished)},
     "messages.insert": lambda at: {"rows": _recipients(at)},
     "messages.take_over": lambda at: {"rows": _recipients(at)},
     "messages.rows": lambda at: {"job_ids": [job for _, job in at.messages]},
@@ -259,7 +259,7 @@ OWN: dict[str, Own] = {
     "schedules.LIST_ALL": lambda _: {"after": ""},
     "queries.EVENTS": lambda _: {"after": 0},
     # Children whose parents are open are read and left alone: a slice of the sweep reads its slice.
-    "transitions.parents_left_behind": lambda _: {"limit": 100},
+    "consequences.parents_left_behind": lambda _: {"limit": 100},
     "messages.AGO": lambda _: {"ago_s": 60.0},
     "liveness.BURY": lambda at: {"ids": [at.owner]},
     "api_keys.INSERT_KEY": lambda _: {"id": uuid4(), "tenant": "default"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ops.bench import upgrade
+from lab.bench import upgrade
 from tests import services
 
 JOBS = 20_000

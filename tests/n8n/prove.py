@@ -26,7 +26,7 @@ from ops import stack
 from ops.demo import target as targets
 from ops.stack import ports
 from runtime.errors import RelaisError
-from tests.n8n import examples, install, witness
+from tests.n8n import examples, install, observer
 from tests.n8n.recorder import Recorder
 from tests.n8n.scenarios import (
     bulk_with_wait,
@@ -61,7 +61,7 @@ def prove(given: argparse.Namespace) -> list[str]:
         print("n8n: importing the examples and starting ...", flush=True)
         n8n.create_database()
         n8n.fill(
-            credentials=[examples.credential(witness.producer_key(target))],
+            credentials=[examples.credential(observer.producer_key(target))],
             workflows=examples.load(relais_url=target.gateway_url),
         )
         running.callback(n8n.stop)

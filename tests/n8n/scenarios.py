@@ -8,7 +8,7 @@ from collections import Counter
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from tests.n8n import witness
+from tests.n8n import observer
 from tests.n8n.stage import wait_for
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def bulk_with_wait(stage: Stage, *, recipients: int) -> None:
     )
     _callback(stage, execution, trace_id=trace_id)
     _mails(stage, domain=domain, expected=recipients + 2)
-    jobs = witness.jobs(target, tag=f"n8n:{execution}")
+    jobs = observer.jobs(target, tag=f"n8n:{execution}")
     states = Counter(job["state"] for job in jobs)
     verdict.check(
         f"{recipients + 3} jobs, all succeeded",
@@ -125,7 +125,7 @@ def verified_callback(stage: Stage) -> None:
 
 def _mails(stage: Stage, *, domain: str, expected: int) -> None:
     def arrived() -> dict[str, int] | None:
-        counts = witness.inbox_counts(stage.target, domain=domain)
+        counts = observer.inbox_counts(stage.target, domain=domain)
         return counts if counts["messages"] >= expected else None
 
     counts = wait_for(f"{expected} mails to {domain}", arrived)
@@ -141,7 +141,7 @@ def _callback(stage: Stage, execution: int, *, trace_id: str) -> None:
         "one callback resumed it", holds=len(taken) == 1, seen=[one.status for one in passed]
     )
     secret = stage.target.callback_secret
-    signed = bool(passed) and all(witness.is_signed(one, secret=secret) for one in passed)
+    signed = bool(passed) and all(observer.is_signed(one, secret=secret) for one in passed)
     verdict.check(
         "it is signed after Standard Webhooks", holds=signed, seen=[one.headers for one in passed]
     )

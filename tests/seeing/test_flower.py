@@ -20,12 +20,12 @@ import pytest
 from pydantic import SecretStr
 from redis import Redis
 
+from doorbell.broker import celery_app
 from ops.stack import Valkey
 from runtime.settings import Settings
 from tests import waiting
 from tests.ledger import jobs
 from tests.workers.process import WorkerProcess
-from workers.broker import celery_app
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.stack import stand as stands
-from tests.stack.stand import Stand
+from tests.stack import cluster as stands
+from tests.stack.cluster import Cluster
 
 
 @pytest.fixture
-def stand() -> Iterator[Stand]:
-    with stands.stand() as made:
+def cluster() -> Iterator[Cluster]:
+    with stands.cluster() as made:
         yield made

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stack.stand import CHECKOUT
+from tests.stack.cluster import CHECKOUT
 
 COMMAND_LINE = 'import sys\nprint("got", sys.argv[1:], sys.prefix)\n'
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.stack.stand import CHECKOUT, Stand
+from tests.stack.cluster import CHECKOUT, Cluster
 
 
 @pytest.mark.parametrize(
@@ -29,26 +29,26 @@ from tests.stack.stand import CHECKOUT, Stand
         (["demo", "--recipients", "0"], "Invalid value for '--recipients'"),
     ],
 )
-def test_wrong_input(stand: Stand, words: list[str], sentence: str) -> None:
-    done = stand.run(*words)
+def test_wrong_input(cluster: Cluster, words: list[str], sentence: str) -> None:
+    done = cluster.run(*words)
     assert done.returncode == 2
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
 
 
-def test_what_needs_a_stack_says_how_to_start_one(stand: Stand) -> None:
+def test_what_needs_a_stack_says_how_to_start_one(cluster: Cluster) -> None:
     for words in (["jobs", "list"], ["key", "list"]):
-        done = stand.run(*words)
+        done = cluster.run(*words)
         assert done.returncode == 1
         assert "not up. Start it: ./relais up" in done.stderr
 
 
-def test_a_log_that_does_not_exist_is_answered_with_the_nearest(stand: Stand) -> None:
-    assert stand.run("logs").returncode == 1
-    stand.up("redis")
-    assert "Ready to accept connections" in stand.run("logs", "redis").stdout
-    done = stand.run("logs", "rediss")
+def test_a_log_that_does_not_exist_is_answered_with_the_nearest(cluster: Cluster) -> None:
+    assert cluster.run("logs").returncode == 1
+    cluster.up("redis")
+    assert "Ready to accept connections" in cluster.run("logs", "redis").stdout
+    done = cluster.run("logs", "rediss")
     assert done.returncode == 2
     assert "Did you mean redis?" in done.stderr
 
@@ -79,41 +79,41 @@ def test_the_supervisor_loads_none_of_them_either() -> None:
     assert done.stdout == "[]\n"
 
 
-def test_keys_are_made_listed_and_taken_back(stand: Stand, database_url: str) -> None:
+def test_keys_are_made_listed_and_taken_back(cluster: Cluster, database_url: str) -> None:
     there = {"RELAIS_DATABASE_URL": database_url}
-    made = stand.run("key", "create", "--name", "n8n", "--role", "producer", "--json", **there)
+    made = cluster.run("key", "create", "--name", "n8n", "--role", "producer", "--json", **there)
     assert made.returncode == 0, made.stderr
     new = json.loads(made.stdout)
     assert new["key"].startswith(new["prefix"])
-    listed = json.loads(stand.run("key", "list", "--json", **there).stdout)["keys"]
+    listed = json.loads(cluster.run("key", "list", "--json", **there).stdout)["keys"]
     assert [(one["name"], one["role"], one["state"]) for one in listed] == [
         ("n8n", "producer", "valid")
     ]
-    assert new["key"] not in stand.run("key", "list", **there).stdout
-    assert stand.run("key", "revoke", new["prefix"], **there).returncode == 0
-    listed = json.loads(stand.run("key", "list", "--json", **there).stdout)["keys"]
+    assert new["key"] not in cluster.run("key", "list", **there).stdout
+    assert cluster.run("key", "revoke", new["prefix"], **there).returncode == 0
+    listed = json.loads(cluster.run("key", "list", "--json", **there).stdout)["keys"]
     assert listed[0]["state"] == "revoked"
-    again = stand.run("key", "revoke", "rls_unknown", **there)
+    again = cluster.run("key", "revoke", "rls_unknown", **there)
     assert again.returncode == 2
-    wrong = stand.run("key", "create", "--role", "king", **there)
+    wrong = cluster.run("key", "create", "--role", "king", **there)
     assert wrong.returncode == 2
     assert "Traceback" not in wrong.stderr
 
 
-def test_doctor_answers_every_question_and_finds_an_open_secrets_file(stand: Stand) -> None:
-    stand.up("redis")
-    done = stand.run("doctor", "--json")
+def test_doctor_answers_every_question_and_finds_an_open_secrets_file(cluster: Cluster) -> None:
+    cluster.up("redis")
+    done = cluster.run("doctor", "--json")
     assert done.returncode == 0, done.stdout
     checks = {one["name"]: one for one in json.loads(done.stdout)["checks"]}
     assert {"python", "disk", "data folder", "secrets", "clock", "redis", "redis server"} <= set(
         checks
     )
-    (stand.data / "secrets.json").chmod(0o644)
-    done = stand.run("doctor", "--json")
+    (cluster.data / "secrets.json").chmod(0o644)
+    done = cluster.run("doctor", "--json")
     assert done.returncode == 1
     found = {one["name"]: one for one in json.loads(done.stdout)["checks"]}["secrets"]
     assert not found["ok"]
     assert "chmod 600" in found["remedy"]
-    stand.down()
-    ports = json.loads(stand.run("doctor", "--json").stdout)["checks"]
+    cluster.down()
+    ports = json.loads(cluster.run("doctor", "--json").stdout)["checks"]
     assert any(one["name"].startswith("port ") for one in ports)

@@ -10,7 +10,7 @@ from signal import SIGKILL, SIGTERM
 
 from ops.stack import processes, records
 from ops.stack.processes import Identity
-from tests.stack.stand import wait_for
+from tests.stack.cluster import wait_for
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 

@@ -11,7 +11,7 @@ from runtime.settings import Settings
 from tasks.context import Context
 from tasks.outcomes import Failed, Succeeded
 from tasks.templates.render import TemplateRender, render_template
-from workers.isolation import IsolationPool
+from workers.isolation.pool import IsolationPool
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

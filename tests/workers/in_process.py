@@ -12,8 +12,8 @@ from workers.engine import Engine
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from doorbell.ringer import Ringer
     from runtime.settings import Settings
-    from workers.doorbell import Ringer
 
 KINDS = (scripted_kind.__name__, odd_kind.__name__)
 

@@ -8,14 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.kinds import Backoff
-from workers.finishing import delay_s
 
 
 @given(base_s=st.floats(0.01, 100), cap_s=st.floats(1, 1e6), tries=st.integers(1, 10_000))
 def test_exponential_with_full_jitter(base_s: float, cap_s: float, tries: int) -> None:
     ceiling = min(cap_s, base_s * 2.0 ** min(tries - 1, 60))
     waits = [
-        delay_s(Backoff(base_s, cap_s), tries=tries, jitter=random.Random(seed))
+        Backoff(base_s, cap_s).delay_s(tries=tries, jitter=random.Random(seed))
         for seed in range(50)
     ]
     assert all(0 <= wait <= ceiling for wait in waits)
@@ -24,6 +23,6 @@ def test_exponential_with_full_jitter(base_s: float, cap_s: float, tries: int) -
 
 @given(schedule=st.lists(st.floats(1, 1e5), min_size=1, max_size=12), tries=st.integers(1, 50))
 def test_schedule_replaces_the_exponential(schedule: list[float], tries: int) -> None:
-    wait = delay_s(Backoff(schedule_s=tuple(schedule)), tries=tries)
+    wait = Backoff(schedule_s=tuple(schedule)).delay_s(tries=tries)
     step = schedule[min(tries, len(schedule)) - 1]
     assert 0.8 * step <= wait <= 1.2 * step

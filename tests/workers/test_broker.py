@@ -13,13 +13,13 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from doorbell.ringer import Ringer
 from ledger import ids
 from ops.stack import Valkey
 from runtime.settings import Settings
 from tests.waiting import wait_for
 from tests.workers.conftest import Ledger
 from tests.workers.process import WorkerProcess
-from workers.doorbell import Ringer
 
 SAID = "Trying to re-establish the connection"  # Celery's words for a broker that is away
 

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
-from ops.chaos.proxy import Link, Proxy, Trap
+from lab.chaos.proxy import Link, Proxy, Trap
 from runtime.settings import Settings
 from tests.waiting import wait_for
 from tests.workers.conftest import Ledger

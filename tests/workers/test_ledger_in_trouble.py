@@ -21,8 +21,8 @@ from tests.waiting import wait_for
 from tests.workers.conftest import Ledger
 from tests.workers.in_process import RunningEngine, Silence
 from tests.workers.process import WorkerProcess
-from workers import outbox
-from workers.outbox import Outbox
+from workers import completer
+from workers.completer import Completer
 
 SLOW = """
 CREATE FUNCTION relais.slow() RETURNS trigger LANGUAGE plpgsql AS
@@ -119,7 +119,7 @@ async def test_finishes_beyond_statement_timeout_do_not_retry_for_ever(
     async with limited.begin() as connection:
         await connection.execute(text(SLOW))
         await connection.execute(text(SLOWED))
-    out = Outbox(limited, ringer=cast("Any", Silence()))
+    out = Completer(limited, ringer=cast("Any", Silence()))
     writes = [out.put(finish_of(job)) for job in held]
     assert all(await asyncio.wait_for(asyncio.gather(*writes), 30))
 
@@ -128,7 +128,7 @@ async def test_a_row_that_somebody_has_locked_holds_up_its_own_finish_only(
     database: AsyncEngine,
 ) -> None:
     held = await claimed(database, 50)
-    out = Outbox(database, ringer=cast("Any", Silence()))
+    out = Completer(database, ringer=cast("Any", Silence()))
     async with database.connect() as holder:
         await holder.execute(
             text("SELECT * FROM relais.jobs WHERE id = :id FOR UPDATE"), {"id": held[7].id}
@@ -147,7 +147,7 @@ async def test_an_outcome_that_the_ledger_refuses_stays_held_and_is_tried_again(
     settings: Settings, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not even its failure can be written: it must neither be lost, nor run again, nor take a slot."""
-    monkeypatch.setattr("workers.slots.UNWRITABLE_AGAIN_S", 0.3)
+    monkeypatch.setattr("workers.executor.UNWRITABLE_AGAIN_S", 0.3)
     async with ledger.database.begin() as connection:
         await connection.execute(text(STUBBORN))
         await connection.execute(text(REFUSED))
@@ -171,7 +171,7 @@ async def test_no_more_jobs_are_started_than_there_is_room_for_their_results(
     settings: Settings, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the ledger takes none, results pile up in memory: up to a bound."""
-    monkeypatch.setattr(outbox, "FULL_BYTES", 3_000_000)
+    monkeypatch.setattr(completer, "FULL_BYTES", 3_000_000)
     async with ledger.database.begin() as connection:
         await connection.execute(text(GATED))
         await connection.execute(text(GATE))

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from sqlalchemy.engine import make_url
 
-from ops.chaos.proxy import Link, Trap
+from lab.chaos.proxy import Link, Trap
 from runtime.settings import Settings
 from tests.proxied import PRESENCE, half_open, proxied
 from tests.waiting import wait_for

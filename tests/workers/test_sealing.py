@@ -18,7 +18,7 @@ from tasks.kinds import Backoff
 from tasks.outcomes import Cancelled, ErrorReport, Failed, RetryLater, Snooze, Succeeded, Unknown
 from tests import services
 from tests.workers.claimed import claimed_job
-from workers import finishing
+from workers import completer
 from workers.sealing import DELAY_MAX_S, DEPTH_MAX, REASON_MAX_BYTES, sealed
 
 LIMIT = 4_096
@@ -57,7 +57,7 @@ def postgres() -> Iterator[psycopg.Connection]:
 @given(returned=OUTCOMES)
 def test_anything_can_be_written(postgres: psycopg.Connection, returned: object) -> None:
     made = sealed(returned, max_bytes=LIMIT)
-    item = finishing.finish_of(claimed_job(), made.outcome, backoff=Backoff())
+    item = completer.finish_of(claimed_job(), made.outcome, backoff=Backoff())
     row = to_json(
         {
             "reason": item.reason,
@@ -130,7 +130,7 @@ def test_delays_are_bounded(delay_s: float, waits_s: float) -> None:
 
 def test_a_kinds_own_backoff_is_bounded_as_well() -> None:
     wild = Backoff(base_s=1e308, cap_s=math.inf)
-    item = finishing.finish_of(claimed_job(), RetryLater("r"), backoff=wild)
+    item = completer.finish_of(claimed_job(), RetryLater("r"), backoff=wild)
     assert 0 <= item.delay_s <= DELAY_MAX_S
 
 

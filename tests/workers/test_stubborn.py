@@ -37,7 +37,7 @@ async def stubborn(ledger: Ledger, *, for_s: float, timeout_s: float) -> list[UU
 async def test_after_its_time_it_is_left_to_itself_and_its_slot_is_free(
     settings: Settings, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.slots.STUBBORN_S", 0.5)
+    monkeypatch.setattr("workers.executor.STUBBORN_S", 0.5)
     ids = await stubborn(ledger, for_s=4.0, timeout_s=1.0)
     with RunningEngine(settings, concurrency_template=2) as running:
         for job_id in ids:

@@ -1,4 +1,4 @@
-"""Slots are shared among lanes: none gets all, and they take turns."""
+"""Executor are shared among lanes: none gets all, and they take turns."""
 
 from __future__ import annotations
 

@@ -1,0 +1,133 @@
+"""Credentials to caller: API keys looked up in the ledger, remembered for a second."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from collections import OrderedDict
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from gateway.callers import Caller
+from gateway.errors import Code, Problem
+from gateway.tokens import CHALLENGE, Tokens
+from ledger import api_keys
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from gateway.connections import Connections
+    from ledger.api_keys import KeyRow
+
+REMEMBER_S = 1.5  # so a revoked key is refused within two seconds
+REFRESH_S = 0.5  # looked up again behind the scenes, so that busy keys never wait for it
+KEYS_MAX = 10_000
+_TOUCH_AFTER = timedelta(minutes=1)
+
+
+class Authentication:
+    """Who is behind the headers of a request."""
+
+    def __init__(self, ledger: Connections, tokens: Tokens) -> None:
+        """`ledger` has connections for a few look-ups, so that guessed keys cannot occupy it."""
+        self._ledger = ledger
+        self._tokens = tokens
+        self._known: OrderedDict[bytes, tuple[float, KeyRow | None]] = OrderedDict()
+        self._asking: dict[bytes, asyncio.Task[KeyRow | None]] = {}
+
+    async def identify(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
+        """The caller; 401 where the credentials are missing, doubled or not valid."""
+        given = _credentials(headers)
+        if given.startswith(api_keys.START):
+            return await self._holder(given)
+        if given.count(".") == 2:
+            return self._tokens.verify(given)
+        raise _unknown()
+
+    async def _holder(self, key: str) -> Caller:
+        if not api_keys.is_well_formed(key):
+            raise _unknown()
+        sha256 = api_keys.fingerprint(key)
+        looked_up_at, row = self._known.get(sha256, (0.0, None))
+        age_s = time.monotonic() - looked_up_at
+        if age_s >= REMEMBER_S:
+            row = await asyncio.shield(self._ask(sha256))
+        elif age_s >= REFRESH_S:
+            self._ask(sha256)
+        if row is None or not hmac.compare_digest(row.sha256, sha256):
+            raise _unknown()
+        # Only the holder of the genuine key learns why it no longer opens.
+        if row.revoked_at is not None:
+            raise Problem(Code.KEY_REVOKED, f"The key {row.prefix} was revoked.", headers=CHALLENGE)
+        if row.is_expired:
+            raise Problem(Code.KEY_EXPIRED, f"The key {row.prefix} has expired.", headers=CHALLENGE)
+        return Caller(name=row.prefix, tenant=row.tenant, role=row.role, rate_per_s=row.rate_per_s)
+
+    def _ask(self, sha256: bytes) -> asyncio.Task[KeyRow | None]:
+        """Look a key up; everybody who wants the same one gets the same look-up."""
+        task = self._asking.get(sha256)
+        if task is None:
+            task = asyncio.create_task(self._look_up(sha256))
+            self._asking[sha256] = task
+            task.add_done_callback(self._answered)
+            task.add_done_callback(lambda _: self._asking.pop(sha256, None))
+        return task
+
+    @staticmethod
+    def _answered(task: asyncio.Task[KeyRow | None]) -> None:
+        """Look-ups behind the scenes may fail unheard: the next request asks again and tells."""
+        if not task.cancelled():
+            task.exception()
+
+    async def _look_up(self, sha256: bytes) -> KeyRow | None:
+        row = await self._ledger.call(_find_and_touch, sha256)
+        self._known[sha256] = (time.monotonic(), row)
+        self._known.move_to_end(sha256)
+        while len(self._known) > KEYS_MAX:
+            self._known.popitem(last=False)
+        return row
+
+
+async def _find_and_touch(connection: AsyncConnection, sha256: bytes) -> KeyRow | None:
+    row = await api_keys.find(connection, sha256)
+    if row is not None and (
+        row.last_used_at is None or datetime.now(UTC) - row.last_used_at > _TOUCH_AFTER
+    ):
+        await api_keys.touch(connection, key_id=row.id)
+    return row
+
+
+def _credentials(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    found = []
+    for name, value in headers:
+        if name == b"x-api-key":
+            found.append(value)
+        elif name == b"authorization":
+            scheme, _, rest = value.partition(b" ")
+            if scheme.lower() != b"bearer":
+                raise _unknown()
+            found.append(rest)
+    given = {value.strip().decode("latin-1") for value in found}
+    if not given:
+        raise Problem(
+            Code.CREDENTIALS_MISSING,
+            "The request carries no credentials.",
+            remedy="Send the header Authorization: Bearer <API key>.",
+            headers=CHALLENGE,
+        )
+    if len(given) > 1:
+        message = "The request carries two different credentials."
+        raise Problem(Code.CREDENTIALS_INVALID, message, remedy="Send one.", headers=CHALLENGE)
+    return given.pop()
+
+
+def _unknown() -> Problem:
+    return Problem(
+        Code.CREDENTIALS_INVALID,
+        "The credentials are not valid.",
+        remedy="Check the key; a new one is made by: ./relais key create.",
+        headers=CHALLENGE,
+    )

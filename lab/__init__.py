@@ -1,0 +1,1 @@
+"""The laboratory: benchmarks and chaos. It stays out of the image."""

@@ -1,0 +1,36 @@
+"""`relais bench`: measure, beside a peer in the same run."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ops.cli.options import AsJson
+
+
+def bench(
+    name: Annotated[
+        str, typer.Argument(help="What to measure: jobs, intake, claim, fair, horizon, upgrade.")
+    ],
+    *,
+    minutes: Annotated[
+        float, typer.Option(min=0.5, max=1440, help="horizon: the length of each half.")
+    ] = 10.0,
+    rate: Annotated[int, typer.Option(min=1, max=100_000, help="horizon: jobs a second.")] = 1_000,
+    flood: Annotated[
+        int, typer.Option(min=1, max=100_000_000, help="fair: jobs of the tenant that floods.")
+    ] = 1_000_000,
+    jobs: Annotated[
+        int, typer.Option(min=1, max=100_000_000, help="upgrade: jobs in the old ledger.")
+    ] = 1_000_000,
+    gateways: Annotated[
+        int, typer.Option(min=1, max=64, help="intake: processes of the gateway.")
+    ] = 1,
+    as_json: AsJson = False,
+) -> int:
+    """Measure Relais on this machine, beside Celery and Dramatiq or beside itself untroubled."""
+    from lab import bench as benches
+
+    options = benches.Options(minutes=minutes, rate=rate, flood=flood, jobs=jobs, gateways=gateways)
+    return benches.run(name, as_json=as_json, options=options)

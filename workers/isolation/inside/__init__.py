@@ -1,0 +1,1 @@
+"""What runs inside such a process; it imports as little as it can."""

@@ -1,0 +1,106 @@
+"""A process that runs one thing at a time for a worker, and may be killed at any moment.
+
+Forked by `inside.forking`, which has called `prepare` before. The role `function` runs pure
+functions and imports almost nothing; the role `kind` knows every kind. It talks over a socket,
+because handlers print to stdout as they like.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import random
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from workers import reports
+from workers.isolation import functions, protocol
+from workers.isolation.inside import kernel
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    Run = Callable[[dict[str, Any]], dict[str, Any]]
+    Begin = Callable[[socket.socket], Run]
+
+
+def prepare(role: str) -> Begin:
+    """Import and load what children of `role` need; opens no connection and starts no thread.
+
+    What it returns does the rest in each child, given the socket to the worker.
+    """
+    if role == "function":
+        table = {name: functions.load(name) for name in functions.FUNCTIONS}
+        return lambda _channel: (
+            lambda request: {"result": table[request["name"]](request["arguments"])}
+        )
+
+    from workers.isolation.inside.kinds import KindRunner  # noqa: PLC0415 - half a second of imports
+
+    runner = KindRunner()
+
+    def begin(channel: socket.socket) -> Run:
+        def still_owned() -> bool:
+            channel.sendall(protocol.pack({"ask": "still_owned"}))
+            answer = protocol.receive(channel)
+            return answer is not None and bool(answer["answer"])
+
+        runner.begin(still_owned=still_owned)
+        return runner.run
+
+    return begin
+
+
+def main(role: str, channel: socket.socket, begin: Begin, *, memory_bytes: int) -> NoReturn:
+    """Serve requests until the worker closes the socket; never returns to the interpreter."""
+    try:
+        _reseed()
+        run = begin(channel)
+        kernel.limit(role, memory_bytes=memory_bytes)
+        gc.enable()
+    except BaseException as error:  # noqa: BLE001 - told to the worker, which raises it
+        channel.sendall(protocol.pack({"raised": reports.raised(error)}))
+        os._exit(1)
+    with contextlib.suppress(ConnectionError):  # the worker was killed: nobody is left to tell
+        channel.sendall(protocol.pack({"ready": True}))
+        while (request := protocol.receive(channel)) is not None:
+            channel.sendall(_answer(run, request, tidies=role == "kind"))
+    # No atexit hooks and no waiting for threads that a handler may have left behind.
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def _answer(run: Run, request: dict[str, Any], *, tidies: bool) -> bytes:
+    """The frame to answer with, once nothing is left that the handler had started."""
+    try:
+        content = run(request)
+    except BaseException as error:  # noqa: BLE001 - SystemExit of a handler ends its run, not us
+        content = _raised(error)
+    if tidies and kernel.end_descendants():
+        content["recycle"] = True  # the handler's modules may still count on what is gone
+    try:
+        return protocol.pack(content, default=_as_json)
+    except BaseException as error:  # noqa: BLE001 - whatever a function returned
+        return protocol.pack(_raised(error))
+
+
+def _raised(error: BaseException) -> dict[str, Any]:
+    # Memory that ran out once is in pieces: the next run gets a fresh process.
+    worn_out = isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError)
+    return {"raised": reports.raised(error), "recycle": worn_out}
+
+
+def _as_json(value: object) -> object:
+    if "pydantic_core" in sys.modules:
+        return sys.modules["pydantic_core"].to_jsonable_python(value)
+    message = f"{type(value).__name__} is not JSON"
+    raise TypeError(message)
+
+
+def _reseed() -> None:
+    """Forked siblings would draw the same numbers."""
+    random.seed()
+    if "numpy.random" in sys.modules:  # its global generator is not reseeded by itself
+        sys.modules["numpy.random"].seed()
