@@ -1,5 +1,5 @@
 -- Statements of the release before lanes and bodies of their own, word for word. They are kept to
--- prove that the release goes on working while the ledger is upgraded; ops/bench/old_release.py runs
+-- prove that the release goes on working while the ledger is upgraded; lab/bench/old_release.py runs
 -- them. They go with that release.
 
 -- name: accept

@@ -12,7 +12,7 @@ import pytest
 ROOM_BYTES = 1 << 30
 CHILD = """
 import socket, sys
-from workers import child
+from workers.isolation.inside import child
 channel = socket.socket(fileno=int(sys.argv[1]))
 child.main("function", channel, child.prepare("function"), memory_bytes=int(sys.argv[2]))
 """

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("runtime", "ledger", "tasks", "workers", "gateway", "ops")
+PACKAGES = ("runtime", "ledger", "tasks", "doorbell", "workers", "gateway", "ops", "lab")
 LEVELS = {"debug", "info", "warning", "error"}
 
 

@@ -147,7 +147,7 @@ async def test_an_outcome_that_the_ledger_refuses_stays_held_and_is_tried_again(
     settings: Settings, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not even its failure can be written: it must neither be lost, nor run again, nor take a slot."""
-    monkeypatch.setattr("workers.executor.UNWRITABLE_AGAIN_S", 0.3)
+    monkeypatch.setattr("workers.completer.UNWRITABLE_AGAIN_S", 0.3)
     async with ledger.database.begin() as connection:
         await connection.execute(text(STUBBORN))
         await connection.execute(text(REFUSED))
