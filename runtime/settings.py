@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as UnreadableSetting
 
 from runtime.errors import SettingsError
+from runtime.version import VERSION
 
 Colour = Literal["blue", "green"]
 
@@ -52,7 +53,7 @@ class Settings(BaseSettings):
 
     # identity
     colour: Colour = Field("blue", description="Which of the two sets this process belongs to.")
-    version: str = Field("0.1.0", description="Stamped on every attempt.")
+    version: str = Field(VERSION, description="Stamped on every attempt.")
     data_dir: Path = Field(Path(".data"), description="The one folder that the stack writes to.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Lowest level that is logged."

@@ -74,6 +74,15 @@ def test_a_worker_may_finish_before_it_is_killed() -> None:
 def test_the_image_holds_every_package_that_runs() -> None:
     dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
     ignored = (ROOT / ".dockerignore").read_text()
-    for package in ("runtime", "ledger", "tasks", "doorbell", "workers", "gateway", "ops"):
+    for package in (
+        "runtime",
+        "ledger",
+        "tasks",
+        "relais_kinds",
+        "doorbell",
+        "workers",
+        "gateway",
+        "ops",
+    ):
         assert f"COPY {package} {package}" in dockerfile
         assert f"!{package}\n" in ignored
