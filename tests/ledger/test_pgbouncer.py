@@ -171,7 +171,7 @@ async def test_presence_goes_around_the_pooler_where_it_is_told_how(
     assert await asyncio.to_thread(presence.start)
     assert await locks(database) == 1
     await asyncio.to_thread(presence.stop)
-    assert await locks(database) == 0
+    await wait_for(lambda: no_locks(database), what="Postgres has ended the session")
 
 
 @pytest.mark.parametrize("mode", ["transaction"], indirect=True)
