@@ -144,9 +144,15 @@ INSERT INTO relais.job_bodies (job_id, payload, result)
 SELECT id, '{}', result FROM json_to_recordset(:rows) AS d (id uuid, result jsonb)
 ON CONFLICT (job_id) DO UPDATE SET result = excluded.result
 
+-- name: lock
+-- Rows that a statement with joins is about to change, in a statement of their own: where it waited
+-- for several that somebody else has changed, it would find only the first of them again.
+SELECT id FROM relais.jobs WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id FOR NO KEY UPDATE
+
 -- name: defer
 -- running -> scheduled, cancelled or failed: a retry (costs an attempt) or a snooze (uncounted = 1:
 -- costs none). Cancelled where that was accepted meanwhile; failed where it snoozes without end.
+-- Several are locked before (`lock`).
 WITH asked AS (
     SELECT j.id, j.attempt, d.delay_s, d.uncounted, d.error, CASE
         WHEN j.cancel_requested_at IS NOT NULL THEN 'cancelled'
@@ -287,7 +293,7 @@ RETURNING id
 
 -- name: retry
 -- failed, cancelled or unknown -> ready or blocked: with a full set of attempts; blocked where a
--- parent is open or is being retried too. The caller has locked the parents.
+-- parent is open or is being retried too. The caller has locked the parents, then these.
 WITH chosen AS MATERIALIZED (
     SELECT id FROM relais.jobs
     WHERE id = ANY(CAST(:ids AS uuid[])) AND tenant = :tenant

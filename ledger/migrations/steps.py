@@ -74,10 +74,14 @@ def drop_indexes(driver: Connection[Any], *names: str) -> None:
         _patiently(driver, partial(_unhurried, driver, drop))
 
 
-def in_slices(driver: Connection[Any], what: str, statement: str, *, limit: int) -> None:
+def in_slices(
+    driver: Connection[Any], what: str, statement: str, *, limit: int, lock: str = ""
+) -> None:
     """Repeat `statement` to the end, a transaction each; says on stderr how far it is.
 
     It takes `%(after)s` and `%(limit)s`, and gives the last id of its slice, nothing at the end.
+    `lock` takes the same and comes before it, to wait for rows that others change: a statement that
+    waits for several and then joins finds only the first of them again.
     """
     began_at = told_at = time.monotonic()
     after, slices = FIRST, 0
@@ -85,7 +89,10 @@ def in_slices(driver: Connection[Any], what: str, statement: str, *, limit: int)
     def attempt() -> UUID | None:
         with driver.transaction():
             driver.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
-            row = driver.execute(statement, {"after": after, "limit": limit}).fetchone()
+            given = {"after": after, "limit": limit}
+            if lock:
+                driver.execute(lock, given)
+            row = driver.execute(statement, given).fetchone()
         return row[0] if row else None
 
     while (last := _patiently(driver, attempt)) is not None:

@@ -45,28 +45,35 @@ KEEP_RESULTS = """
 UPDATE relais.job_bodies AS b SET result = j.result FROM relais.jobs AS j
 WHERE j.finished_at >= %s AND j.result IS NOT NULL AND b.job_id = j.id AND b.result IS NULL
 """
+LOCK_READY = """
+SELECT id FROM relais.jobs WHERE state = 'ready' AND ready_at IS NULL AND id > %(after)s
+ORDER BY id LIMIT %(limit)s FOR NO KEY UPDATE
+"""
 MAKE_READY = """
 WITH slice AS (
     SELECT id FROM relais.jobs WHERE state = 'ready' AND ready_at IS NULL AND id > %(after)s
-    ORDER BY id LIMIT %(limit)s FOR UPDATE
+    ORDER BY id LIMIT %(limit)s
 ), moved AS (
-    UPDATE relais.jobs AS j SET ready_at = j.run_at FROM slice
-    WHERE j.id = slice.id AND j.state = 'ready'
+    UPDATE relais.jobs SET ready_at = run_at
+    WHERE id = ANY(ARRAY(SELECT id FROM slice)) AND state = 'ready'
 )
 SELECT id FROM slice ORDER BY id DESC LIMIT 1
+"""
+LOCK_CHILDREN = """
+SELECT id FROM relais.jobs WHERE id = ANY(ARRAY(
+    SELECT DISTINCT child_id FROM relais.job_parents WHERE child_id > %(after)s
+    ORDER BY child_id LIMIT %(limit)s
+)) ORDER BY id FOR NO KEY UPDATE
 """
 OPEN_LINKS = """
 WITH slice AS (
     SELECT DISTINCT child_id FROM relais.job_parents WHERE child_id > %(after)s
     ORDER BY child_id LIMIT %(limit)s
-), children AS (
-    SELECT id FROM relais.jobs JOIN slice ON slice.child_id = jobs.id
-    ORDER BY id FOR NO KEY UPDATE OF jobs
 ), opened AS (
     UPDATE relais.job_parents AS link
     SET is_open = EXISTS (SELECT FROM relais.jobs AS parent WHERE parent.id = link.parent_id
                           AND (parent.finished_at IS NULL OR parent.state = 'unknown'))
-    FROM children WHERE link.child_id = children.id AND link.is_open IS NULL
+    FROM slice WHERE link.child_id = slice.child_id AND link.is_open IS NULL
     RETURNING link.child_id, link.is_open
 ), counted AS (
     UPDATE relais.jobs AS j SET waits_for = j.waits_for + open.parents
@@ -112,8 +119,8 @@ def upgrade() -> None:
         began = driver.execute(BEGAN).fetchone()
         in_slices(driver, "bodies", MOVE_BODIES, limit=SLICE)
         driver.execute(KEEP_RESULTS, began)
-        in_slices(driver, "ready jobs", MAKE_READY, limit=SLICE)
-        in_slices(driver, "dependencies", OPEN_LINKS, limit=SLICE)
+        in_slices(driver, "ready jobs", MAKE_READY, limit=SLICE, lock=LOCK_READY)
+        in_slices(driver, "dependencies", OPEN_LINKS, limit=SLICE, lock=LOCK_CHILDREN)
         driver.execute(KNOW_LANES)
         if not is_by_day:
             _partition_events(driver)
