@@ -1,4 +1,4 @@
-"""Many jobs at once: accepted in slices, each slice one commit; a bad one spoils no other.
+"""Many jobs at once: accepted in slices, each slice one commit; a bad job affects no other one.
 
 While one slice is being committed the next is read and checked. Jobs that are held up by somebody's
 lock wait for the end, when all others are in.

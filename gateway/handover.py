@@ -46,7 +46,7 @@ async def hand_over(
 ) -> list[Accepted | Problem | None]:
     """Commit `jobs` in one transaction that waits about `wait_ms` for a lock; in order.
 
-    A job that Postgres cannot hold gets its Problem and spoils no other. LOCKED (all of them):
+    A job that Postgres cannot hold gets its Problem and affects no other one. LOCKED (all of them):
     nothing was written. Raises what is an outage.
     """
     patient_until = time.monotonic() + wait_ms / 1000

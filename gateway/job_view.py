@@ -103,7 +103,7 @@ class JobFull(JobBrief):
 
 
 class JobPage(BaseModel):
-    """Jobs, newest first; `next` goes into `before` for the page behind, null: this is the last."""
+    """Jobs, newest first; `next` goes into `before` to get the next page; null on the last one."""
 
     jobs: list[JobBrief]
     next: UUID | None

@@ -62,7 +62,7 @@ class PauseRequest(OneLane):
         extra="forbid",
         json_schema_extra={
             "examples": [
-                {"lane": "acme/host:n8n.example.com", "reason": "n8n moves house tonight"},
+                {"lane": "acme/host:n8n.example.com", "reason": "n8n is being moved tonight"},
                 {**EXAMPLE, "reason": "on its new IP", "until": "2030-05-01T09:00:00+02:00"},
             ]
         },

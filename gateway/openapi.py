@@ -15,24 +15,24 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 ABOUT = """\
-Hand a job over and go on; Relais runs it, retries it, accounts for it and reports back.
+Submit a job and move on; Relais runs it, retries it, accounts for it and reports back.
 
 A `202` means that the job is committed to Postgres. Every refusal is a problem (RFC 9457) with a \
 stable `code`. Credentials go into `Authorization: Bearer <key>` or `X-API-Key`."""
 TAGS = [
-    {"name": "jobs", "description": "Hand jobs over and see what became of them."},
-    {"name": "kinds", "description": "What jobs there are."},
-    {"name": "operators", "description": "Put jobs and queues right."},
+    {"name": "jobs", "description": "Submit jobs and see what became of them."},
+    {"name": "kinds", "description": "What a job can do."},
+    {"name": "operators", "description": "Fix jobs, pause queues and lanes."},
     {"name": "mail", "description": "Messages, suppressed addresses, relays."},
-    {"name": "schedules", "description": "Jobs that come round."},
-    {"name": "keys", "description": "Who may call."},
-    {"name": "health", "description": "How it is doing."},
+    {"name": "schedules", "description": "Recurring jobs."},
+    {"name": "keys", "description": "API keys."},
+    {"name": "health", "description": "Health and metrics."},
 ]
 _TITLES = {
     "400": "The body cannot be read",
     "401": "No valid credentials",
     "403": "The role may not do this",
-    "404": "Not there",
+    "404": "Not found",
     "408": "The body did not arrive in time",
     "409": "The state does not allow it",
     "413": "Too large",

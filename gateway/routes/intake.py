@@ -60,7 +60,7 @@ _JOB = {"$ref": "#/components/schemas/JobRequest"}
 
 @router.post(
     "",
-    summary="Hand over a job",
+    summary="Submit a job",
     status_code=202,
     responses={
         202: {
@@ -100,7 +100,7 @@ async def accept_job(request: Request) -> Response:
 
 @router.post(
     "/batch",
-    summary="Hand over many jobs",
+    summary="Submit many jobs",
     status_code=202,
     responses={
         202: {"model": BatchReceipt, "description": "What was accepted is committed."},
@@ -133,8 +133,8 @@ async def accept_job(request: Request) -> Response:
 async def accept_batch(request: Request) -> Response:
     """A JSON array, or NDJSON that is accepted while it arrives.
 
-    A wrong job spoils no other: `errors` names each by its index. Where the batch as a whole
-    ends early, the problem lists what had been accepted by then.
+    A bad job does not affect the others: `errors` names each by its index. Where the batch as a
+    whole ends early, the problem lists what had been accepted by then.
     """
     gateway = services(request)
     settings = gateway.settings

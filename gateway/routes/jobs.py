@@ -68,7 +68,7 @@ async def count_jobs(
 
 @router.get(
     "/{job_id}",
-    summary="Look at a job",
+    summary="Show a job",
     responses={200: {"model": JobFull}},
     openapi_extra=only(READ_ONE),
 )

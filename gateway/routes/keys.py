@@ -87,7 +87,7 @@ async def list_keys(gateway: TheServices, caller: TheCaller) -> Response:
 
 @router.post(
     "",
-    summary="Make a key",
+    summary="Create a key",
     status_code=201,
     responses={201: {"model": KeyMade}},
     openapi_extra=only(ADMINISTER),

@@ -50,7 +50,7 @@ class LaneView(BaseModel):
 
 
 class LaneList(BaseModel):
-    """Lanes by name; `next` goes into `after` for the page behind."""
+    """Lanes by name; `next` goes into `after` to get the next page."""
 
     lanes: list[LaneView]
     next: str | None
@@ -162,7 +162,7 @@ async def resume_lane(asked: OneLane, gateway: TheServices, caller: TheCaller) -
 
 @router.put(
     "/settings",
-    summary="Bound or weight a lane",
+    summary="Limit or weight a lane",
     responses={200: {"model": LaneConfigured}},
     openapi_extra=only(OPERATE),
 )

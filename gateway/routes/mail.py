@@ -64,7 +64,7 @@ class SuppressionView(BaseModel):
 
 
 class SuppressionPage(BaseModel):
-    """Addresses in alphabetical order; `next` goes into `after` for the page behind."""
+    """Addresses in alphabetical order; `next` goes into `after` to get the next page."""
 
     suppressions: list[SuppressionView]
     next: str | None

@@ -94,7 +94,7 @@ class ScheduleView(BaseModel):
 
 
 class SchedulePage(BaseModel):
-    """Schedules by name; `next` goes into `after` for the page behind."""
+    """Schedules by name; `next` goes into `after` to get the next page."""
 
     schedules: list[ScheduleView]
     next: str | None
@@ -130,7 +130,7 @@ async def list_schedules(
 
 @router.post(
     "",
-    summary="Make a schedule",
+    summary="Create a schedule",
     status_code=201,
     responses={201: {"model": ScheduleView}},
     openapi_extra=only(WRITE),
@@ -161,7 +161,7 @@ async def create_schedule(
 
 @router.get(
     "/{schedule_id}",
-    summary="Look at a schedule",
+    summary="Show a schedule",
     responses={200: {"model": ScheduleView}},
     openapi_extra=only(("producer", *READ)),
 )
@@ -215,7 +215,7 @@ async def change_schedule(
 
 @router.delete(
     "/{schedule_id}",
-    summary="Remove a schedule",
+    summary="Delete a schedule",
     status_code=204,
     responses={204: {"description": "It fires no more; jobs that it made stay."}},
     openapi_extra=only(WRITE),
