@@ -258,7 +258,11 @@ async def test_row_stays_while_something_is_owned(
         await running(database, presence, 1)
     row = await row_of(database, presence)
     assert row is not None, "whoever looks for the dead finds whose the job is"
-    assert await holders(database, row.lock_key) == []
+
+    async def is_free() -> bool:
+        return await holders(database, row.lock_key) == []
+
+    await wait_for(is_free, what="Postgres has ended the session, and freed its lock")
     async with database.connect() as connection:
         assert (await liveness.quiet_workers(connection)).silent == {presence.owner}
 
