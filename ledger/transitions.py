@@ -149,8 +149,8 @@ async def finish(
         parameters: dict[str, Any] = {"rows": to_json(rows).decode()}
         if name == "defer":
             parameters["snooze_max_s"] = snooze_max_s
-            if len(rows) > 1:
-                await connection.execute(SQL["lock"], {"ids": [row["id"] for row in rows]})
+            ids = [row["id"] for row in rows]
+            await connection.execute(SQL["lock"], {"ids": ids, "tenant": None})
         for row in await connection.execute(SQL[name], parameters):
             written.add(row.id)
             if row.is_over:
@@ -264,7 +264,7 @@ async def retry(
     (id, queue, kind) of those that were; raises ParentBusy where a parent stays locked.
     """
     await parents.lock_all_of(connection, job_ids)
-    await connection.execute(SQL["lock"], {"ids": list(job_ids)})
+    await connection.execute(SQL["lock"], {"ids": list(job_ids), "tenant": tenant})
     result = await connection.execute(
         SQL["retry"], {"tenant": tenant, "ids": list(job_ids), "reason": f"retried by {by}"}
     )

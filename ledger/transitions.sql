@@ -147,12 +147,14 @@ ON CONFLICT (job_id) DO UPDATE SET result = excluded.result
 -- name: lock
 -- Rows that a statement with joins is about to change, in a statement of their own: where it waited
 -- for several that somebody else has changed, it would find only the first of them again.
-SELECT id FROM relais.jobs WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id FOR NO KEY UPDATE
+SELECT id FROM relais.jobs
+WHERE id = ANY(CAST(:ids AS uuid[])) AND (CAST(:tenant AS text) IS NULL OR tenant = :tenant)
+ORDER BY id FOR NO KEY UPDATE
 
 -- name: defer
 -- running -> scheduled, cancelled or failed: a retry (costs an attempt) or a snooze (uncounted = 1:
 -- costs none). Cancelled where that was accepted meanwhile; failed where it snoozes without end.
--- Several are locked before (`lock`).
+-- The caller has locked them.
 WITH asked AS (
     SELECT j.id, j.attempt, d.delay_s, d.uncounted, d.error, CASE
         WHEN j.cancel_requested_at IS NOT NULL THEN 'cancelled'
@@ -164,7 +166,6 @@ WITH asked AS (
     FROM json_to_recordset(:rows)
         AS d (id uuid, attempt int, delay_s float8, uncounted int, reason text, error jsonb)
     JOIN relais.jobs AS j ON j.id = d.id AND j.attempt = d.attempt AND j.owner IS NOT NULL
-    FOR NO KEY UPDATE OF j
 )
 UPDATE relais.jobs AS j
 SET state = a.state, owner = NULL, lease_until = NULL, uncounted = j.uncounted + a.uncounted,
@@ -298,7 +299,6 @@ WITH chosen AS MATERIALIZED (
     SELECT id FROM relais.jobs
     WHERE id = ANY(CAST(:ids AS uuid[])) AND tenant = :tenant
       AND state IN ('failed', 'cancelled', 'unknown')
-    ORDER BY id FOR NO KEY UPDATE
 ), links AS (
     SELECT link.child_id, link.parent_id,
            coalesce(parent.finished_at IS NULL OR parent.state = 'unknown'

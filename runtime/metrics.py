@@ -158,7 +158,7 @@ def ticked(*, scope: str, result: str, count: int = 1) -> None:
     _process.tally.add(TICKS, (_one("scope", scope), _one("result", result)), count)
 
 
-def kept_house(*, task: str, result: str) -> None:
+def ran_housekeeping(*, task: str, result: str) -> None:
     """One task of housekeeping was run: `result` is done or failed."""
     _process.tally.add(HOUSEKEEPING, (_one("task", task), _one("result", result)), 1)
 

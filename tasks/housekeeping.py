@@ -80,7 +80,7 @@ class Round:
                     )
                 else:
                     log.error("housekeeping.broken", exc_info=error, task=name)
-            metrics.kept_house(task=name, result="failed" if name in self.failed else "done")
+            metrics.ran_housekeeping(task=name, result="failed" if name in self.failed else "done")
 
     def outcome(self, result: dict[str, Any]) -> Outcome:
         """Succeeded, unless a task failed; `result` is kept either way."""

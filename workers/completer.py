@@ -43,7 +43,6 @@ FULL_BYTES = 64 * 1024 * 1024  # of results that wait: no more jobs are started
 ROW_BYTES = 200  # of an outcome, beside its texts and its result
 # A row that somebody has locked must not hold the rest of its batch; alone it waits longer.
 BATCH_LOCK_TIMEOUT = text("SET LOCAL lock_timeout = '1s'")
-SNOOZE_MAX_S = transitions.SNOOZE_MAX_S
 UNWRITABLE_AGAIN_S = 60.0
 EVENTS = {
     State.SUCCEEDED: "succeeded",
@@ -75,7 +74,7 @@ class Completer:
         ringer: Ringer,
         events: TaskEvents | None = None,
         on_stuck: Callable[[], None] = lambda: None,
-        snooze_max_s: float = 3 * 86_400.0,
+        snooze_max_s: float = transitions.SNOOZE_MAX_S,
         writers: int = 1,
     ) -> None:
         """`on_stuck` is called when an outcome must wait that Postgres refuses."""

@@ -121,56 +121,56 @@ async def run(
     on_suspicion: Callable[[], object],
 ) -> None:
     """Look for dead workers until cancelled; `on_suspicion` is told when one may have died."""
-    coroner = DeadWorkerDetector(dead_after_s=settings.dead_after_s)
-    orphanage = Suspects(dead_after_s=settings.lease_s)
+    detector = DeadWorkerDetector(dead_after_s=settings.dead_after_s)
+    orphans = Suspects(dead_after_s=settings.lease_s)
     seen_connection = patient_until = forgotten_at = orphans_at = 0.0
     while True:
         jitter = random.uniform(0.7, 1.0)  # noqa: S311 - spreads load, guards nothing
-        await asyncio.sleep(jitter * coroner.next_look_s(now=time.monotonic()))
+        await asyncio.sleep(jitter * detector.next_look_s(now=time.monotonic()))
         now = time.monotonic()
         if presence.connected_at != seen_connection:
             # We lost our own lock, so others may have lost theirs: give them time to come back.
             patient_until = now + settings.dead_after_s if seen_connection else now
             seen_connection = presence.connected_at
-            coroner.forget()
+            detector.forget()
         if not seen_connection or now < patient_until:
             continue
         try:
-            await _look(database, coroner, ringer)
-            if coroner:
+            await _look(database, detector, ringer)
+            if detector:
                 on_suspicion()
             if now - orphans_at > ORPHANS_EVERY_S:
                 orphans_at = now
-                await _look_for_orphans(database, orphanage, ringer)
+                await _look_for_orphans(database, orphans, ringer)
             if now - forgotten_at > FORGET_EVERY_S:
                 async with database.begin() as connection:
                     await liveness.forget_workers(connection)
                 forgotten_at = now
         except (DBAPIError, NoConnectionInTime, OSError) as error:
-            coroner.forget()
+            detector.forget()
             log.warning("reconcile.failed", error=type(error).__name__)
 
 
-async def _look_for_orphans(database: AsyncEngine, orphanage: Suspects, ringer: Ringer) -> None:
+async def _look_for_orphans(database: AsyncEngine, orphans: Suspects, ringer: Ringer) -> None:
     """Jobs whose owner has no row: it was forgotten between its claim's look and its commit."""
     async with database.connect() as connection:
         await connection.execution_options(isolation_level="AUTOCOMMIT")
         found = await liveness.orphans(connection)
     now = time.monotonic()
-    left = orphanage.look(found, asked_at=now, told_at=now)
+    left = orphans.look(found, asked_at=now, told_at=now)
     if left:
         async with database.begin() as connection:
             taken = await transitions.reclaim(connection, dead=left)
         _report(taken, owners=len(left), ringer=ringer)
 
 
-async def _look(database: AsyncEngine, coroner: DeadWorkerDetector, ringer: Ringer) -> None:
+async def _look(database: AsyncEngine, detector: DeadWorkerDetector, ringer: Ringer) -> None:
     asked_at = time.monotonic()
     async with database.connect() as connection:
         # One statement and its own transaction: a process that is frozen here holds up nobody.
         await connection.execution_options(isolation_level="AUTOCOMMIT")
         quiet = await liveness.quiet_workers(connection)
-    dead, overdue = coroner.look(quiet, asked_at=asked_at, told_at=time.monotonic())
+    dead, overdue = detector.look(quiet, asked_at=asked_at, told_at=time.monotonic())
     if not dead and not overdue:
         return
     async with database.begin() as connection:

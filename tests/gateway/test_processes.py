@@ -27,7 +27,7 @@ from tests.gateway.process import Gateway, settings_for
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
 COUNT = 2
 JOB: dict[str, Any] = {"kind": "test.scripted_async", "payload": {"mode": "ok"}}
@@ -185,16 +185,23 @@ def waiting_for_locks(gateway: Gateway) -> int:
     return int(row[0])
 
 
+@asynccontextmanager
+async def held_up(
+    gateway: Gateway, made: Sequence[httpx.AsyncClient]
+) -> AsyncIterator[list[asyncio.Task[httpx.Response]]]:
+    """A POST of each client that waits for a lock inside its transaction, until the block ends."""
+    with psycopg.connect(gateway.settings.database_url.get_secret_value()) as blocker:
+        blocker.execute("LOCK TABLE relais.jobs IN EXCLUSIVE MODE")
+        posts = [asyncio.create_task(client.post("/api/v1/jobs", json=LATER)) for client in made]
+        await wait_for(lambda: waiting_for_locks(gateway) >= COUNT)
+        yield posts
+
+
 async def test_sigterm_answers_what_is_in_flight_and_exits_0(short_lived: Gateway) -> None:
     await asyncio.to_thread(short_lived.start)
     async with clients(short_lived) as made:
         pids = children(short_lived)
-        with psycopg.connect(short_lived.settings.database_url.get_secret_value()) as blocker:
-            blocker.execute("LOCK TABLE relais.jobs IN EXCLUSIVE MODE")
-            posts = [
-                asyncio.create_task(client.post("/api/v1/jobs", json=LATER)) for client in made
-            ]
-            await wait_for(lambda: waiting_for_locks(short_lived) >= COUNT)
+        async with held_up(short_lived, made) as posts:
             stopping = asyncio.create_task(asyncio.to_thread(short_lived.stop))
             await wait_for(lambda: not is_accepting(short_lived))
         assert [(await post).status_code for post in posts] == [202] * COUNT
@@ -217,12 +224,7 @@ async def test_processes_end_with_their_parent_and_the_address_is_free(
     await asyncio.to_thread(short_lived.start)
     async with clients(short_lived) as made:
         pids = children(short_lived)
-        with psycopg.connect(short_lived.settings.database_url.get_secret_value()) as blocker:
-            blocker.execute("LOCK TABLE relais.jobs IN EXCLUSIVE MODE")
-            posts = [
-                asyncio.create_task(client.post("/api/v1/jobs", json=LATER)) for client in made
-            ]
-            await wait_for(lambda: waiting_for_locks(short_lived) >= COUNT)
+        async with held_up(short_lived, made) as posts:
             await asyncio.to_thread(short_lived.stop, signal.SIGKILL)
             await wait_for(lambda: not is_accepting(short_lived))
         assert [(await post).status_code for post in posts] == [202] * COUNT
