@@ -45,15 +45,21 @@ class Connections:
         *,
         at_once: int,
         answer_within_s: float = ANSWER_WITHIN_S,
+        is_single: bool = False,
     ) -> None:
+        """`is_single`: each call is one statement, which commits itself: no BEGIN, no COMMIT."""
+        self._is_single = is_single
         self._server = _Server(engine)
         self._slots = asyncio.Semaphore(at_once)
         self._answer_within_s = answer_within_s
 
-    def share(self, at_once: int) -> Connections:
+    def share(self, at_once: int, *, is_single: bool = False) -> Connections:
         """`at_once` further connections to the same server, which nobody else can use up."""
         made = Connections(
-            self._server.engine, at_once=at_once, answer_within_s=self._answer_within_s
+            self._server.engine,
+            at_once=at_once,
+            answer_within_s=self._answer_within_s,
+            is_single=is_single,
         )
         made._server = self._server
         return made
@@ -113,8 +119,11 @@ class Connections:
             if not server.is_fit:
                 await database.refuse_if_unfit(server.engine)
                 server.is_fit = True
-            async with server.engine.begin() as connection:
-                return await function(connection, *args, **kwargs)
+            async with server.engine.connect() as connection:
+                if self._is_single and not database.is_pooled(connection):
+                    await connection.execution_options(isolation_level="AUTOCOMMIT")
+                async with connection.begin():
+                    return await function(connection, *args, **kwargs)
         except (SQLAlchemyError, OSError, TimeoutError) as error:
             if is_outage(error):
                 server.is_fit = False  # what comes back may be another server

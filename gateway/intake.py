@@ -57,7 +57,8 @@ class Intake:
         self._ringer = ringer
         self._answer_within_s = answer_within_s
         self._plain, self._keyed, self._children = (
-            Door(handing_over.share(1), tell=self._tell) for _ in range(3)
+            Door(handing_over.share(1, is_single=is_single), tell=self._tell)
+            for is_single in (True, False, False)
         )
         self._batches = handing_over.share(BATCHES_AT_ONCE)
         self._contention = Contention(handing_over, tell=self._tell)

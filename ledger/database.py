@@ -105,9 +105,20 @@ def _limit(connection: Connection) -> None:
 
 def lock_timeout_ms(connection: AsyncConnection) -> int | None:
     """How long `connection` waits for a lock, unless its transaction was told otherwise."""
+    session = _session(connection)
+    return None if session is None else session.own_limits.get("lock_timeout")
+
+
+def is_pooled(connection: AsyncConnection) -> bool:
+    """Whether a pooler is in between, where limits last for a transaction alone."""
+    session = _session(connection)
+    return session is not None and session.is_pooled
+
+
+def _session(connection: AsyncConnection) -> Session | None:
     proxied = connection.sync_connection
     session = proxied.connection.driver_connection if proxied is not None else None
-    return session.own_limits.get("lock_timeout") if isinstance(session, Session) else None
+    return session if isinstance(session, Session) else None
 
 
 def _leave_read_only(context: ExceptionContext) -> None:

@@ -13,8 +13,9 @@ from sqlalchemy import event, text
 from gateway.connections import Connections
 from gateway.errors import Problem
 from gateway.handover import GROUP_WAITS_MS, LOCKED, hand_over
+from ledger import consequences, transitions
 from ledger import database as ledger_database
-from ledger import transitions
+from ledger.models.jobs import State
 from ledger.shapes import Accepted
 from tests.ledger.jobs import accept, new_job
 from tests.waiting import wait_for
@@ -79,6 +80,28 @@ async def cross(
 
 def keyed(key: str) -> NewJob:
     return new_job(idempotency_key=key, request_hash=b"a body")
+
+
+async def test_one_statement_commits_itself_and_leaves_the_connection_to_transactions(
+    settings: Settings, database: AsyncEngine
+) -> None:
+    """Single jobs without a key cost one round trip; what begins later begins a transaction."""
+    begun = text("SELECT now() < statement_timestamp()")
+
+    async def is_begun(connection: AsyncConnection) -> bool:
+        return bool((await connection.execute(begun)).scalar_one())
+
+    async with gateway_connections(settings) as connections:
+        single = connections.share(1, is_single=True)
+        for _ in range(3):
+            assert not await single.call(is_begun)
+            assert await connections.call(is_begun)
+        job = new_job()
+        (found,) = await hand_over(single, [job])
+    assert isinstance(found, Accepted)
+    async with database.connect() as connection:
+        state = await consequences.state_of(connection, tenant=job.tenant, job_id=job.id)
+    assert state is State.READY
 
 
 async def test_a_deadlock_whose_victim_is_intake_refuses_nobody(
