@@ -11,8 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import SQLAlchemyError
 
 from ledger import database, outage
 from ledger.errors import LedgerUnavailable
@@ -24,7 +23,6 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 ANSWER_WITHIN_S = 4.5
-READ_ONLY = "25006"  # a server that is failing over, or the wrong one
 
 
 @dataclass(slots=True)
@@ -125,7 +123,7 @@ class Connections:
                 async with connection.begin():
                     return await function(connection, *args, **kwargs)
         except (SQLAlchemyError, OSError, TimeoutError) as error:
-            if is_outage(error):
+            if outage.is_away(error):
                 server.is_fit = False  # what comes back may be another server
                 raise _away() from error
             raise
@@ -139,21 +137,6 @@ class Connections:
         self._server.tasks.discard(task)
         if not task.cancelled():
             task.exception()
-
-
-def is_outage(error: BaseException) -> bool:
-    """Whether `error` says that Postgres is away, rather than that it refused a statement."""
-    if outage.is_own_fault(error):
-        return False
-    if isinstance(error, DBAPIError):
-        # 57P01-57P05: shut down; 53: out of disk, memory or connections; 08: connection lost.
-        state = outage.sqlstate(error)
-        return (
-            error.connection_invalidated
-            or state == READ_ONLY
-            or state[:2] in {"", "08", "53", "57", "58"}
-        )
-    return isinstance(error, (OSError, TimeoutError, PoolTimeout))
 
 
 def _away() -> LedgerUnavailable:

@@ -26,7 +26,7 @@ log = logs.logger("gateway")
 
 TRACE_ID = "relais.trace_id"
 TRACEPARENT = "relais.traceparent"
-_TRACE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+_TRACE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _FIXED = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -119,15 +119,11 @@ def _given(scope: Scope) -> tuple[str | None, str | None, bool]:
 
     A broken traceparent starts a new trace, as W3C Trace Context asks for.
     """
-    traceparent = trace_id = None
-    for name, value in scope["headers"]:
-        if name == b"traceparent":
-            traceparent = value.decode("latin-1")
-        elif name == b"x-trace-id":
-            if not _TRACE_ID.fullmatch(value):
-                return None, None, False
-            trace_id = value.decode("ascii")
-    return traceparent, trace_id, True
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    trace_id = headers.get("x-trace-id")
+    if trace_id is not None and not _TRACE_ID.fullmatch(trace_id):
+        return None, None, False
+    return telemetry.extract(headers), trace_id, True
 
 
 def _broken() -> responses.ProblemResponse:

@@ -12,7 +12,7 @@ import uvicorn
 
 from gateway import app as application
 from gateway import listening
-from runtime import logs, metrics, telemetry
+from runtime import exporting, logs, metrics
 from tasks import kinds
 
 if TYPE_CHECKING:
@@ -61,13 +61,13 @@ class Server(uvicorn.Server):
 
 def run(settings: Settings, arguments: list[str]) -> int:
     """Serve until told to stop; `arguments` are the socket and the pipe that a parent gave."""
-    telemetry.configure("gateway", settings)
+    exporting.start("gateway", settings)
     try:
         metrics.configure(settings, service="gateway", kinds=kinds.load(settings.kinds))
         return _serve(settings, arguments)
     finally:
         metrics.shutdown()
-        telemetry.shutdown()
+        exporting.stop()
 
 
 def _serve(settings: Settings, arguments: list[str]) -> int:

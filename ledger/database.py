@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from runtime.settings import Settings
 
 DRIVER = "postgresql+psycopg"
-READ_ONLY = "25006"
 # Whatever comes behind somebody who waits for a lock of a table waits too.
 BRIEFLY = text("""
 SELECT set_config('lock_timeout', '500ms', true), set_config('statement_timeout', '30s', true)
@@ -123,7 +122,7 @@ def _session(connection: AsyncConnection) -> Session | None:
 
 def _leave_read_only(context: ExceptionContext) -> None:
     """Drop every connection to a server that takes no writes any more: another one may lead now."""
-    if outage.sqlstate(context.original_exception) == READ_ONLY:
+    if outage.sqlstate(context.original_exception) == outage.READ_ONLY:
         context.is_disconnect = True
 
 

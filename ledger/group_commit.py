@@ -41,7 +41,6 @@ PARTS = 8  # fewer rounds than halves; a round may cost a whole time-out
 MENDERS = 4  # parts that are written at once
 LONE_WAIT_MAX_S = 5.0  # between two tries of an item that nothing but its own trouble keeps
 _WAITED = frozenset({"55P03", "57014"})
-_AWAY_CLASSES = frozenset({"", "08", "25", "53", "57", "58"})
 _LOST_RACE_CLASS = "40"
 
 
@@ -212,7 +211,7 @@ class GroupCommit(Generic[Item, Result]):
         state = outage.sqlstate(error)
         if state in _WAITED:
             return _Verdict.APART if size > 1 or self._is_patient else _Verdict.TELL
-        if state[:2] in _AWAY_CLASSES:
+        if outage.is_away(error):
             return _Verdict.AGAIN if self._is_patient else _Verdict.TELL
         if not self._is_patient and state[:2] != _LOST_RACE_CLASS:
             return _Verdict.TELL

@@ -10,9 +10,14 @@ from __future__ import annotations
 
 import psycopg
 from pydantic_core import PydanticSerializationError
-from sqlalchemy.exc import SQLAlchemyError, StatementError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 _OWN_CLASSES = frozenset({"22", "23"})
+READ_ONLY = "25006"  # a server that is failing over, or the wrong one
+# 08: connection lost; 25: read-only; 53: out of disk, memory or connections; 57P01-57P05: shut
+# down; 58: its files are out of reach. Empty: the connection broke before a word came.
+_AWAY_CLASSES = frozenset({"", "08", "25", "53", "57", "58"})
 _UNSERIALISABLE = (UnicodeError, PydanticSerializationError)
 
 
@@ -36,6 +41,17 @@ def is_passing(error: BaseException) -> bool:
     """Whether the same statement may well succeed later."""
     known = (SQLAlchemyError, psycopg.Error, OSError, TimeoutError)
     return isinstance(error, known) and not is_own_fault(error)
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether Postgres as a whole takes nothing for now, rather than this one statement."""
+    if not is_passing(error):
+        return False
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    if isinstance(error, DBAPIError | psycopg.Error):
+        return sqlstate(error)[:2] in _AWAY_CLASSES
+    return isinstance(error, OSError | TimeoutError | PoolTimeout)
 
 
 def _cause(error: BaseException) -> BaseException | None:

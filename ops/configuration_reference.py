@@ -37,12 +37,21 @@ OPENTELEMETRY = {
     "`http://host:4318`.",
     "`OTEL_EXPORTER_OTLP_HEADERS`, `_TIMEOUT`, `_COMPRESSION`, `_CERTIFICATE`": "As OpenTelemetry "
     "describes them.",
-    "`OTEL_TRACES_SAMPLER`, `OTEL_TRACES_SAMPLER_ARG`": "`parentbased_traceidratio` and a share: "
-    "how many of the traces that start in Relais are exported. A caller's own decision stands.",
+    "`OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`, `_METRICS_`, `_LOGS_`": "A receiver for one signal, "
+    "with its path; signals without an endpoint are not exported.",
+    "`OTEL_TRACES_EXPORTER`, `OTEL_METRICS_EXPORTER`, `OTEL_LOGS_EXPORTER`": "`none`: this signal "
+    "is not exported.",
+    "`OTEL_TRACES_SAMPLER`, `OTEL_TRACES_SAMPLER_ARG`": "The SDK's samplers, "
+    "`parentbased_traceidratio` and a share for instance: how many of the traces that start in "
+    "Relais are exported. A caller's own decision stands.",
+    "`OTEL_PROPAGATORS`": "How a trace is read from requests to the gateway and written into "
+    "Relais's own requests; `tracecontext`. Between its processes a job carries the `traceparent` "
+    "alone, without baggage.",
     "`OTEL_METRIC_EXPORT_INTERVAL`": "Milliseconds between exports of metrics; 15000.",
     "`OTEL_BSP_MAX_QUEUE_SIZE`, `OTEL_BSP_SCHEDULE_DELAY`": "Spans held back at most, and "
     "milliseconds between exports of them; 16384 and 1000.",
-    "`OTEL_RESOURCE_ATTRIBUTES`": "Added to everything that is exported.",
+    "`OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`": "Who exports; they win over Relais's own, "
+    "such as `relais-gateway` or `relais-worker-bulk` for the service's name.",
     "`OTEL_SDK_DISABLED`": "`true`: export nothing.",
 }
 TAIL = """

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from runtime.tally import Tally
 
 
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
 class _Snapshot(Collector):
     def __init__(self, tally: Tally, gauges: Iterable[Gauge]) -> None:
         self._tally = tally
@@ -60,8 +63,8 @@ class _Snapshot(Collector):
         yield from families.values()
 
 
-def exposition(tally: Tally, gauges: Iterable[Gauge]) -> bytes:
-    """`tally` and `gauges` as a scrape answers them."""
+def render(gauges: Iterable[Gauge] = ()) -> bytes:
+    """Everything that this colour has counted, and `gauges`, as a scrape answers them."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Snapshot(tally, gauges))
+    registry.register(_Snapshot(metrics.total(), gauges))
     return generate_latest(registry)

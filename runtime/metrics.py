@@ -1,8 +1,8 @@
 """What Relais counts, by plain names: `metrics.accepted(queue=..., kind=..., count=...)`.
 
 Each process adds to a tally in memory and leaves a copy in the folder of its colour twice a
-second; `render()` (the gateway's /metrics) adds up the copies of all processes, living and
-dead. No label ever takes a value from outside a bounded set: the rest becomes "other".
+second; `total()` adds up the copies of all processes, living and dead, for the gateway's
+/metrics. No label ever takes a value from outside a bounded set: the rest becomes "other".
 """
 
 from __future__ import annotations
@@ -49,7 +49,6 @@ METRICS = (
     TICKS,
     HOUSEKEEPING,
 )
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OTHER = "other"
 VALUES_MAX = 64  # distinct values of one label in one process; then "other"
 
@@ -168,14 +167,12 @@ def own() -> Tally:
     return _process.tally.copy()
 
 
-def render(gauges: Iterable[Gauge] = ()) -> bytes:
-    """Everything this colour has counted, and `gauges`, in Prometheus' text format."""
-    from runtime.exposition import exposition  # noqa: PLC0415 - only the gateway needs it
-
+def total() -> Tally:
+    """What every process of this colour has counted, living and dead."""
     total = own()
     if _process.folder is not None:
         total.merge(_process.folder.others())
-    return exposition(total, gauges)
+    return total
 
 
 def _kind(kind: str) -> str:

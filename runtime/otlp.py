@@ -6,46 +6,49 @@ timeouts come from the standard OTEL_* variables, which the exporters read thems
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
+from opentelemetry import context as otel_context
+from opentelemetry import propagate, trace
 from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import (
-    NonRecordingSpan,
-    SpanContext,
-    SpanKind,
-    Status,
-    StatusCode,
-    TraceFlags,
-    set_span_in_context,
-)
+from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from runtime import logs, metrics, telemetry
 from runtime.errors import SettingsError
 from runtime.otlp_metrics import metrics_data
+from runtime.redaction import redacted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from contextvars import Token
+    from types import TracebackType
+
+    from opentelemetry.context import Context
     from opentelemetry.util.types import AttributeValue
 
     from runtime.settings import Settings
 
-SCOPE = InstrumentationScope("relais")
+SCOPE = "relais"
+TEXT_MAX = 200  # characters of one attribute or reason
 QUEUE_MAX_SPANS = 16_384  # some seconds of a busy worker; what is more is dropped, not waited for
 SPANS_EVERY_MS = 1_000
 METRICS_EVERY_MS = 15_000
+_W3C = TraceContextTextMapPropagator()  # what the ledger keeps, whatever is asked for outside
 _KINDS = {kind.name.lower(): kind for kind in SpanKind}
 _OWN_LOGGERS = ("opentelemetry", "urllib3", "requests")  # exporting these would feed on itself
 _SEVERITY = {
@@ -60,66 +63,145 @@ _SEVERITY = {
 class Pipeline:
     """The exporters of one process; all of them work in threads of their own."""
 
-    def __init__(self, *, service: str, settings: Settings) -> None:
-        self._resource = Resource.create(
-            {
-                "service.name": f"relais-{service}",
-                "service.namespace": "relais",
-                "service.version": settings.version,
-                "service.instance.id": f"{socket.gethostname()}:{os.getpid()}",
-                telemetry.ATTRIBUTES["colour"]: settings.colour,
-            }
-        )
-        self._spans = BatchSpanProcessor(
+    def __init__(self, *, service: str, settings: Settings, signals: frozenset[str]) -> None:
+        """`signals`: which of traces, metrics and logs are exported."""
+        resource = _resource(service, settings)
+        self._closers: list[Callable[[], object]] = []
+        self.tracer: Tracer | None = None
+        if "traces" in signals:
+            self.tracer = self._trace(resource)
+        if "metrics" in signals:
+            thread = _MetricsThread(resource)
+            thread.start()
+            self._closers.append(thread.close)
+        self._handler: _Handler | None = None
+        if "logs" in signals:
+            provider = LoggerProvider(resource, shutdown_on_exit=False)
+            provider.add_log_record_processor(BatchLogRecordProcessor(OTLPLogExporter()))
+            self._handler = _Handler(provider)
+            logging.getLogger().addHandler(self._handler)
+            self._closers.append(provider.shutdown)
+
+    def _trace(self, resource: Resource) -> Tracer:
+        # The sampler and the limits of a span come from OTEL_* variables, which the SDK reads.
+        provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        processor = BatchSpanProcessor(
             OTLPSpanExporter(),
             max_queue_size=int(_number("OTEL_BSP_MAX_QUEUE_SIZE", QUEUE_MAX_SPANS)),
             schedule_delay_millis=_number("OTEL_BSP_SCHEDULE_DELAY", SPANS_EVERY_MS),
         )
-        self._provider = LoggerProvider(self._resource, shutdown_on_exit=False)
-        self._provider.add_log_record_processor(BatchLogRecordProcessor(OTLPLogExporter()))
-        self._handler = _Handler(self._provider)
-        logging.getLogger().addHandler(self._handler)
-        self._metrics = _MetricsThread(self._resource)
-        self._metrics.start()
-
-    def end(self, span: telemetry.Span, *, ended_ns: int) -> None:
-        """Hand a finished span over; never waits."""
-        self._spans.on_end(
-            ReadableSpan(
-                name=span.name,
-                context=_context(span.trace_id, span.span_id, flags=span.flags),
-                parent=_context(
-                    span.trace_id,
-                    span.parent_span_id,
-                    flags=span.flags,
-                    is_remote=span.parent_is_remote,
-                )
-                if span.parent_span_id
-                else None,
-                resource=self._resource,
-                attributes=_allowed(span.attributes or {}),
-                kind=_KINDS[span.kind],
-                status=Status(StatusCode.ERROR, span.failure)
-                if span.failure is not None
-                else Status(StatusCode.UNSET),
-                start_time=span.started_ns,
-                end_time=ended_ns,
-                instrumentation_scope=SCOPE,
-            )
-        )
+        provider.add_span_processor(processor)
+        # Instrumented libraries of a user's kinds ask for this one.
+        trace.set_tracer_provider(provider)
+        self._closers.append(provider.shutdown)
+        return Tracer(provider)
 
     def shutdown(self, *, timeout_s: float) -> None:
         """Flush everything; an endpoint that does not answer costs at most `timeout_s`."""
-        logging.getLogger().removeHandler(self._handler)
+        if self._handler is not None:
+            logging.getLogger().removeHandler(self._handler)
         deadline = time.monotonic() + timeout_s
-        closers = [
-            threading.Thread(target=close, daemon=True)
-            for close in (self._spans.shutdown, self._provider.shutdown, self._metrics.close)
-        ]
+        closers = [threading.Thread(target=close, daemon=True) for close in self._closers]
         for closer in closers:
             closer.start()
         for closer in closers:
             closer.join(max(0.0, deadline - time.monotonic()))
+
+
+class Span(telemetry.Span):
+    """A span of the SDK's, under Relais's names; OpenTelemetry's current one while entered."""
+
+    __slots__ = ("_attached", "_span")
+
+    def __init__(self, span: trace.Span, *, parent_span_id: str) -> None:
+        # Not the base's: ids and flags are the SDK's.
+        self._span = span
+        self._attached: Token[Context] | None = None
+        context = span.get_span_context()
+        self.trace_id = trace.format_trace_id(context.trace_id)
+        self.span_id = trace.format_span_id(context.span_id)
+        self.parent_span_id = parent_span_id
+        self.flags = int(context.trace_flags) & trace.TraceFlags.SAMPLED
+
+    @property
+    def context(self) -> Context:
+        """OpenTelemetry's context with this span in it."""
+        return trace.set_span_in_context(self._span)
+
+    def set(self, **attributes: telemetry.Attribute | None) -> None:
+        """Add attributes by the short names of `telemetry.ATTRIBUTES`; others are left out."""
+        self._span.set_attributes(_allowed(attributes))
+
+    def fail(self, reason: str) -> None:
+        """Mark the span as failed; addresses in `reason` are taken out."""
+        self._span.set_status(StatusCode.ERROR, redacted(reason)[:TEXT_MAX])
+
+    def __enter__(self) -> Self:
+        self._attached = otel_context.attach(trace.set_span_in_context(self._span))
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._attached is not None:
+            otel_context.detach(self._attached)
+            self._attached = None
+        if error_type is not None:
+            # A cancelled span is work given back, not work gone wrong.
+            if issubclass(error_type, asyncio.CancelledError):
+                self.set(outcome="cancelled")
+            elif not self._has_failed():
+                self._span.set_status(StatusCode.ERROR, error_type.__name__)
+        self._span.end()
+
+    def _has_failed(self) -> bool:
+        status = getattr(self._span, "status", None)  # a span that is not sampled has none
+        return status is not None and status.status_code is StatusCode.ERROR
+
+
+class Tracer:
+    """The SDK behind `telemetry.span`."""
+
+    def __init__(self, provider: TracerProvider) -> None:
+        self._tracer = provider.get_tracer(SCOPE)
+
+    def span(
+        self,
+        name: str,
+        *,
+        kind: telemetry.SpanKind,
+        parent: str | None,
+        attributes: Mapping[str, telemetry.Attribute | None],
+    ) -> Span:
+        """A span below `parent`, below OpenTelemetry's current span, or of a new trace."""
+        around = otel_context.get_current()
+        if given := telemetry.parse(parent):
+            around = _W3C.extract({"traceparent": given}, around)
+        made = self._tracer.start_span(
+            name, context=around, kind=_KINDS[kind], attributes=_allowed(attributes)
+        )
+        above = trace.get_current_span(around).get_span_context()
+        return Span(
+            made, parent_span_id=trace.format_span_id(above.span_id) if above.is_valid else ""
+        )
+
+    def current_traceparent(self) -> str | None:
+        """The traceparent of OpenTelemetry's current span."""
+        return _traceparent(otel_context.get_current())
+
+    def extract(self, headers: Mapping[str, str]) -> str | None:
+        """What OTEL_PROPAGATORS find in the headers of a request."""
+        return _traceparent(propagate.extract(headers, context=otel_context.Context()))
+
+    def inject(self, span: telemetry.Span) -> dict[str, str]:
+        """What OTEL_PROPAGATORS write into the headers of a request below `span`."""
+        headers: dict[str, str] = {}
+        if isinstance(span, Span):
+            propagate.inject(headers, context=span.context)
+        return headers
 
 
 class _MetricsThread(threading.Thread):
@@ -164,15 +246,12 @@ class _Handler(logging.Handler):
         if record.name.startswith(_OWN_LOGGERS):
             return
         line = logs.as_fields(record)
-        ids = telemetry.current_ids()
         action = str(line.pop("action"))
         self._provider.get_logger(record.name).emit(
             LogRecord(
                 timestamp=int(record.created * 1e9),
                 observed_timestamp=time.time_ns(),
-                context=set_span_in_context(
-                    NonRecordingSpan(_context(*ids) if ids else SpanContext(0, 0, is_remote=False))
-                ),
+                context=otel_context.get_current(),
                 severity_text=record.levelname,
                 severity_number=_SEVERITY.get(record.levelno, SeverityNumber.INFO),
                 body=str(line.pop("message")) if action == "library.message" else action,
@@ -182,18 +261,30 @@ class _Handler(logging.Handler):
         )
 
 
-def _context(
-    trace_id: str, span_id: str, *, flags: int = TraceFlags.SAMPLED, is_remote: bool = False
-) -> SpanContext:
-    return SpanContext(
-        int(trace_id, 16), int(span_id, 16), is_remote=is_remote, trace_flags=TraceFlags(flags)
+def _resource(service: str, settings: Settings) -> Resource:
+    """Who exports; OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES have the last word."""
+    ours = Resource.create(
+        {
+            "service.name": f"relais-{service}",
+            "service.namespace": "relais",
+            "service.version": settings.version,
+            "service.instance.id": f"{socket.gethostname()}:{os.getpid()}",
+            telemetry.ATTRIBUTES["colour"]: settings.colour,
+        }
     )
+    return ours.merge(OTELResourceDetector().detect())
 
 
-def _allowed(attributes: dict[str, telemetry.Attribute | None]) -> dict[str, AttributeValue]:
+def _traceparent(context: Context) -> str | None:
+    headers: dict[str, str] = {}
+    _W3C.inject(headers, context)
+    return telemetry.parse(headers.get("traceparent"))
+
+
+def _allowed(attributes: Mapping[str, telemetry.Attribute | None]) -> dict[str, AttributeValue]:
     """`attributes` under the names they are exported by; None and unknown ones are left out."""
     return {
-        telemetry.ATTRIBUTES[name]: value[: telemetry.TEXT_MAX] if isinstance(value, str) else value
+        telemetry.ATTRIBUTES[name]: value[:TEXT_MAX] if isinstance(value, str) else value
         for name, value in attributes.items()
         if value is not None and name in telemetry.ATTRIBUTES
     }

@@ -78,8 +78,9 @@ def _histogram(metric: Tallied, tally: Tally, *, began_ns: int, now_ns: int) -> 
                 sum=cells[-1],
                 bucket_counts=[int(cell) for cell in cells[:-1]],
                 explicit_bounds=metric.bounds,
-                min=0.0,
-                max=0.0,
+                # Unknown: tallies keep buckets. OTLP may leave both out, the SDK's type may not.
+                min=None,  # type: ignore[arg-type]
+                max=None,  # type: ignore[arg-type]
             )
             for (name, labels), cells in tally.histograms.items()
             if name == metric.name

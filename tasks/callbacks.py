@@ -79,7 +79,7 @@ async def call_back(payload: Callback, context: Context) -> Outcome:
         headers = {
             "content-type": "application/json",
             "user-agent": f"Relais/{context.settings.version}",
-            "traceparent": span.traceparent,
+            **telemetry.inject(span),
             **signature.headers_of(
                 message_id=f"msg_{context.job_id}",
                 body=body,

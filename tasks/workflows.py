@@ -112,7 +112,7 @@ async def trigger(payload: Trigger, context: Context) -> Outcome:
             "user-agent": f"Relais/{context.settings.version}",
             "idempotency-key": str(context.job_id),
             "webhook-id": f"msg_{context.job_id}",
-            "traceparent": span.traceparent,
+            **telemetry.inject(span),
             **({"content-type": "application/json"} if content else {}),
         }
         request = client.Request(

@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 
-from runtime import logs, metrics, telemetry
+from runtime import exporting, logs, metrics
 from runtime import settings as runtime_settings
 from runtime.errors import RelaisError
 from tasks import kinds
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
         known = kinds.load(settings.kinds)
         service = f"worker-{queue}"
         logs.configure(service=service, colour=settings.colour, level=settings.log_level)
-        telemetry.configure(service, settings)
+        exporting.start(service, settings)
         metrics.configure(settings, service=service, kinds=known)
         # After the settings are known to be good: these imports are most of the start.
         from celery.concurrency import get_implementation  # noqa: PLC0415
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
     )
     worker.start()
     metrics.shutdown()
-    telemetry.shutdown()
+    exporting.stop()
     return int(worker.exitcode or 0)
 
 

@@ -20,7 +20,7 @@ from doorbell.broker import celery_app
 from doorbell.ringer import Ringer
 from ledger import database
 from ledger.presence import Presence
-from runtime import logs, metrics, telemetry
+from runtime import exporting, logs, metrics
 from runtime import settings as runtime_settings
 from runtime.errors import RelaisError
 from workers.schedule_runner import LOOK_EVERY_S, ScheduleRunner
@@ -110,7 +110,7 @@ def main() -> int:
         settings = runtime_settings.load()
         settings.require_database_url()
         logs.configure(service="beat", colour=settings.colour, level=settings.log_level)
-        telemetry.configure("beat", settings)
+        exporting.start("beat", settings)
         metrics.configure(settings, service="beat")
         run(settings)
     except RelaisError as error:
@@ -118,7 +118,7 @@ def main() -> int:
         return 2
     finally:
         metrics.shutdown()
-        telemetry.shutdown()
+        exporting.stop()
     return 0
 
 

@@ -14,7 +14,7 @@ from gateway.callers import ANYONE, READ, only
 from gateway.guard import GuardedRoute, admit
 from gateway.responses import Answer
 from gateway.services import TheServices
-from runtime import metrics
+from runtime import exposition
 
 router = APIRouter(tags=["health"], route_class=GuardedRoute)
 
@@ -89,8 +89,8 @@ async def show_metrics(request: Request, gateway: TheServices) -> Response:
         await admit(request, roles=frozenset(READ), path="/metrics")
     reading = await gateway.health.reading()
     open_jobs = await gateway.health.open_jobs()
-    content = metrics.render(gateway.health.gauges(reading, open_jobs))
-    return Response(content, headers={"content-type": metrics.CONTENT_TYPE})
+    content = exposition.render(gateway.health.gauges(reading, open_jobs))
+    return Response(content, headers={"content-type": exposition.CONTENT_TYPE})
 
 
 def _is_local(request: Request) -> bool:

@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from ledger import ids, lanes, queues
 from ledger.models.jobs import State
-from runtime import metrics
+from runtime import exposition
 from tasks import housekeeping
 from tasks.context import Context
 from tasks.kinds import QUEUES
@@ -336,7 +336,7 @@ async def test_what_each_task_did_is_told_and_counted(
     assert books["counts"] > 0
     (removed,) = told(caplog, "retention.done")
     assert (removed["jobs"], removed["is_complete"]) == (3, True)
-    shown = metrics.render().decode()
+    shown = exposition.render().decode()
     for task in ("counts", "missing_lanes", "jobs", "messages", "days_dropped"):
         assert f'relais_housekeeping_total{{result="done",task="{task}"}}' in shown
 

@@ -5,16 +5,27 @@ python -m tests.seeing.speaker SERVICE [TRACEPARENT]
 
 from __future__ import annotations
 
+import os
 import sys
 
-from runtime import logs, metrics, telemetry
+from runtime import exporting, logs, metrics, telemetry
 from runtime import settings as runtime_settings
+
+
+def be_instrumented(log: logs.Logger) -> None:
+    """What a user's kind does that knows OpenTelemetry alone."""
+    from opentelemetry import trace
+
+    with trace.get_tracer("theirs").start_as_current_span("theirs"):
+        log.info("speaker.theirs")
+        with telemetry.span("ours below theirs"):
+            pass
 
 
 def main(service: str, parent: str | None) -> None:
     settings = runtime_settings.load()
     logs.configure(service=service, colour=settings.colour)
-    telemetry.configure(service, settings)
+    exporting.start(service, settings)
     metrics.configure(settings, service=service)
     log = logs.logger("speaker")
     with telemetry.span(
@@ -33,11 +44,13 @@ def main(service: str, parent: str | None) -> None:
                 int("canary@example.org")
         except ValueError as error:
             log.error("speaker.failed", exc_info=error, queue="bulk")
+        if os.environ.get("RELAIS_TEST_INSTRUMENTED"):
+            be_instrumented(log)
         metrics.accepted(queue="bulk", kind="test.nothing", count=3)
         metrics.ran(queue="bulk", kind="test.nothing", seconds=0.2)
         print(outer.traceparent, flush=True)
     metrics.shutdown()
-    telemetry.shutdown()
+    exporting.stop()
 
 
 if __name__ == "__main__":

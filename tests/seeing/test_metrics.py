@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from runtime import metrics
+from runtime import exposition, metrics
 from runtime.settings import Settings
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 COUNTER = """
 import sys, time
-from runtime import metrics, settings
+from runtime import exposition, metrics, settings
 metrics.configure(settings.load(), service="worker-bulk")
 metrics.finished(queue="bulk", kind="test.nothing", outcome="succeeded", count=int(sys.argv[1]))
 metrics.ran(queue="bulk", kind="test.nothing", seconds=0.2, count=int(sys.argv[1]))
@@ -54,7 +54,7 @@ def start(folder: Path, count: int, how: str) -> subprocess.Popen[str]:
 
 
 def sample(name: str, labels: dict[str, str]) -> float:
-    for family in text_string_to_metric_families(metrics.render().decode()):
+    for family in text_string_to_metric_families(exposition.render().decode()):
         for one in family.samples:
             if one.name == name and one.labels == labels:
                 return one.value
@@ -143,7 +143,7 @@ def test_a_crash_while_folding_neither_loses_nor_doubles(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", unlink)
         with pytest.raises(Crash):
-            metrics.render()
+            exposition.render()
     assert Path.replace is real_replace
     assert succeeded() == 11
     assert succeeded() == 11
@@ -152,7 +152,7 @@ def test_a_crash_while_folding_neither_loses_nor_doubles(
 def test_labels_are_bounded(gateway: Path) -> None:
     for number in range(500):
         metrics.mailed(relay=f"relay-{number}", outcome="sent")
-    text = metrics.render().decode()
+    text = exposition.render().decode()
     assert text.count("relais_emails_total{") == metrics.VALUES_MAX + 1
     assert 'relay="other"' in text
 
@@ -172,7 +172,7 @@ def test_gauges_are_read_at_the_scrape(gateway: Path) -> None:
     ]
     families = {
         family.name: family
-        for family in text_string_to_metric_families(metrics.render(depth).decode())
+        for family in text_string_to_metric_families(exposition.render(depth).decode())
     }
     assert {one.labels["queue"]: one.value for one in families["relais_queue_depth"].samples} == {
         "bulk": 3,

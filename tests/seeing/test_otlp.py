@@ -141,3 +141,65 @@ def test_an_endpoint_that_is_not_there_costs_five_seconds_at_most(tmp_path: Path
     said = speak(tmp_path, "http://127.0.0.1:1", "gateway", CALLER)
     assert time.monotonic() - began < 12  # imports included
     assert said.stdout.startswith(CALLER[:35])
+
+
+def instrumented(tmp_path: Path, receiver: Receiver, **more: str) -> dict[str, Any]:
+    """What a kind with OpenTelemetry's own API inside sees; by name what arrived."""
+    speak(tmp_path, receiver.url, "worker-bulk", CALLER, RELAIS_TEST_INSTRUMENTED="1", **more)
+    return {span.name: span for _, span in receiver.spans()}
+
+
+def test_a_kind_that_is_instrumented_stays_in_the_trace(tmp_path: Path) -> None:
+    with Receiver() as receiver:
+        spans = instrumented(tmp_path, receiver)
+    outer, theirs, ours = spans["worker-bulk outer"], spans["theirs"], spans["ours below theirs"]
+    assert theirs.trace_id.hex() == CALLER[3:35]
+    assert theirs.parent_span_id == outer.span_id
+    assert ours.parent_span_id == theirs.span_id
+    (record,) = [record for _, record in receiver.logs() if record.event_name == "speaker.theirs"]
+    assert record.span_id == theirs.span_id
+
+
+def test_the_usual_variables_say_who_exports(tmp_path: Path) -> None:
+    with Receiver() as receiver:
+        instrumented(
+            tmp_path,
+            receiver,
+            OTEL_SERVICE_NAME="mailroom",
+            OTEL_RESOURCE_ATTRIBUTES="deployment.environment=test,service.namespace=shop",
+        )
+    assert {service for service, _ in receiver.spans()} == {"mailroom"}
+    resources = [
+        plain(part.resource.attributes)
+        for path, message in receiver.requests
+        if path == "/v1/traces"
+        for part in message.resource_spans
+    ]
+    assert all(found["deployment.environment"] == "test" for found in resources)
+    assert all(found["service.namespace"] == "shop" for found in resources)
+
+
+@pytest.mark.parametrize("sampler", ["always_off", "parentbased_always_off"])
+def test_a_sampler_that_takes_nothing_is_obeyed(tmp_path: Path, sampler: str) -> None:
+    with Receiver() as receiver:
+        said = speak(tmp_path, receiver.url, "gateway", OTEL_TRACES_SAMPLER=sampler)
+    assert said.stdout.strip().endswith("-00")
+    assert receiver.spans() == []
+    assert receiver.metrics()
+
+
+def test_only_the_signals_that_are_asked_for_are_exported(tmp_path: Path) -> None:
+    with Receiver() as receiver:
+        speak(
+            tmp_path, "", "gateway", OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"{receiver.url}/v1/traces"
+        )
+        assert {path for path, _ in receiver.requests} == {"/v1/traces"}
+        speak(tmp_path, receiver.url, "gateway", OTEL_TRACES_EXPORTER="none")
+        assert {path for path, _ in receiver.requests[1:]} == {"/v1/metrics", "/v1/logs"}
+
+
+def test_buckets_come_without_extremes_that_nobody_knows(heard: tuple[Receiver, str]) -> None:
+    found = {metric.name: metric for _, metric in heard[0].metrics()}
+    (ran,) = found["relais_run_seconds"].histogram.data_points
+    assert not ran.HasField("min")
+    assert not ran.HasField("max")

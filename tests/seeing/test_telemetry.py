@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime import logs, telemetry
+from runtime import exporting, logs, telemetry
 
 if TYPE_CHECKING:
     from runtime.settings import Settings
@@ -48,7 +48,7 @@ def test_nonsense_is_no_traceparent(text: str) -> None:
 
 
 def test_new_traceparents_are_valid_and_new() -> None:
-    made = {telemetry.new_traceparent() for _ in range(1000)}
+    made = {telemetry.span("new").traceparent for _ in range(1000)}
     assert len({telemetry.trace_id_of(traceparent) for traceparent in made}) == 1000
     assert all(telemetry.parse(traceparent) == traceparent for traceparent in made)
 
@@ -74,7 +74,7 @@ async def test_tasks_do_not_mix_their_spans() -> None:
     started = asyncio.Barrier(20)
 
     async def work() -> tuple[str, str]:
-        with telemetry.span("one", parent=telemetry.new_traceparent()) as one:
+        with telemetry.span("one") as one:
             await started.wait()
             with telemetry.span("two") as two:
                 await asyncio.sleep(0)
@@ -89,7 +89,7 @@ def test_log_lines_carry_the_ids(settings: Settings, capsys: pytest.CaptureFixtu
     before = logging.getLogger().handlers[:]
     try:
         logs.configure(service="test", colour="blue")
-        telemetry.configure("test", settings)
+        exporting.start("test", settings)
         with telemetry.span("around") as around:
             logs.logger("x").info("test.line")
         logs.logger("x").info("test.outside")

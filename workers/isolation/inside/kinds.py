@@ -12,7 +12,7 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from ledger import database
-from runtime import logs, settings, telemetry
+from runtime import exporting, logs, settings, telemetry
 from tasks import kinds
 from tasks.context import Context
 from tasks.email import pool as mail_pool
@@ -39,7 +39,7 @@ class KindRunner:
         self._still_owned: Callable[[], bool] = lambda: True
         # Imports the driver, which each child would do otherwise; nothing is connected.
         database.engine(self._settings)
-        if telemetry.is_exporting():
+        if exporting.signals():
             importlib.import_module("runtime.otlp")
 
     def begin(self, *, still_owned: Callable[[], bool]) -> None:
@@ -48,7 +48,7 @@ class KindRunner:
         logs.configure(
             service="isolated", colour=self._settings.colour, level=self._settings.log_level
         )
-        telemetry.configure("isolated", self._settings)
+        exporting.start("isolated", self._settings)
 
     def run(self, request: dict[str, Any]) -> dict[str, Any]:
         """Run one handler; the answering frame carries its outcome."""
