@@ -1,4 +1,7 @@
-"""Credentials to caller: API keys looked up in the ledger, remembered for a second."""
+"""Credentials to caller: API keys looked up in the ledger, remembered for a second.
+
+Many keys are looked up together, so that thousands of guesses cost as much as a few look-ups.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from gateway.tokens import CHALLENGE, Tokens
 from ledger import api_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -24,7 +27,8 @@ if TYPE_CHECKING:
 
 REMEMBER_S = 1.5  # so a revoked key is refused within two seconds
 REFRESH_S = 0.5  # looked up again behind the scenes, so that busy keys never wait for it
-KEYS_MAX = 10_000
+KEYS_MAX = 10_000  # of keys that there are, and of guesses
+LOOK_UP_MAX = 500  # keys at once
 _TOUCH_AFTER = timedelta(minutes=1)
 
 
@@ -35,8 +39,11 @@ class Authentication:
         """`ledger` has connections for a few look-ups, so that guessed keys cannot occupy it."""
         self._ledger = ledger
         self._tokens = tokens
+        # Apart, so that guesses push no key out.
         self._known: OrderedDict[bytes, tuple[float, KeyRow | None]] = OrderedDict()
-        self._asking: dict[bytes, asyncio.Task[KeyRow | None]] = {}
+        self._guessed: OrderedDict[bytes, tuple[float, KeyRow | None]] = OrderedDict()
+        self._asking: dict[bytes, asyncio.Task[Mapping[bytes, KeyRow]]] = {}
+        self._next: tuple[list[bytes], asyncio.Task[Mapping[bytes, KeyRow]]] | None = None
 
     async def identify(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
         """The caller; 401 where the credentials are missing, doubled or not valid."""
@@ -51,10 +58,10 @@ class Authentication:
         if not api_keys.is_well_formed(key):
             raise _unknown()
         sha256 = api_keys.fingerprint(key)
-        looked_up_at, row = self._known.get(sha256, (0.0, None))
+        looked_up_at, row = self._known.get(sha256) or self._guessed.get(sha256, (0.0, None))
         age_s = time.monotonic() - looked_up_at
         if age_s >= REMEMBER_S:
-            row = await asyncio.shield(self._ask(sha256))
+            row = (await asyncio.shield(self._ask(sha256))).get(sha256)
         elif age_s >= REFRESH_S:
             self._ask(sha256)
         if row is None or not hmac.compare_digest(row.sha256, sha256):
@@ -66,38 +73,69 @@ class Authentication:
             raise Problem(Code.KEY_EXPIRED, f"The key {row.prefix} has expired.", headers=CHALLENGE)
         return Caller(name=row.prefix, tenant=row.tenant, role=row.role, rate_per_s=row.rate_per_s)
 
-    def _ask(self, sha256: bytes) -> asyncio.Task[KeyRow | None]:
-        """Look a key up; everybody who wants the same one gets the same look-up."""
+    def _ask(self, sha256: bytes) -> asyncio.Task[Mapping[bytes, KeyRow]]:
+        """The look-up that a key is part of: the one that has it, or the next one."""
         task = self._asking.get(sha256)
         if task is None:
-            task = asyncio.create_task(self._look_up(sha256))
+            if self._next is None or len(self._next[0]) >= LOOK_UP_MAX:
+                wanted: list[bytes] = []
+                self._next = wanted, asyncio.create_task(self._look_up(wanted))
+                self._next[1].add_done_callback(self._answered)
+            wanted, task = self._next
+            wanted.append(sha256)
             self._asking[sha256] = task
-            task.add_done_callback(self._answered)
-            task.add_done_callback(lambda _: self._asking.pop(sha256, None))
         return task
 
     @staticmethod
-    def _answered(task: asyncio.Task[KeyRow | None]) -> None:
+    def _answered(task: asyncio.Task[Mapping[bytes, KeyRow]]) -> None:
         """Look-ups behind the scenes may fail unheard: the next request asks again and tells."""
         if not task.cancelled():
             task.exception()
 
-    async def _look_up(self, sha256: bytes) -> KeyRow | None:
-        row = await self._ledger.call(_find_and_touch, sha256)
-        self._known[sha256] = (time.monotonic(), row)
-        self._known.move_to_end(sha256)
-        while len(self._known) > KEYS_MAX:
-            self._known.popitem(last=False)
-        return row
+    async def _look_up(self, wanted: list[bytes]) -> Mapping[bytes, KeyRow]:
+        """Look `wanted` up, and all that joins it before a connection is free."""
+
+        async def find(connection: AsyncConnection) -> list[KeyRow]:
+            self._close(wanted)
+            return await _find_and_touch(connection, wanted)
+
+        try:
+            found = {row.sha256: row for row in await self._ledger.call(find)}
+        finally:
+            self._close(wanted)
+            for sha256 in wanted:
+                self._asking.pop(sha256, None)
+        now = time.monotonic()
+        for sha256 in wanted:
+            row = found.get(sha256)
+            _remember(self._guessed if row is None else self._known, sha256, (now, row))
+            (self._known if row is None else self._guessed).pop(sha256, None)
+        return found
+
+    def _close(self, wanted: list[bytes]) -> None:
+        """Nobody else joins."""
+        if self._next is not None and self._next[0] is wanted:
+            self._next = None
 
 
-async def _find_and_touch(connection: AsyncConnection, sha256: bytes) -> KeyRow | None:
-    row = await api_keys.find(connection, sha256)
-    if row is not None and (
-        row.last_used_at is None or datetime.now(UTC) - row.last_used_at > _TOUCH_AFTER
-    ):
-        await api_keys.touch(connection, key_id=row.id)
-    return row
+def _remember(
+    keys: OrderedDict[bytes, tuple[float, KeyRow | None]],
+    sha256: bytes,
+    entry: tuple[float, KeyRow | None],
+) -> None:
+    keys[sha256] = entry
+    keys.move_to_end(sha256)
+    while len(keys) > KEYS_MAX:
+        keys.popitem(last=False)
+
+
+async def _find_and_touch(connection: AsyncConnection, wanted: Sequence[bytes]) -> list[KeyRow]:
+    rows = await api_keys.find_all(connection, wanted)
+    now = datetime.now(UTC)
+    used = [row.id for row in rows if not row.last_used_at or now - row.last_used_at > _TOUCH_AFTER]
+    if used:
+        await api_keys.touch(connection, key_ids=used)
+    return rows
 
 
 def _credentials(headers: Iterable[tuple[bytes, bytes]]) -> str:

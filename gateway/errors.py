@@ -20,6 +20,7 @@ class Code(StrEnum):
     """What a caller's program may look at; a code is a promise and never changes its meaning."""
 
     MALFORMED_JSON = "malformed_json"
+    REQUEST_MALFORMED = "request_malformed"
     CREDENTIALS_MISSING = "credentials_missing"
     CREDENTIALS_INVALID = "credentials_invalid"
     KEY_EXPIRED = "key_expired"
@@ -30,9 +31,11 @@ class Code(StrEnum):
     PATH_UNKNOWN = "path_unknown"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     BODY_TOO_SLOW = "body_too_slow"
+    HEADERS_TOO_SLOW = "headers_too_slow"
     WRONG_STATE = "wrong_state"
     BODY_TOO_LARGE = "body_too_large"
     TOO_MANY_JOBS = "too_many_jobs"
+    URL_TOO_LONG = "url_too_long"
     MEDIA_TYPE_UNSUPPORTED = "media_type_unsupported"
     VALUE_INVALID = "value_invalid"
     BODY_TOO_DEEP = "body_too_deep"
@@ -41,7 +44,9 @@ class Code(StrEnum):
     IDEMPOTENCY_CONFLICT = "idempotency_conflict"
     NOTHING_ACCEPTED = "nothing_accepted"
     RATE_LIMITED = "rate_limited"
+    HEADERS_TOO_LARGE = "headers_too_large"
     INTERNAL_ERROR = "internal_error"
+    GATEWAY_BUSY = "gateway_busy"
     LEDGER_UNAVAILABLE = "ledger_unavailable"
     LEDGER_UNFIT = "ledger_unfit"
 
@@ -49,6 +54,7 @@ class Code(StrEnum):
 # HTTP status and title. docs/api.md lists them, a test holds both together.
 CODES: dict[Code, tuple[int, str]] = {
     Code.MALFORMED_JSON: (400, "The body is not JSON"),
+    Code.REQUEST_MALFORMED: (400, "The request is not HTTP"),
     Code.CREDENTIALS_MISSING: (401, "No credentials were given"),
     Code.CREDENTIALS_INVALID: (401, "The credentials are not valid"),
     Code.KEY_EXPIRED: (401, "The API key has expired"),
@@ -59,9 +65,11 @@ CODES: dict[Code, tuple[int, str]] = {
     Code.PATH_UNKNOWN: (404, "There is no such path"),
     Code.METHOD_NOT_ALLOWED: (405, "The path does not know this method"),
     Code.BODY_TOO_SLOW: (408, "The body did not arrive in time"),
+    Code.HEADERS_TOO_SLOW: (408, "The headers did not arrive in time"),
     Code.WRONG_STATE: (409, "The state does not allow this"),
     Code.BODY_TOO_LARGE: (413, "The body is too large"),
     Code.TOO_MANY_JOBS: (413, "The batch holds too many jobs"),
+    Code.URL_TOO_LONG: (414, "The URL is too long"),
     Code.MEDIA_TYPE_UNSUPPORTED: (415, "The body is of the wrong type"),
     Code.VALUE_INVALID: (422, "A value is not valid"),
     Code.BODY_TOO_DEEP: (422, "The body is nested too deeply"),
@@ -70,7 +78,9 @@ CODES: dict[Code, tuple[int, str]] = {
     Code.IDEMPOTENCY_CONFLICT: (422, "The idempotency key was used for another body"),
     Code.NOTHING_ACCEPTED: (422, "No job of the batch was accepted"),
     Code.RATE_LIMITED: (429, "Too many requests"),
+    Code.HEADERS_TOO_LARGE: (431, "The headers are too large"),
     Code.INTERNAL_ERROR: (500, "Something went wrong in the gateway"),
+    Code.GATEWAY_BUSY: (503, "The gateway has too much to do"),
     Code.LEDGER_UNAVAILABLE: (503, "The ledger does not answer"),
     Code.LEDGER_UNFIT: (503, "The database is not fit to hold jobs"),
 }

@@ -27,11 +27,6 @@ log = logs.logger("gateway")
 TRACE_ID = "relais.trace_id"
 TRACEPARENT = "relais.traceparent"
 _TRACE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-_FIXED = (
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"x-frame-options", b"DENY"),
-)
 _NO_STORE = (b"cache-control", b"no-store")
 
 
@@ -72,7 +67,7 @@ class Middleware:
                 has_started = True
                 status = message["status"]
                 headers = message["headers"]
-                headers += _FIXED
+                headers += responses.FIXED
                 if not any(name == b"cache-control" for name, _ in headers):
                     headers.append(_NO_STORE)
                 headers.append((b"traceparent", span.traceparent.encode()))

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 LINGER_S = 2.0
 LINGER_MAX_BYTES = 16_777_216
+FIXED = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+)
 
 
 class Answer(Response):

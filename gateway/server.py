@@ -6,12 +6,15 @@ import os
 import signal
 import socket
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import uvicorn
 
 from gateway import app as application
-from gateway import listening
+from gateway import listening, open_connections
+from gateway.http_connection import HttpConnection
+from gateway.open_connections import LIMITS_S, OpenConnections, Waits
 from runtime import exporting, logs, metrics
 from tasks import kinds
 
@@ -23,7 +26,6 @@ if TYPE_CHECKING:
 
 log = logs.logger("gateway")
 
-KEEP_ALIVE_S = 75
 TICKS_PER_BEAT = 10  # of uvicorn's main loop: a second
 
 
@@ -31,11 +33,17 @@ class Server(uvicorn.Server):
     """Lets long polls go when it is told to stop, so that they do not hold it up."""
 
     def __init__(
-        self, config: uvicorn.Config, middleware: Middleware, *, parent: int | None = None
+        self,
+        config: uvicorn.Config,
+        middleware: Middleware,
+        *,
+        connections: OpenConnections,
+        parent: int | None = None,
     ) -> None:
         """`parent` is the pipe on which the parent of several hears that this one serves."""
         super().__init__(config)
         self._middleware = middleware
+        self._connections = connections
         self._parent = parent
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -47,6 +55,8 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Called by the main loop ten times a second; whether to stop."""
+        if counter % TICKS_PER_BEAT == 0:
+            self._connections.end_overdue()
         if self._parent is not None and counter % TICKS_PER_BEAT == 0:
             try:
                 with suppress(BlockingIOError):  # the parent is busy: what it has not read will do
@@ -72,28 +82,31 @@ def run(settings: Settings, arguments: list[str]) -> int:
 
 def _serve(settings: Settings, arguments: list[str]) -> int:
     middleware = application.create(settings)
+    connections = OpenConnections(
+        at_most=open_connections.limit(settings.gateway_connections_max),
+        per_address=settings.gateway_connections_per_address,
+    )
     config = uvicorn.Config(
         middleware,
         loop="uvloop",
-        http="httptools",
+        http=partial(HttpConnection, connections=connections),  # type: ignore[arg-type]
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_keep_alive=int(LIMITS_S[Waits.NEXT]),
         timeout_graceful_shutdown=max(1, int(settings.grace_s)),
     )
     if arguments:
         descriptor, parent = map(int, arguments)
         os.set_blocking(parent, False)
-        accepting, server = (
-            socket.socket(fileno=descriptor),
-            Server(config, middleware, parent=parent),
-        )
+        accepting = socket.socket(fileno=descriptor)
+        server = Server(config, middleware, connections=connections, parent=parent)
     else:
-        accepting, server = listening.bind(settings), Server(config, middleware)
+        accepting = listening.bind(settings)
+        server = Server(config, middleware, connections=connections)
     log.info("gateway.started", host=settings.gateway_host, port=settings.gateway_port)
     # Before uvicorn takes signals in, one must not be lost; and when it is done, it raises the one
     # that stopped it once more: that must not end the process before its last numbers are out.

@@ -23,6 +23,8 @@ from ledger import ids
 from ledger.errors import InvalidKey
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sqlalchemy import Row
     from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -46,16 +48,19 @@ _COLUMNS = (
     "id, tenant, name, prefix, sha256, role, rate_per_s, created_at, expires_at, revoked_at,"
     " last_used_at, coalesce(expires_at <= clock_timestamp(), false) AS is_expired"
 )
-FIND_KEY = text(f"SELECT {_COLUMNS} FROM relais.api_keys WHERE sha256 = :sha256")
+FIND_KEYS = text(f"SELECT {_COLUMNS} FROM relais.api_keys WHERE sha256 = ANY(:fingerprints)")
 LIST_KEYS = text(f"SELECT {_COLUMNS} FROM relais.api_keys WHERE tenant = :tenant ORDER BY id DESC")
 REVOKE_KEY = text(
     "UPDATE relais.api_keys SET revoked_at = coalesce(revoked_at, clock_timestamp())"
     " WHERE tenant = :tenant AND prefix = :prefix RETURNING id"
 )
-# At most once a minute and key, so that a busy key does not rewrite its row all day.
-TOUCH_KEY = text(
-    "UPDATE relais.api_keys SET last_used_at = clock_timestamp() WHERE id = :id"
+# At most once a minute and key, so that a busy key does not rewrite its row all day. A row that
+# somebody holds is left out: no caller waits for it.
+TOUCH_KEYS = text(
+    "UPDATE relais.api_keys SET last_used_at = clock_timestamp() WHERE id IN ("
+    "SELECT id FROM relais.api_keys WHERE id = ANY(:ids)"
     " AND (last_used_at IS NULL OR last_used_at < clock_timestamp() - interval '1 minute')"
+    " FOR UPDATE SKIP LOCKED)"
 )
 
 
@@ -140,8 +145,14 @@ async def create(
 
 async def find(connection: AsyncConnection, sha256: bytes) -> KeyRow | None:
     """The key with this fingerprint, revoked and expired ones included."""
-    row = (await connection.execute(FIND_KEY, {"sha256": sha256})).first()
-    return None if row is None else _key(row)
+    found = await find_all(connection, [sha256])
+    return found[0] if found else None
+
+
+async def find_all(connection: AsyncConnection, fingerprints: Sequence[bytes]) -> list[KeyRow]:
+    """The keys with these fingerprints, in no order; of those there are."""
+    rows = await connection.execute(FIND_KEYS, {"fingerprints": list(fingerprints)})
+    return [_key(row) for row in rows]
 
 
 async def list_all(connection: AsyncConnection, *, tenant: str) -> list[KeyRow]:
@@ -155,9 +166,9 @@ async def revoke(connection: AsyncConnection, *, tenant: str, prefix: str) -> bo
     return result.first() is not None
 
 
-async def touch(connection: AsyncConnection, *, key_id: UUID) -> None:
-    """Note that a key is in use, to the minute."""
-    await connection.execute(TOUCH_KEY, {"id": key_id})
+async def touch(connection: AsyncConnection, *, key_ids: Sequence[UUID]) -> None:
+    """Note that these keys are in use, to the minute."""
+    await connection.execute(TOUCH_KEYS, {"ids": list(key_ids)})
 
 
 def _checksum(secret: str) -> str:

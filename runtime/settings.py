@@ -69,6 +69,18 @@ class Settings(BaseSettings):
         description="Processes that share this address; more than one where it has more cores than "
         "its workers and Postgres need.",
     )
+    gateway_connections_max: int = Field(
+        4_096,
+        ge=1,
+        description="Connections that each gateway process keeps; of more, those make room that "
+        "have waited longest for their client.",
+    )
+    gateway_connections_per_address: int = Field(
+        0,
+        ge=0,
+        description="Connections from one address (IPv6: one /64) to each gateway process; 0: no "
+        "such limit. Leave it at 0 behind a proxy, whose address is that of all callers.",
+    )
     public_url: str = Field(
         "", description="Address under which callers reach the gateway; empty: derived."
     )

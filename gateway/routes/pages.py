@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -16,6 +18,9 @@ from gateway.errors import CODES
 from gateway.guard import GuardedRoute
 from gateway.responses import Answer
 from gateway.services import TheServices
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 router = APIRouter(include_in_schema=False, route_class=GuardedRoute)
 
@@ -38,19 +43,13 @@ async def root(gateway: TheServices) -> Response:
 @router.get("/docs", openapi_extra=only(ANYONE))
 async def docs(request: Request) -> Response:
     """The API for readers."""
-    document = request.app.openapi()
-    page = (
-        _pages()
-        .get_template("docs.html")
-        .render(groups=reference.groups(document), info=document["info"], codes=CODES)
-    )
-    return _html(page)
+    return _html(_docs_page(request.app))
 
 
 @router.get("/openapi.json", openapi_extra=only(ANYONE))
 async def openapi(request: Request) -> Response:
     """The API for programs."""
-    return Answer(request.app.openapi(), headers={"cache-control": KEEP})
+    return Answer(_openapi(request.app), headers={"cache-control": KEEP})
 
 
 @router.get("/relais.css", openapi_extra=only(ANYONE))
@@ -65,6 +64,22 @@ async def icon() -> Response:
     """A small horn, as couriers blew it."""
     content = (FOLDER / "relais.svg").read_bytes()
     return Response(content, media_type="image/svg+xml", headers={"cache-control": KEEP})
+
+
+# Made once: strangers may ask for both as often as they like.
+@lru_cache(maxsize=1)
+def _openapi(app: FastAPI) -> bytes:
+    return to_json(app.openapi())
+
+
+@lru_cache(maxsize=1)
+def _docs_page(app: FastAPI) -> str:
+    document = app.openapi()
+    return (
+        _pages()
+        .get_template("docs.html")
+        .render(groups=reference.groups(document), info=document["info"], codes=CODES)
+    )
 
 
 @lru_cache(maxsize=1)

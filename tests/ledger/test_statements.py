@@ -262,6 +262,7 @@ OWN: dict[str, Own] = {
     "consequences.parents_left_behind": lambda _: {"limit": 100},
     "messages.AGO": lambda _: {"ago_s": 60.0},
     "liveness.BURY": lambda at: {"ids": [at.owner]},
+    "api_keys.FIND_KEYS": lambda _: {"fingerprints": [bytes(32)] * 500},
     "api_keys.INSERT_KEY": lambda _: {"id": uuid4(), "tenant": "default"},
     "presence.REGISTER": lambda _: {"id": uuid4(), "kinds": ["email.send"]},
     "retention.PRUNE_JOBS": lambda _: {"after": None, "after_id": UUID(int=0), "limit": 1_000},

@@ -1,0 +1,254 @@
+"""A client's connection: uvicorn's HTTP/1.1, with limits on what comes before a request is one.
+
+Heads and trailers have a size, a head has a time, pipelined requests have a number. A client that
+keeps to none of them is told so as a problem, where that is still possible, and let go.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from gateway import responses
+from gateway.errors import Code, Problem
+from gateway.open_connections import Waits
+from runtime import metrics
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from starlette.types import Receive, Scope, Send
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+    from gateway.open_connections import OpenConnections
+
+HEAD_MAX_BYTES = 32_768  # of all headers of a request, and of what follows its body
+HEADERS_MAX = 100
+URL_MAX_BYTES = 8_192
+PIPELINED_MAX = 16  # requests that wait for the answer to the one before them
+LIVE = b"/health/live"
+RETRY_AFTER_S = "2"
+
+
+class HttpConnection(HttpToolsProtocol):
+    """One connection; `connections` are all of them."""
+
+    def __init__(self, *args: Any, connections: OpenConnections, **kwargs: Any) -> None:  # noqa: ANN401 - uvicorn's
+        super().__init__(*args, **kwargs)
+        self.waits: Waits | None = None
+        self._open = connections
+        self._ours = self.app
+        self._unfinished_bytes = 0  # since the last head, piece of a body or end of a request
+        self._is_in_head = True
+        self._headers = 0
+        self._headers_bytes = 0
+        self._refused: Problem | None = None
+        self._is_over = False  # whatever else comes is not read any more
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Let it in, or say that there is no room."""
+        super().connection_made(transport)
+        if not self._open.opened(self, self.client[0] if self.client else None):
+            self._end_with(_no_room())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it."""
+        self._open.closed(self)
+        super().connection_lost(exc)
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Keep the other half open for the answer to a request that has arrived in full."""
+        cycle = self._unanswered()
+        if cycle is None or cycle.more_body:
+            return False
+        cycle.keep_alive = False
+        self._is_over = True
+        return True
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, piece by piece, so that none of it is kept before it is measured."""
+        for start in range(0, len(data), HEAD_MAX_BYTES):
+            if self._is_over:
+                return
+            piece = data[start : start + HEAD_MAX_BYTES]
+            self._unfinished_bytes += len(piece)
+            self._unset_keepalive_if_required()
+            try:
+                self.parser.feed_data(piece)
+            except httptools.HttpParserUpgrade:
+                self._read_no_more()  # nothing else is spoken here: answered as if not asked for
+            except httptools.HttpParserError:
+                self._end_with(self._refused or _malformed())
+            else:
+                if self._unfinished_bytes > HEAD_MAX_BYTES:
+                    self._end_with(_too_large())
+        if self.waits is Waits.NEXT:
+            self._open.waits(self, Waits.HEAD)
+
+    def overdue(self, state: Waits) -> None:
+        """End it: the client has kept the gateway waiting for too long."""
+        if state is Waits.HEAD and self._unfinished_bytes:
+            self._end_with(_too_slow())
+        elif state is Waits.NEXT:
+            self.transport.close()
+            self._open.waits(self, Waits.END)
+        else:
+            self.transport.abort()
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._is_in_head = True
+        self._headers = self._headers_bytes = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        """A piece of the URL."""
+        super().on_url(url)
+        if len(self.url) > URL_MAX_BYTES:
+            self._refuse(_long_url())
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, or a trailer: of those nobody has a use for any."""
+        self._headers += 1
+        self._headers_bytes += len(name) + len(value) + 4
+        if self._headers > HEADERS_MAX or self._headers_bytes > HEAD_MAX_BYTES:
+            self._refuse(_too_large())
+        if self._is_in_head:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """The head is there: the request begins to be worked on."""
+        self._is_in_head = False
+        self._unfinished_bytes = 0
+        if len(self.pipeline) >= PIPELINED_MAX:
+            self._refuse(_malformed())
+        self._open.works(self)
+        is_refused = self._open.are_busy and self.url.partition(b"?")[0] != LIVE
+        self.app = _busy if is_refused else self._ours
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        self._unfinished_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is there in full."""
+        self._unfinished_bytes = 0
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """An answer was sent; uvicorn goes on with the next request, or waits for one."""
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._open.waits(self, Waits.END)
+        elif self.cycle.response_complete:
+            self._unset_keepalive_if_required()  # that time is kept by `OpenConnections`
+            self._open.waits(self, Waits.TAKEN if self.flow.write_paused else Waits.NEXT)
+
+    def pause_writing(self) -> None:
+        """The client does not take what it is sent."""
+        super().pause_writing()
+        self._open.waits(self, Waits.TAKEN)
+
+    def resume_writing(self) -> None:
+        """The client has taken it."""
+        super().resume_writing()
+        if self.waits is Waits.TAKEN:
+            if self._unanswered() is not None:
+                self._open.works(self)
+            else:
+                self._open.waits(self, Waits.END if self.transport.is_closing() else Waits.NEXT)
+
+    def _unanswered(self) -> RequestResponseCycle | None:
+        """The last request that has begun, where its answer is not complete."""
+        cycle: RequestResponseCycle | None = self.cycle
+        return None if cycle is None or cycle.response_complete else cycle
+
+    def _refuse(self, problem: Problem) -> None:
+        """Out of one of the parser's calls, which ends the parsing."""
+        self._refused = problem
+        raise problem
+
+    def _read_no_more(self) -> None:
+        """Answer what has arrived, and close."""
+        self._is_over = True
+        cycle = self._unanswered()
+        if cycle is not None:
+            cycle.keep_alive = False
+
+    def _end_with(self, problem: Problem) -> None:
+        """Tell the client why, where it does not wait for another answer first, and close."""
+        self._read_no_more()
+        cycle = self._unanswered()
+        if cycle is not None:
+            if not cycle.more_body:
+                return  # what went before it is answered; then it is closed
+            if self.pipeline or cycle.response_started:
+                self.transport.abort()
+                return
+            cycle.disconnected = True  # to whoever reads this body
+            cycle.message_event.set()
+        answer = responses.refuse(problem)
+        metrics.requested(route="unmatched", status=answer.status_code, seconds=0.0)
+        headers = [*self.server_state.default_headers, *answer.raw_headers, *responses.FIXED]
+        lines = [b"%s: %s\r\n" % header for header in headers]
+        self.transport.write(
+            b"".join([STATUS_LINE[answer.status_code], *lines, b"\r\n", bytes(answer.body)])
+        )
+        # Closed over unread bytes it would be reset, and the client might never see why: what it
+        # still sends is thrown away for a moment.
+        self.transport.write_eof()
+        self._open.waits(self, Waits.END)
+
+
+async def _busy(scope: Scope, receive: Receive, send: Send) -> None:
+    await responses.refuse(_no_room())(scope, receive, send)
+
+
+def _no_room() -> Problem:
+    return Problem(
+        Code.GATEWAY_BUSY,
+        "The gateway has as many requests under way as it may have.",
+        remedy="Send the request again in a few seconds; keep fewer connections open.",
+        headers={"Connection": "close", "Retry-After": RETRY_AFTER_S},
+    )
+
+
+def _malformed() -> Problem:
+    return Problem(
+        Code.REQUEST_MALFORMED,
+        "The request is not HTTP/1.1 as RFC 9112 has it.",
+        remedy="Look at its first line, its headers and its Content-Length.",
+        headers={"Connection": "close"},
+    )
+
+
+def _long_url() -> Problem:
+    return Problem(
+        Code.URL_TOO_LONG,
+        f"The URL is longer than {URL_MAX_BYTES} bytes.",
+        remedy="Ask for less at once.",
+        headers={"Connection": "close"},
+    )
+
+
+def _too_large() -> Problem:
+    return Problem(
+        Code.HEADERS_TOO_LARGE,
+        f"The request has more than {HEADERS_MAX} headers and trailers, or more than "
+        f"{HEAD_MAX_BYTES} bytes of them.",
+        remedy="Send fewer or shorter ones.",
+        headers={"Connection": "close"},
+    )
+
+
+def _too_slow() -> Problem:
+    return Problem(
+        Code.HEADERS_TOO_SLOW,
+        "The headers of the request did not arrive in time.",
+        remedy="Send the request again.",
+        headers={"Connection": "close"},
+    )
