@@ -16,6 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gateway.authentication import Authentication
+from gateway.callers import Caller
+from gateway.connections import Connections
+from gateway.errors import Problem
+from gateway.tokens import Tokens
+from ledger import api_keys
 from tests.gateway.process import ROOT
 from tests.waiting import wait_for
 
@@ -23,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     import httpx
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
     from tests.gateway.process import Gateway
 
@@ -305,6 +312,32 @@ async def test_guessed_keys_keep_nobody_waiting(gateway: Gateway) -> None:
     assert statuses.split() == [b"401"] * 4_000
     assert check_s < 0.1
     assert caller_s < 1
+
+
+class Counted(Connections):
+    """Counts its calls."""
+
+    calls = 0
+
+    async def call(self, *args: Any, **kwargs: Any) -> Any:
+        """One more."""
+        self.calls += 1
+        return await super().call(*args, **kwargs)
+
+
+async def test_guesses_are_looked_up_together_and_a_key_among_them_is_found(
+    gateway: Gateway, ledger: AsyncEngine
+) -> None:
+    ledger_calls = Counted(ledger, at_once=2)
+    authentication = Authentication(ledger_calls, Tokens(gateway.settings))
+    keys = [api_keys.mint() for _ in range(4_000)] + [gateway.keys["viewer"]]
+    found = await asyncio.gather(
+        *(authentication.identify([(b"x-api-key", key.encode())]) for key in keys),
+        return_exceptions=True,
+    )
+    assert {type(each) for each in found[:-1]} == {Problem}
+    assert isinstance(found[-1], Caller)
+    assert ledger_calls.calls < 20
 
 
 async def test_who_is_let_go_is_logged_once(gateway: Gateway) -> None:
