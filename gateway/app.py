@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from fastapi import FastAPI
 from doorbell.ringer import Ringer
 from gateway import exception_handlers, openapi
 from gateway.authentication import Authentication
+from gateway.body_memory import BodyMemory
 from gateway.clock import Clock
 from gateway.connections import ANSWER_WITHIN_S, Connections
 from gateway.guard import GuardedRoute
@@ -57,7 +57,6 @@ ACTIONS = 2  # they may wait for a lock
 LOOK_UPS = 2
 HEALTH = 2  # and the clock
 POOL_SIZE = 16  # of either: all of them, and as many as may be given up and not yet gone
-ARRAYS_AT_ONCE = 4
 # In the order of /docs; `/jobs/stats` and `/jobs/retry` before `/jobs/{job_id}`.
 ROUTERS = (intake, jobs, actions, kinds, queues, lanes, mail, schedules, keys, health, pages)
 
@@ -144,7 +143,7 @@ def _open(settings: Settings) -> Services:
         ringer=ringer,
         long_polls=LongPolls(ledger),
         health=HealthProbe(looks, settings, intake=intake),
-        arrays=asyncio.Semaphore(ARRAYS_AT_ONCE),
+        bodies=BodyMemory(settings.bodies_max_bytes),
     )
 
 

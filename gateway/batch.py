@@ -15,6 +15,7 @@ from gateway import body, exception_handlers
 from gateway.connections import ANSWER_WITHIN_S
 from gateway.errors import Code, Problem, TooLarge
 from gateway.intake import refusal
+from gateway.json_array import Turn
 from gateway.ndjson import LongLine, lines
 
 if TYPE_CHECKING:
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
 
 SLICE_MAX = 500
 SLICE_MAX_BYTES = 1_048_576
-YIELD_EVERY = 32  # jobs; between them single jobs have their turn
-ARRAY_MAX_BYTES = 16_777_216  # parsed in one go, during which nobody else has a turn
+ARRAY_MAX_BYTES = 16_777_216  # in memory as a whole
 ERRORS_MAX = 1_000
 HELD_UP_MAX_BYTES = 8 * SLICE_MAX_BYTES  # of jobs that wait for somebody's lock, in memory
 WAIT_MIN_S = 0.5  # for locks, after all the patience is spent: enough if nobody is in the way
@@ -66,6 +66,7 @@ class Batch:
     async def take_lines(self, chunks: AsyncIterator[bytes]) -> None:
         """Accept NDJSON as it arrives; empty lines do not count."""
         depth = self._settings.body_max_depth
+        turn = Turn()
         try:
             async for line in lines(chunks, line_max_bytes=self._settings.body_max_bytes):
                 if not line.strip():
@@ -77,8 +78,7 @@ class Batch:
                     continue
                 if self._take(asked, size=len(line)):
                     await self._commit_behind()
-                elif self._index % YIELD_EVERY == 0:
-                    await asyncio.sleep(0)
+                await turn.over()
         except LongLine:
             message = f"Line {self._index} is longer than {self._settings.body_max_bytes} bytes."
             raise TooLarge(Code.BODY_TOO_LARGE, message, headers={"Connection": "close"}) from None
@@ -86,14 +86,19 @@ class Batch:
 
     async def take_array(self, content: bytes) -> None:
         """Accept a JSON array."""
-        items = body.parse_array(content, max_depth=self._settings.body_max_depth)
-        if len(items) > self._settings.batch_max_jobs:
+        depth, size_max = self._settings.body_max_depth, self._settings.body_max_bytes
+        jobs_max = self._settings.batch_max_jobs
+        places = await body.cut_array(content, items_max=jobs_max, max_depth=depth)
+        if len(places) > jobs_max:
             raise self._too_many()
-        for asked, size in items:
-            if self._take(asked, size=size):
+        turn = Turn()
+        for place in places:
+            text = content[place].strip()
+            if len(text) > size_max:
+                self._refuse(self._next(), _too_large(size_max))
+            elif self._take(body.parse(text, max_depth=depth), size=len(text)):
                 await self._commit_behind()
-            elif self._index % YIELD_EVERY == 0:
-                await asyncio.sleep(0)
+            await turn.over()
         await self._commit()
 
     async def wait_for_locks(self) -> None:
@@ -198,6 +203,11 @@ class Batch:
                 self.jobs.append(_receipt(line.index, found))
 
         return settle
+
+
+def _too_large(size_max: int) -> Problem:
+    message = f"The job is larger than {size_max} bytes."
+    return Problem(Code.BODY_TOO_LARGE, message, remedy="Send less, or a reference to it.")
 
 
 def _receipt(index: int, accepted: Accepted) -> dict[str, Any]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from math import isinf
 from typing import TYPE_CHECKING, Any
 
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 
+from gateway import json_array
 from gateway.errors import Code, Problem, TooLarge
 
 if TYPE_CHECKING:
@@ -21,7 +23,10 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import Message
 
+    from gateway.body_memory import Room
+
 CHUNK_TIMEOUT_S = 30.0
+PACE_BYTES_PER_S = 16_384  # on average, once that time is over
 PARSER_MAX_DEPTH = 200  # of pydantic-core, whatever the settings say
 
 _STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
@@ -34,8 +39,11 @@ _LARGE = re.compile(rb"[0-9.](?:[eE]\+?[0-9]{3}|[0-9]{199})")
 _DOUBLE_MAX = 2**1024
 
 
-async def read(request: Request, *, max_bytes: int) -> bytes:
-    """The whole body; 413 as soon as it is known to be larger than `max_bytes`."""
+async def read(request: Request, *, max_bytes: int, room: Room) -> bytes:
+    """The whole body; 413 as soon as it is known to be larger than `max_bytes`.
+
+    What does not arrive at once takes `room` as it arrives, and has to keep a certain pace.
+    """
     declared = declared_length(request)
     if declared is not None and declared > max_bytes:
         raise _too_large(max_bytes)
@@ -44,12 +52,18 @@ async def read(request: Request, *, max_bytes: int) -> bytes:
     if message.get("more_body", False):
         parts = [body]
         size = len(body)
+        await room.take(size)
+        started = time.monotonic()
         while message.get("more_body", False):
             message = await _receive(request)
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
+            part: bytes = message.get("body", b"")
+            size += len(part)
             if size > max_bytes:
                 raise _too_large(max_bytes)
+            if (time.monotonic() - started - CHUNK_TIMEOUT_S) * PACE_BYTES_PER_S > size:
+                raise _too_slow()
+            await room.take(len(part))
+            parts.append(part)
         body = b"".join(parts)
     if len(body) > max_bytes:
         raise _too_large(max_bytes)
@@ -79,21 +93,22 @@ def parse(body: bytes, *, max_depth: int) -> Any:  # noqa: ANN401 - any JSON
     return _parsed(body)
 
 
-def parse_array(body: bytes, *, max_depth: int) -> list[tuple[Any, int]]:
-    """The items of the JSON array `body`, none deeper than `max_depth`, and their sizes in bytes.
+async def cut_array(body: bytes, *, items_max: int, max_depth: int) -> list[slice]:
+    """Where the items of the JSON array `body` are, each of them JSON that `parse` takes.
 
-    Items are measured one by one after the parser, which knows a depth that it refuses: the cost
-    is a fifth of measuring the whole before.
+    Where there are more than `items_max`, they are not looked at.
     """
-    items = _parsed(body)
-    if not isinstance(items, list):
+    if not json_array.is_array(body):
         message = "The body of a batch is an array of jobs."
         raise Problem(Code.VALUE_INVALID, message, remedy="Wrap the job in [ ].")
-    found = []
-    for item in items:
-        text = to_json(item)
-        check_depth(text, max_depth=max_depth)
-        found.append((item, len(text)))
+    turn = json_array.Turn()
+    found = await json_array.cut(body, items_max=items_max, turn=turn)
+    if found is None:
+        message = "The body is not JSON: the array has no end, or something follows it."
+        raise Problem(Code.MALFORMED_JSON, message, remedy="Send valid JSON in UTF-8.")
+    for place in found if len(found) <= items_max else ():
+        parse(body[place], max_depth=max_depth)
+        await turn.over()
     return found
 
 
@@ -148,12 +163,7 @@ async def _receive(request: Request) -> Message:
         async with asyncio.timeout(CHUNK_TIMEOUT_S):
             message = await request.receive()
     except TimeoutError:
-        raise Problem(
-            Code.BODY_TOO_SLOW,
-            f"No byte of the body arrived for {CHUNK_TIMEOUT_S:g} s.",
-            remedy="Send it again.",
-            headers={"Connection": "close"},
-        ) from None
+        raise _too_slow() from None
     if message["type"] == "http.disconnect":
         raise Problem(Code.MALFORMED_JSON, "The body ended early.", remedy="Send it again.")
     return message
@@ -175,6 +185,16 @@ def _parsed(body: bytes) -> Any:  # noqa: ANN401 - any JSON
 def _too_deep(max_depth: int) -> Problem:
     message = f"The body is nested more than {max_depth} levels deep."
     return Problem(Code.BODY_TOO_DEEP, message, remedy="Flatten it.")
+
+
+def _too_slow() -> Problem:
+    return Problem(
+        Code.BODY_TOO_SLOW,
+        f"No byte of the body arrived for {CHUNK_TIMEOUT_S:g} s, or fewer than {PACE_BYTES_PER_S}"
+        " a second for longer than that.",
+        remedy="Send it again.",
+        headers={"Connection": "close"},
+    )
 
 
 def _too_large(max_bytes: int) -> TooLarge:

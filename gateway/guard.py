@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from gateway import body
 from gateway.errors import Code, Problem
-from gateway.services import services
+from gateway.services import caller, services
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -89,8 +89,10 @@ def _refuse_nul(request: Request) -> None:
 
 async def _with_body(request: Request) -> ParsedRequest:
     body.require_json(request)
-    settings = services(request).settings
-    content = await body.read(request, max_bytes=settings.body_max_bytes)
+    gateway = services(request)
+    settings = gateway.settings
+    async with gateway.bodies.room(caller(request)) as room:
+        content = await body.read(request, max_bytes=settings.body_max_bytes, room=room)
     parsed = ParsedRequest(request.scope, request.receive)
     parsed._body = content  # noqa: SLF001 - where Starlette keeps a body that was read
     parsed.parsed = body.parse(content, max_depth=settings.body_max_depth)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 
     from doorbell.ringer import Ringer
     from gateway.authentication import Authentication
+    from gateway.body_memory import BodyMemory
     from gateway.clock import Clock
     from gateway.connections import Connections
     from gateway.health import HealthProbe
@@ -41,7 +41,7 @@ class Services:
     ringer: Ringer
     long_polls: LongPolls
     health: HealthProbe
-    arrays: asyncio.Semaphore  # batches that are held in memory as a whole; others wait unread
+    bodies: BodyMemory
 
 
 def services(request: Request) -> Services:

@@ -92,6 +92,12 @@ class Settings(BaseSettings):
     )
     batch_max_jobs: int = Field(10_000, ge=1, description="Most jobs in one batch.")
     body_max_depth: int = Field(64, ge=4, le=128, description="Deepest nesting of a JSON body.")
+    bodies_max_bytes: int = Field(
+        134_217_728,
+        ge=33_554_432,
+        description="Memory for the bodies of all requests to a gateway process; one key gets half "
+        "of it. Beyond it requests wait, then get 503.",
+    )
     rate_limit_per_s: float = Field(
         5_000.0, gt=0, description="Requests per second and API key, unless the key has its own."
     )

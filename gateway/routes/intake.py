@@ -84,12 +84,13 @@ async def accept_job(request: Request) -> Response:
     gateway = services(request)
     body.require_json(request)
     settings = gateway.settings
-    content = await body.read(request, max_bytes=settings.body_max_bytes)
-    asked = body.parse(content, max_depth=settings.body_max_depth)
-    job = gateway.intake.prepare(
-        asked, origin=_origin(request), key=_key(request), size=len(content)
-    )
-    accepted = await gateway.intake.accept(job)
+    async with gateway.bodies.room(caller(request)) as room:
+        content = await body.read(request, max_bytes=settings.body_max_bytes, room=room)
+        asked = body.parse(content, max_depth=settings.body_max_depth)
+        job = gateway.intake.prepare(
+            asked, origin=_origin(request), key=_key(request), size=len(content)
+        )
+        accepted = await gateway.intake.accept(job)
     headers = {"location": f"/api/v1/jobs/{accepted.id}"}
     if accepted.is_new:
         return Answer(receipt(job, accepted), status_code=202, headers=headers)
@@ -146,8 +147,8 @@ async def accept_batch(request: Request) -> Response:
         else:
             body.require_json(request)
             max_bytes = min(ARRAY_MAX_BYTES, settings.batch_max_bytes)
-            async with gateway.arrays:
-                content = await body.read(request, max_bytes=max_bytes)
+            async with gateway.bodies.room(caller(request)) as room:
+                content = await body.read(request, max_bytes=max_bytes, room=room)
                 await batch.take_array(content)
         await batch.wait_for_locks()
     except (Problem, LedgerError) as error:

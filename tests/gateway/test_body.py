@@ -49,11 +49,26 @@ def test_depth_is_measured_without_parsing(value: Any, max_depth: int, ascii_onl
             body.check_depth(text, max_depth=max_depth)
 
 
-@given(st.lists(VALUES, max_size=4), st.integers(0, 6))
-def test_items_are_measured_one_by_one(values: list[Any], max_depth: int) -> None:
-    if max(map(depth_of, values), default=0) > max_depth:
+@given(st.lists(VALUES, max_size=4), st.integers(0, 6), st.sampled_from([None, 2]))
+async def test_an_array_is_cut_into_its_items(
+    values: list[Any], max_depth: int, indent: int | None
+) -> None:
+    text = json.dumps(values, indent=indent).encode()
+    if max(map(depth_of, values), default=0) > max_depth or b"\\u0000" in text:
         with pytest.raises(Problem):
-            body.parse_array(json.dumps(values).encode(), max_depth=max_depth)
+            await body.cut_array(text, items_max=9, max_depth=max_depth)
+    else:
+        found = await body.cut_array(text, items_max=9, max_depth=max_depth)
+        assert [json.loads(text[place]) for place in found] == values
+
+
+@given(st.text(alphabet='[]{},:"\\ 1a', max_size=12).map(lambda inner: f"[{inner}".encode()))
+async def test_what_is_cut_is_an_array_for_every_parser(text: bytes) -> None:
+    try:
+        found = await body.cut_array(text, items_max=99, max_depth=9)
+    except Problem:
+        return
+    assert json.loads(text) == [json.loads(text[place]) for place in found]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,93 @@
+"""The memory that bodies of requests may take, of all callers together and of each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import TYPE_CHECKING, Self
+
+from gateway.connections import ANSWER_WITHIN_S
+from gateway.errors import Code, TooLarge
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from gateway.callers import Caller
+
+RETRY_AFTER_S = "2"
+
+
+class BodyMemory:
+    """Gives out `total_bytes`; to one caller not more than half, so that others have theirs."""
+
+    def __init__(self, total_bytes: int) -> None:
+        self._total_bytes = total_bytes
+        self._taken = 0
+        self._by_caller: Counter[str] = Counter()
+        self._freed = asyncio.Condition()
+
+    def room(self, caller: Caller) -> Room:
+        """What one request of `caller` takes; it has none yet."""
+        return Room(self, f"{caller.tenant}/{caller.name}")
+
+    async def take(self, name: str, size: int) -> None:
+        """Wait for `size` bytes; 503 where nobody gives them back in time."""
+
+        def fits() -> bool:
+            return (
+                self._taken + size <= self._total_bytes
+                and self._by_caller[name] + size <= self._total_bytes // 2
+            )
+
+        if not fits():
+            try:
+                async with asyncio.timeout(ANSWER_WITHIN_S), self._freed:
+                    await self._freed.wait_for(fits)
+            except TimeoutError:
+                raise _busy() from None
+        self._taken += size
+        self._by_caller[name] += size
+
+    async def give_back(self, name: str, size: int) -> None:
+        """Others may have `size` bytes."""
+        self._taken -= size
+        self._by_caller[name] -= size
+        if not self._by_caller[name]:
+            del self._by_caller[name]
+        async with self._freed:
+            self._freed.notify_all()
+
+
+class Room:
+    """The memory of one request's body; given back where the block ends."""
+
+    def __init__(self, memory: BodyMemory, name: str) -> None:
+        self._memory = memory
+        self._name = name
+        self._size = 0
+
+    async def take(self, size: int) -> None:
+        """So many bytes more."""
+        await self._memory.take(self._name, size)
+        self._size += size
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        if self._size:
+            await self._memory.give_back(self._name, self._size)
+
+
+def _busy() -> TooLarge:
+    return TooLarge(
+        Code.GATEWAY_BUSY,
+        "The gateway has as many bytes of bodies in memory as it may have, in all or of this key.",
+        remedy="Send it again in a few seconds, fewer large ones at once, or as NDJSON.",
+        headers={"Connection": "close", "Retry-After": RETRY_AFTER_S},
+    )
