@@ -62,11 +62,15 @@ ROUTERS = (intake, jobs, actions, kinds, queues, lanes, mail, schedules, keys, h
 
 
 def create(settings: Settings) -> Middleware:
-    """The application for these settings; it opens its connections when it starts."""
+    """The application for these settings; it opens its connections when it starts.
+
+    Raises SettingsError for token settings that are wrong.
+    """
+    tokens = Tokens(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        services = _open(settings)
+        services = _open(settings, tokens)
         app.state.services = services
         try:
             await services.ledger.call(_nothing)  # an unfit database is refused here and now
@@ -113,7 +117,7 @@ def _straight(app: FastAPI) -> dict[tuple[str, str], GuardedRoute]:
     }
 
 
-def _open(settings: Settings) -> Services:
+def _open(settings: Settings, tokens: Tokens) -> Services:
     kinds: dict[str, Any] = registry.load(settings.kinds)
     engine = database.engine(settings, pool_size=POOL_SIZE, name="relais gateway")
     ledger = Connections(engine, at_once=READS)
@@ -137,7 +141,7 @@ def _open(settings: Settings) -> Services:
         ledger=ledger,
         actions=ledger.share(ACTIONS),
         clock=clock,
-        authentication=Authentication(ledger.share(LOOK_UPS), Tokens(settings)),
+        authentication=Authentication(ledger.share(LOOK_UPS), tokens),
         rate=RateLimit(rate_per_s=settings.rate_limit_per_s, processes=settings.gateway_processes),
         intake=intake,
         ringer=ringer,

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from gateway.errors import Code, Problem
+from ledger.api_keys import RATE_MIN_PER_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +41,7 @@ class RateLimit:
 
     def spend(self, caller: Caller) -> None:
         """Take one request from the caller's bucket; 429 where it is empty."""
-        whole = caller.rate_per_s or self._rate_per_s
+        whole = max(caller.rate_per_s or self._rate_per_s, RATE_MIN_PER_S)
         rate = whole / self._processes
         burst = max(1.0, rate)
         now = self._clock()

@@ -66,6 +66,10 @@ class Tokens:
             if len(secret.encode()) < SECRET_MIN_BYTES:
                 message = f"RELAIS_JWT_KEY is shorter than {SECRET_MIN_BYTES} bytes."
                 raise SettingsError(message, remedy="Use a longer secret: openssl rand -base64 48.")
+        if "PRIVATE KEY-----" in secret:
+            # Whoever reads it from here could sign, and the gateway has no need to.
+            message = "RELAIS_JWT_KEY is a private key; tokens are verified with the public one."
+            raise SettingsError(message, remedy="openssl pkey -in private.pem -pubout")
         import jwt  # noqa: PLC0415 - see above
 
         try:

@@ -33,6 +33,7 @@ ROLES: tuple[Role, ...] = get_args(Role)
 START = "rls_"
 PREFIX_LENGTH = 12
 SECRET_BYTES = 32
+RATE_MIN_PER_S, RATE_MAX_PER_S = 0.001, 1e6
 LONGEST_LIFE_S = 100 * 366 * 86_400.0
 _SHAPE = re.compile(r"rls_[A-Za-z0-9_-]{49}")
 _TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -191,8 +192,8 @@ def _check(
     if expires_in_s is not None and not 0 < expires_in_s <= LONGEST_LIFE_S:
         message = "A key lives more than 0 seconds and at most 100 years."
         raise InvalidKey(message, remedy="Leave the expiry out for a key that does not expire.")
-    if rate_per_s is not None and not 0 < rate_per_s <= 1e6:
-        message = "The rate of a key is above 0 and at most 1,000,000 requests per second."
+    if rate_per_s is not None and not RATE_MIN_PER_S <= rate_per_s <= RATE_MAX_PER_S:
+        message = "The rate of a key is 0.001 to 1,000,000 requests per second."
         raise InvalidKey(message, remedy="Leave it out for the gateway's own limit.")
 
 

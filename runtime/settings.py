@@ -99,7 +99,9 @@ class Settings(BaseSettings):
         "of it. Beyond it requests wait, then get 503.",
     )
     rate_limit_per_s: float = Field(
-        5_000.0, gt=0, description="Requests per second and API key, unless the key has its own."
+        5_000.0,
+        ge=0.001,
+        description="Requests per second and API key, unless the key has its own.",
     )
     jwt_algorithm: Literal["HS256", "RS256", "ES256", "EdDSA"] = Field(
         "HS256", description="The one algorithm that a bearer token may be signed with."

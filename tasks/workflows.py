@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
+from math import isfinite
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
@@ -158,21 +160,19 @@ def _outcome(answer: Answer, payload: Trigger, *, now: float) -> Outcome:
 def _content(answer: Answer) -> JsonValue:
     """The body as JSON where it is, else as text without what a database refuses."""
     if not answer.is_cut and "json" in answer.headers.get("content-type", ""):
-        try:
-            parsed: JsonValue = from_json(answer.body, allow_inf_nan=False)
-        except ValueError:
-            pass
-        else:
-            return _without_nul(parsed)
+        with suppress(ValueError):
+            return _storable(from_json(answer.body, allow_inf_nan=False))
     return answer.body.decode(errors="replace").replace("\x00", "")
 
 
-def _without_nul(value: JsonValue) -> JsonValue:
-    """`value` as jsonb takes it: Postgres has no NUL in its texts."""
+def _storable(value: JsonValue) -> JsonValue:
+    """`value` as jsonb takes it: no NUL in its texts; ValueError for a number beyond a double."""
+    if isinstance(value, float) and not isfinite(value):  # from 1e400; JSON has no infinity
+        raise ValueError
     if isinstance(value, str):
         return value.replace("\x00", "")
     if isinstance(value, list):
-        return [_without_nul(each) for each in value]
+        return [_storable(each) for each in value]
     if isinstance(value, dict):
-        return {key.replace("\x00", ""): _without_nul(each) for key, each in value.items()}
+        return {key.replace("\x00", ""): _storable(each) for key, each in value.items()}
     return value

@@ -84,7 +84,10 @@ async def ready(
     openapi_extra=only(ANYONE),
 )
 async def show_metrics(request: Request, gateway: TheServices) -> Response:
-    """Open to this machine; from elsewhere, or through a proxy, with a key that may read."""
+    """Open to this machine; with a key that may read from elsewhere or through a proxy.
+
+    So it is under a name that is not this machine's own.
+    """
     if not _is_local(request):
         await admit(request, roles=frozenset(READ), path="/metrics")
     reading = await gateway.health.reading()
@@ -98,4 +101,15 @@ def _is_local(request: Request) -> bool:
         name in request.headers for name in ("x-forwarded-for", "forwarded", "x-real-ip", "via")
     ):
         return False
-    return ip_address(request.client.host).is_loopback
+    return ip_address(request.client.host).is_loopback and _is_own_name(request)
+
+
+def _is_own_name(request: Request) -> bool:
+    """Whether the request was not meant for a name that somebody had lead here (DNS rebinding)."""
+    host = request.headers.get("host", "")
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    try:
+        ip_address(name)
+    except ValueError:
+        return name == "localhost"
+    return True

@@ -196,9 +196,17 @@ def _origin(request: Request) -> Origin:
 
 
 def _key(request: Request) -> str | None:
-    key = request.headers.get("idempotency-key")
-    if key is None:
+    given = request.headers.getlist("idempotency-key")
+    if not given:
         return None
+    if len(given) > 1:
+        raise Problem(
+            Code.REQUEST_MALFORMED,
+            "Idempotency-Key is given more than once.",
+            field="Idempotency-Key",
+            remedy="Send it once.",
+        )
+    key = given[0]
     if not 1 <= len(key) <= IDEMPOTENCY_KEY_MAX or not key.isascii() or not key.isprintable():
         raise Problem(
             Code.VALUE_INVALID,

@@ -40,9 +40,10 @@ class KeyRequest(BaseModel):
     expires_in_s: Annotated[float, Field(strict=True, gt=0, le=api_keys.LONGEST_LIFE_S)] | None = (
         Field(None, description="Left out: it does not expire.")
     )
-    rate_per_s: Annotated[float, Field(strict=True, gt=0, le=1e6)] | None = Field(
-        None, description="Requests per second; left out: the gateway's own limit."
-    )
+    rate_per_s: (
+        Annotated[float, Field(strict=True, ge=api_keys.RATE_MIN_PER_S, le=api_keys.RATE_MAX_PER_S)]
+        | None
+    ) = Field(None, description="Requests per second; left out: the gateway's own limit.")
 
 
 class KeyMade(BaseModel):

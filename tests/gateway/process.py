@@ -51,8 +51,8 @@ class Gateway:
     def engine(self) -> AsyncEngine:
         return database.engine(self.settings, pool_size=4)
 
-    def start(self) -> None:
-        environment = {
+    def environment(self) -> dict[str, str]:
+        return {
             **{k: v for k, v in os.environ.items() if not k.startswith("RELAIS_")},
             "PYTHONPATH": str(ROOT),
             "RELAIS_DATABASE_URL": self.settings.database_url.get_secret_value(),
@@ -62,9 +62,11 @@ class Gateway:
             "RELAIS_KINDS": KINDS,
             **self.extra,
         }
+
+    def start(self) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gateway"], env=environment, cwd=ROOT, stderr=log
+                [sys.executable, "-m", "gateway"], env=self.environment(), cwd=ROOT, stderr=log
             )
         deadline = time.monotonic() + 20
         while True:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import httpx
 import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from sqlalchemy import text
 
 from gateway import app as application
 from gateway.callers import Caller
@@ -20,9 +26,12 @@ from gateway.tokens import Tokens
 from ledger import api_keys
 from runtime.errors import SettingsError
 from runtime.settings import Settings
+from tests.gateway.process import ROOT, free_port
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
     from tests.gateway.process import Gateway
 
 SECRET = "s" * 48
@@ -95,6 +104,17 @@ async def test_metrics_want_a_key_through_a_proxy(gateway: Gateway) -> None:
         for role, status in {"viewer": 200, "producer": 403}.items():
             answer = await client.get("/metrics", headers={"x-api-key": gateway.keys[role]})
             assert answer.status_code == status
+
+
+@pytest.mark.parametrize(
+    "host", ["attacker.example", "attacker.example:8080", "127.0.0.1.x.y", "a_b.example"]
+)
+async def test_metrics_want_a_key_under_a_foreign_name(gateway: Gateway, host: str) -> None:
+    """A page in a browser on this machine may have its own name lead here (DNS rebinding)."""
+    async with httpx.AsyncClient(base_url=gateway.url, headers={"host": host}) as client:
+        assert (await client.get("/metrics")).status_code == 401
+        for own in ("localhost:9", "127.0.0.1", "[::1]:80"):
+            assert (await client.get("/metrics", headers={"host": own})).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -213,6 +233,36 @@ def test_unsafe_token_settings_are_refused_at_the_start(changes: dict[str, str])
         Tokens(Settings.model_validate(changes))
 
 
+def test_a_private_key_is_no_public_one() -> None:
+    private = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    )
+    changes = {"jwt_key": private.decode(), "jwt_issuer": "i", "jwt_algorithm": "ES256"}
+    with pytest.raises(SettingsError, match="RELAIS_JWT_KEY is a private key"):
+        Tokens(Settings.model_validate(changes))
+
+
+def test_wrong_token_settings_are_a_sentence_and_no_traceback(gateway: Gateway) -> None:
+    changed = replace(
+        gateway,
+        extra={"RELAIS_JWT_KEY": "short", "RELAIS_JWT_ISSUER": "i"},
+        settings=gateway.settings.model_copy(update={"gateway_port": free_port()}),
+    )
+    ended = subprocess.run(
+        [sys.executable, "-m", "gateway"],
+        env=changed.environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert "RELAIS_JWT_KEY" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "traceback" not in ended.stderr
+
+
 def test_without_a_key_tokens_are_refused() -> None:
     with pytest.raises(Problem):
         Tokens(Settings()).verify(token())
@@ -269,6 +319,23 @@ async def test_a_key_has_its_rate(gateway: Gateway) -> None:
             return (await client.get("/api/v1/kinds")).status_code == 200
 
         await wait_for(is_served)
+
+
+async def test_a_rate_of_almost_nothing_is_refused_and_harms_nobody_who_has_it(
+    gateway: Gateway, api: httpx.AsyncClient, ledger: AsyncEngine
+) -> None:
+    asked = {"name": "slow", "role": "viewer", "rate_per_s": 5e-324}
+    assert (await api.post("/api/v1/keys", json=asked)).status_code == 422
+    made = (await api.post("/api/v1/keys", json=asked | {"rate_per_s": 1})).json()
+    async with ledger.begin() as connection:  # as an earlier release allowed
+        await connection.execute(
+            text("UPDATE relais.api_keys SET rate_per_s = 5e-324 WHERE prefix = :prefix"),
+            {"prefix": made["prefix"]},
+        )
+    headers = {"x-api-key": made["key"]}
+    async with httpx.AsyncClient(base_url=gateway.url, headers=headers) as client:
+        answers = [(await client.get("/api/v1/kinds")).status_code for _ in range(3)]
+    assert answers == [200, 429, 429]
 
 
 def test_a_bucket_fills_with_time() -> None:

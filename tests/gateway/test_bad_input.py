@@ -184,6 +184,14 @@ async def test_headers(
     assert answer.json().get("field") == field
 
 
+async def test_an_idempotency_key_is_given_once(api: httpx.AsyncClient) -> None:
+    for path, asked in (("/api/v1/jobs", JOB), ("/api/v1/jobs/batch", [JOB])):
+        headers = [("Idempotency-Key", "one"), ("Idempotency-Key", "two")]
+        answer = await api.post(path, json=asked, headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (400, "request_malformed")
+        assert answer.json()["field"] == "Idempotency-Key"
+
+
 async def test_header_and_field_must_agree(api: httpx.AsyncClient) -> None:
     answer = await api.post(
         "/api/v1/jobs", json=JOB | {"idempotency_key": "a"}, headers={"idempotency-key": "b"}
