@@ -36,6 +36,17 @@ def memory_bytes(gateway: Gateway) -> int:
     return int(line.split()[1]) * 1024
 
 
+async def slowest_check_s(gateway: Gateway) -> float:
+    """Of a few checks of health, as the machine is now."""
+    taken = []
+    async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as client:
+        for _ in range(10):
+            started = time.monotonic()
+            assert (await client.get("/health/live")).is_success
+            taken.append(time.monotonic() - started)
+    return max(taken)
+
+
 async def end(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
     with suppress(ConnectionError):
@@ -108,6 +119,7 @@ async def test_dense_arrays_take_neither_memory_nor_the_loop(
 ) -> None:
     body = b"[" + b",".join([item] * (15 * MIB // (len(item) + 1))) + b"]"
     before = memory_bytes(gateway)
+    quiet_s = await slowest_check_s(gateway)
     sending = asyncio.create_task(api.post("/api/v1/jobs/batch", content=body, headers=JSON))
     longest_s, most = 0.0, 0
     async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as client:
@@ -119,4 +131,4 @@ async def test_dense_arrays_take_neither_memory_nor_the_loop(
     with suppress(httpx.TransportError):
         assert (await sending).status_code in {413, 422}
     assert most < 200 * MIB
-    assert longest_s < 1.0
+    assert longest_s < max(1.0, 5 * quiet_s)

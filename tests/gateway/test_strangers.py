@@ -118,8 +118,12 @@ def memory_bytes(gateway: Gateway) -> int:
     return int(line.split()[1]) * 1024
 
 
-async def is_well(gateway: Gateway) -> tuple[float, float]:
-    """How long a health check on a connection of its own and a caller take, in the median."""
+async def is_well(gateway: Gateway, quiet: tuple[float, float] = (0.0, 0.0)) -> tuple[float, float]:
+    """How long a health check on a connection of its own and a caller take, in the median.
+
+    Too long is more than a tenth of a second and a second, where a busy machine does not make
+    `quiet` of that too.
+    """
     checks, callers = [], []
     for _ in range(9):
         started = time.perf_counter()
@@ -137,7 +141,11 @@ async def is_well(gateway: Gateway) -> tuple[float, float]:
         )
         callers.append(time.perf_counter() - started)
         assert status == 202
-    return statistics.median(checks), statistics.median(callers)
+    found = statistics.median(checks), statistics.median(callers)
+    if quiet != (0.0, 0.0):
+        assert found[0] < max(0.1, 10 * quiet[0])
+        assert found[1] < max(1.0, 10 * quiet[1])
+    return found
 
 
 @pytest.mark.parametrize(
@@ -260,28 +268,28 @@ async def test_old_clients_and_refused_ones_can_go_on(gateway: Gateway) -> None:
 
 
 async def test_whoever_does_not_read_is_let_go_when_others_come(gateway: Gateway) -> None:
+    quiet = await is_well(gateway)
     async with AsyncExitStack() as stack:
         before = memory_bytes(gateway)
         for _ in range(SILENT):
             _, writer = await stack.enter_async_context(connected(gateway))
             writer.transport.pause_reading()  # type: ignore[attr-defined]
             writer.write(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
-        check_s, caller_s = await is_well(gateway)
-        assert check_s < 0.1
-        assert caller_s < 1
+        await is_well(gateway, quiet)
         assert memory_bytes(gateway) - before < 512 * MIB
 
 
 async def test_a_thousand_silent_connections_keep_nobody_out(gateway: Gateway) -> None:
+    quiet = await is_well(gateway)
     async with AsyncExitStack() as stack:
         for _ in range(SILENT):
             await stack.enter_async_context(connected(gateway))
-        check_s, caller_s = await is_well(gateway)
-    assert check_s < 0.1
-    assert caller_s < 1
+        await is_well(gateway, quiet)
 
 
 async def test_endless_heads_take_no_memory(gateway: Gateway) -> None:
+    quiet = await is_well(gateway)
+
     async def pour() -> None:
         async with connected(gateway) as (_, writer):
             with suppress(ConnectionError):
@@ -292,14 +300,13 @@ async def test_endless_heads_take_no_memory(gateway: Gateway) -> None:
 
     before = memory_bytes(gateway)
     pouring = [asyncio.create_task(pour()) for _ in range(12)]
-    check_s, caller_s = await is_well(gateway)
+    await is_well(gateway, quiet)
     assert memory_bytes(gateway) - before < 32 * MIB
-    assert check_s < 0.1
-    assert caller_s < 1
     await asyncio.gather(*pouring)
 
 
 async def test_guessed_keys_keep_nobody_waiting(gateway: Gateway) -> None:
+    quiet = await is_well(gateway)
     guessing = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-c", GUESSES, str(gateway.settings.gateway_port)),
         env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -307,11 +314,9 @@ async def test_guessed_keys_keep_nobody_waiting(gateway: Gateway) -> None:
     )
     assert guessing.stdout is not None
     assert await guessing.stdout.readline() == b"guessing\n"
-    check_s, caller_s = await is_well(gateway)
+    await is_well(gateway, quiet)
     statuses, _ = await guessing.communicate()
     assert statuses.split() == [b"401"] * 4_000
-    assert check_s < 0.1
-    assert caller_s < 1
 
 
 class Counted(Connections):
