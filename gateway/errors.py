@@ -40,6 +40,7 @@ class Code(StrEnum):
     VALUE_INVALID = "value_invalid"
     BODY_TOO_DEEP = "body_too_deep"
     KIND_UNKNOWN = "kind_unknown"
+    KIND_INTERNAL = "kind_internal"
     PARENT_UNKNOWN = "parent_unknown"
     IDEMPOTENCY_CONFLICT = "idempotency_conflict"
     NOTHING_ACCEPTED = "nothing_accepted"
@@ -74,6 +75,7 @@ CODES: dict[Code, tuple[int, str]] = {
     Code.VALUE_INVALID: (422, "A value is not valid"),
     Code.BODY_TOO_DEEP: (422, "The body is nested too deeply"),
     Code.KIND_UNKNOWN: (422, "There is no such kind"),
+    Code.KIND_INTERNAL: (422, "Only Relais itself makes jobs of this kind"),
     Code.PARENT_UNKNOWN: (422, "A parent job does not exist"),
     Code.IDEMPOTENCY_CONFLICT: (422, "The idempotency key was used for another body"),
     Code.NOTHING_ACCEPTED: (422, "No job of the batch was accepted"),

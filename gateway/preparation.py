@@ -14,6 +14,7 @@ from pydantic_core import to_json
 from gateway import exception_handlers, job_request
 from gateway.errors import Code, Problem
 from ledger import ids
+from ledger.consequences import CALLBACK_KIND
 from ledger.shapes import NewJob
 from tasks import routing
 from tasks.kinds import lane_of
@@ -109,12 +110,23 @@ class Preparation:
 
     def _kind(self, name: str) -> Kind:
         kind = self._kinds.get(name)
-        if kind is None or kind.internal:
+        if kind is None:
             raise Problem(
                 Code.KIND_UNKNOWN,
                 f"There is no kind {name!r}.",
                 field="kind",
                 remedy="GET /api/v1/kinds lists what there is.",
+            )
+        if kind.internal:
+            raise Problem(
+                Code.KIND_INTERNAL,
+                f"Jobs of the kind {name!r} are made by Relais itself and cannot be submitted.",
+                field="kind",
+                remedy=(
+                    "Give a job a callback_url, or call a webhook with workflow.trigger."
+                    if name == CALLBACK_KIND
+                    else "GET /api/v1/kinds lists what there is."
+                ),
             )
         return kind
 

@@ -63,6 +63,7 @@ class Callback(BaseModel):
     max_attempts=ATTEMPTS,
     timeout_s=60.0,
     backoff=Backoff(schedule_s=SCHEDULE_S),
+    internal=True,  # its signature says that Relais is the author
     lane=lambda payload: dependence.on_host(payload["url"]),
 )
 async def call_back(payload: Callback, context: Context) -> Outcome:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy import text
 
 if TYPE_CHECKING:
     import httpx
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 KIND = "test.scripted_async"
 JOB: dict[str, Any] = {"kind": KIND, "payload": {"mode": "ok"}}
@@ -38,7 +40,12 @@ DEEP = b'{"kind":"x","payload":{"a":' + b"[" * 100 + b"]" * 100 + b"}}"
         (b'"text"', 422, "value_invalid"),
         (b"{}", 422, "value_invalid"),
         (b'{"kind":"no.such"}', 422, "kind_unknown"),
-        (b'{"kind":"relais.canary","payload":{"queue":"bulk"}}', 422, "kind_unknown"),
+        (b'{"kind":"relais.canary","payload":{"queue":"bulk"}}', 422, "kind_internal"),
+        (
+            b'{"kind":"http.callback","payload":{"url":"https://x.example","body":{}}}',
+            422,
+            "kind_internal",
+        ),
     ],
 )
 async def test_bodies(api: httpx.AsyncClient, body: bytes, status: int, code: str) -> None:
@@ -48,6 +55,34 @@ async def test_bodies(api: httpx.AsyncClient, body: bytes, status: int, code: st
     assert (answer.status_code, answer.json()["code"]) == (status, code)
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["trace_id"] == answer.headers["x-trace-id"]
+
+
+async def test_nobody_can_have_a_callback_of_their_own_making_signed(
+    api: httpx.AsyncClient, ledger: AsyncEngine
+) -> None:
+    """It would tell a receiver, with a genuine signature, of a job that never was."""
+    forged = {
+        "kind": "http.callback",
+        "payload": {
+            "url": "https://n8n.example.com/webhook/done",
+            "body": {"type": "job.failed", "data": {"id": "somebody else's"}},
+        },
+    }
+    single = await api.post("/api/v1/jobs", json=forged)
+    assert single.status_code == 422
+    assert single.json()["code"] == "kind_internal"
+    assert single.json()["field"] == "kind"
+    assert "callback_url" in single.json()["remedy"]
+    many = (await api.post("/api/v1/jobs/batch", json=[JOB, forged])).json()
+    assert (many["accepted"], many["errors"][0]["code"]) == (1, "kind_internal")
+    schedule = {"name": "forger", "cron": "@daily", "job": forged}
+    planned = await api.post("/api/v1/schedules", json=schedule)
+    assert (planned.json()["code"], planned.json()["field"]) == ("kind_internal", "job.kind")
+    async with ledger.connect() as connection:
+        found = await connection.execute(
+            text("SELECT count(*) FROM relais.jobs WHERE kind = 'http.callback'")
+        )
+        assert found.scalar_one() == 0
 
 
 @pytest.mark.parametrize(
