@@ -3,6 +3,7 @@
 - `target.py`    the stack: what is up, or brought up now
 - `requests.py`  what is asked for
 - `client.py`    the gateway and the inbox over HTTP
+- `receiver.py`  where its callback goes
 - `play.py`      hands everything over and watches it finish
 - `performance.py`  all of it, in order
 - `books.py`     counts both sides and judges

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from base64 import b64decode
-from dataclasses import dataclass
-from math import inf
 from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 
 from ops.errors import OpsError
-from tasks.outbound import signature
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -19,22 +15,6 @@ if TYPE_CHECKING:
     from ops.demo.target import Target
 
 TIMEOUT_S = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Callback:
-    """A request as it came; header names are lower case."""
-
-    headers: dict[str, str]
-    body: bytes
-
-    def is_signed(self, secret: str) -> bool:
-        """Whether it carries a Standard Webhooks signature made with `secret`."""
-        try:
-            signature.verify(secret=secret, headers=self.headers, body=self.body, tolerance_s=inf)
-        except signature.WrongSignature:
-            return False
-        return True
 
 
 class Client:
@@ -83,11 +63,6 @@ class Client:
         params = {"recipient_domain": domain}
         answer: dict[str, int] = self._ask(self._inbox, "GET", "/stats", params=params)
         return answer
-
-    def callbacks(self, name: str) -> list[Callback]:
-        """The callbacks that arrived under `name`."""
-        found = self._ask(self._inbox, "GET", f"/callbacks/{name}")
-        return [Callback(dict(one["headers"]), b64decode(one["body_base64"])) for one in found]
 
     def _ask(
         self,

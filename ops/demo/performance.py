@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 from ops import stack
 from ops.demo import balance, play, requests, show, target
 from ops.demo.client import Client
+from ops.demo.receiver import Receiver
 from ops.errors import UsageError
+from ops.stack import layout
+from ops.stack.ports import LOOPBACK
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,15 +42,18 @@ def give(
     story = requests.tell(
         run,
         recipients=recipients,
-        callback_url=f"{aim.inbox_url}/callbacks/{run}.example.org",
+        callback_url=f"http://{LOOPBACK}:{place.port(layout.DEMO)}/{run}",
     )
     started = time.monotonic()
-    with Client(aim, traceparent=f"00-{trace_id}-{secrets.token_hex(8)}-01") as client:
+    with (
+        Receiver(place.port(layout.DEMO)) as receiver,
+        Client(aim, traceparent=f"00-{trace_id}-{secrets.token_hex(8)}-01") as client,
+    ):
         with show.Bar(story.jobs) as bar:
             accepted = play.hand_over(client, story, watch=bar.show)
-            play.wait(client, story, accepted=accepted, watch=bar.show)
+            play.wait(client, story, receiver.callbacks, accepted=accepted, watch=bar.show)
         seconds = time.monotonic() - started
-        found = balance.read(client, story, accepted=accepted, target=aim)
+        found = balance.read(client, story, receiver.callbacks, accepted=accepted, target=aim)
     faults = found.faults(story)
     urls = {
         "gateway": aim.gateway_url,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ops.demo.balance import FINISHED
 
 if TYPE_CHECKING:
     from ops.demo.client import Client
+    from ops.demo.receiver import Callback
     from ops.demo.requests import Story
 
 BATCH_JOBS = 500
@@ -35,13 +36,20 @@ def hand_over(client: Client, story: Story, *, watch: Watcher) -> int:
     return accepted
 
 
-def wait(client: Client, story: Story, *, accepted: int, watch: Watcher) -> bool:
-    """Wait until all is over and the callback has arrived; False: patience ran out."""
+def wait(
+    client: Client,
+    story: Story,
+    callbacks: Sequence[Callback],
+    *,
+    accepted: int,
+    watch: Watcher,
+) -> bool:
+    """Wait until all is over and the callback is among `callbacks`; False: patience ran out."""
     deadline = time.monotonic() + PATIENCE_S + accepted * PATIENCE_PER_JOB_S
     while True:
         over = finished(client, story)
         watch(accepted, over)
-        if over >= accepted and client.callbacks(story.domain):
+        if over >= accepted and callbacks:
             return True
         if time.monotonic() > deadline:
             return False

@@ -15,7 +15,7 @@ Colour = Literal["blue", "green"]
 COLOURS: tuple[Colour, ...] = get_args(Colour)
 PORT_BASE: dict[Colour, int] = {"blue": 8080, "green": 8090}
 PORTS_PER_COLOUR = 10
-GATEWAY, FLOWER, INBOX_HTTP, INBOX_SMTP, REDIS, POSTGRES = range(6)
+GATEWAY, FLOWER, INBOX_HTTP, INBOX_SMTP, REDIS, POSTGRES, DEMO = range(7)
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 _FALLBACK = Path("/var/lib/relais")

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from ops.stack.layout import Layout
 
-# Where an n8n beside this stack listens: the local default must be able to call it back.
+# Where an n8n beside this stack listens: the local default must be able to call it back. And the
+# demo, while it runs; never the inbox, whose mails belong to all tenants.
 _N8N = ("127.0.0.1:5678", "localhost:5678")
 
 
@@ -52,7 +53,7 @@ def of(
         "RELAIS_FLOWER_USER": "relais",
         "RELAIS_FLOWER_PASSWORD": secrets["flower_password"],
         "RELAIS_CALLBACK_SECRET": secrets["callback_secret"],
-        "RELAIS_OUTBOUND_ALLOW": ",".join((*_N8N, f"{LOOPBACK}:{shared.inbox_http}")),
+        "RELAIS_OUTBOUND_ALLOW": ",".join((*_N8N, f"{LOOPBACK}:{layout.port(places.DEMO)}")),
     }
     chosen = {name: value for name, value in user.items() if name.startswith("RELAIS_") and value}
     # The command line was asked after the environment: these two are settled.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from ops.stack import layout
 from ops.stack.catalogue import Catalogue
 from ops.stack.service import Service
 from ops.stack.variables import SharedPorts
+from tasks.outbound.allow import AllowList
 
 SECRETS = dict.fromkeys(
     ("postgres_password", "redis_password", "flower_password", "callback_secret"), "made up"
@@ -39,6 +41,17 @@ def test_a_database_of_the_users_own_is_not_run_however_its_url_is_written(
     service = postgres(tmp_path, url)
     assert service.command is None
     assert service.address == shown
+
+
+def test_outbound_jobs_cannot_read_the_inbox(tmp_path: Path) -> None:
+    """It holds the mails of every tenant, and `workflow.trigger` returns what it reads."""
+    book = Catalogue(
+        layout.find(tmp_path, "blue"), secrets=SECRETS, shared=SharedPorts(1, 2, 3), user={}
+    )
+    allowed = AllowList.parse(book.variables["RELAIS_OUTBOUND_ALLOW"].split(","))
+    for port in (2, 3):  # SMTP and HTTP
+        assert not allowed.covers(IPv4Address("127.0.0.1"), port)
+        assert not allowed.names("localhost", port)
 
 
 def test_without_a_url_the_stack_runs_postgres(tmp_path: Path) -> None:
