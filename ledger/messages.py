@@ -19,6 +19,7 @@ from pydantic_core import to_json
 from sqlalchemy import text
 
 from ledger import ids, statements, suppressions
+from ledger.addresses import canonical
 from ledger.models.mail import MessageState
 
 if TYPE_CHECKING:
@@ -231,7 +232,7 @@ def _rows(preparation: Preparation) -> Iterable[dict[str, Any]]:
             "attempt": preparation.attempt,
             "position": position,
             "recipient": recipient.address,
-            "address": suppressions.key(recipient.address),
+            "address": canonical(recipient.address),
             "role": recipient.role,
             "message_id": preparation.message_id,
             "relay": preparation.relay,

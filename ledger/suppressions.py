@@ -1,4 +1,4 @@
-"""Addresses that must not be written to; compared in lower case, within one tenant."""
+"""Addresses that must not be written to; compared in canonical form, within one tenant."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic_core import to_json
 
 from ledger import statements
+from ledger.addresses import canonical
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,11 +30,6 @@ class Suppressed:
     created_at: datetime
 
 
-def key(address: str) -> str:
-    """The form in which addresses are compared."""
-    return address.strip().lower()
-
-
 async def suppress(
     connection: AsyncConnection, *, tenant: str, addresses: Sequence[str], reason: str
 ) -> int:
@@ -45,20 +41,24 @@ async def suppress_many(
     connection: AsyncConnection, entries: Sequence[tuple[str, str, str]]
 ) -> int:
     """The same for (tenant, address, reason) of many tenants at once."""
-    rows = [{"tenant": t, "address": key(a), "reason": reason} for t, a, reason in entries]
+    rows = [{"tenant": t, "address": canonical(a), "reason": reason} for t, a, reason in entries]
     result = await connection.execute(SQL["suppress"], {"rows": to_json(rows).decode()})
     return len(result.all())
 
 
 async def lift(connection: AsyncConnection, *, tenant: str, address: str) -> bool:
     """Write to `address` again; False where it was not suppressed."""
-    result = await connection.execute(SQL["lift"], {"tenant": tenant, "address": key(address)})
+    result = await connection.execute(
+        SQL["lift"], {"tenant": tenant, "address": canonical(address)}
+    )
     return result.first() is not None
 
 
 async def find(connection: AsyncConnection, *, tenant: str, address: str) -> Suppressed | None:
     """The suppression of `address`, if there is one."""
-    result = await connection.execute(SQL["find"], {"tenant": tenant, "address": key(address)})
+    result = await connection.execute(
+        SQL["find"], {"tenant": tenant, "address": canonical(address)}
+    )
     row = result.first()
     return None if row is None else Suppressed(row.address, row.reason, row.created_at)
 

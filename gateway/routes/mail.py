@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from email_validator import EmailNotValidError, validate_email
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.responses import Response
@@ -20,6 +19,7 @@ from gateway.services import TheCaller, TheServices
 from ledger import queries, relay_states, suppressions
 from ledger.models.mail import MessageState
 from runtime import logs
+from tasks.email import addresses
 
 router = APIRouter(prefix="/api/v1", tags=["mail"], route_class=GuardedRoute)
 log = logs.logger("gateway")
@@ -167,7 +167,7 @@ async def suppress(asked: SuppressionRequest, gateway: TheServices, caller: TheC
     count = await gateway.ledger.call(
         suppressions.suppress,
         tenant=caller.tenant,
-        addresses=list(dict.fromkeys(suppressions.key(address) for address in asked.addresses)),
+        addresses=asked.addresses,
         reason=asked.reason,
     )
     log.info("addresses.suppressed", by=caller.name, count=count)
@@ -220,7 +220,7 @@ async def resume_relay(
 
 def _check_address(address: str, *, field: str) -> None:
     try:
-        validate_email(address.strip(), check_deliverability=False, allow_smtputf8=True)
-    except EmailNotValidError:
+        addresses.wire_form(address)
+    except ValueError:
         message = f"{field}: not an email address."
         raise Problem(Code.VALUE_INVALID, message, field=field, remedy="Correct it.") from None

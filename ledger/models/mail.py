@@ -71,7 +71,7 @@ class Suppression(Model):
     __tablename__ = "suppressions"
 
     tenant: Mapped[TenantName] = mapped_column(primary_key=True)
-    address: Mapped[str] = mapped_column(primary_key=True)  # lower case
+    address: Mapped[str] = mapped_column(primary_key=True)  # in canonical form
     reason: Mapped[str]
     created_at: Mapped[Now]
 

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from ledger import dependence
+from ledger.addresses import canonical
 from ledger.errors import LedgerUnavailable
 from ledger.messages import Preparation, Recipient
 from ledger.models.mail import MessageState
@@ -157,7 +158,7 @@ def _preparation(email: Email, context: Context) -> Preparation:
     seen: dict[str, Recipient] = {}  # one message an address, however often it is named
     for role, boxes in (("to", email.to), ("cc", email.cc), ("bcc", email.bcc)):
         for box in boxes:
-            seen.setdefault(box.address.lower(), Recipient(box.address, role))
+            seen.setdefault(canonical(box.address), Recipient(box.address, role))
     return Preparation(
         tenant=context.tenant,
         job_id=context.job_id,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from email import message_from_bytes, policy
 from typing import TYPE_CHECKING
 
-from ledger import ids
+import pytest
+
+from ledger import ids, suppressions
 from tasks.outcomes import Failed, RetryLater, Snooze, Succeeded
 
 if TYPE_CHECKING:
@@ -63,6 +65,33 @@ async def test_connections_are_reused(jobs: Jobs, relay: ScriptedRelay) -> None:
         assert isinstance(await jobs.run(), Succeeded)
     assert relay.connections == 1
     assert "RSET" not in relay.commands
+
+
+@pytest.mark.parametrize(
+    "spelling", ["ada@straße.example", "ADA@STRAßE.example", "ada@straße。example"]
+)
+async def test_a_suppressed_address_is_not_written_to_however_it_is_spelt(
+    jobs: Jobs, relay: ScriptedRelay, spelling: str
+) -> None:
+    async with jobs.database.begin() as connection:
+        await suppressions.suppress(
+            connection, tenant="default", addresses=[spelling], reason="asked us to stop"
+        )
+    for to in ("ada@straße.example", "ada@xn--strae-oqa.example", "Ada@STRAßE。example"):
+        outcome = await jobs.run(to=[to])
+        assert isinstance(outcome, Failed)
+        assert outcome.reason == "all recipients are suppressed"
+    assert not relay.mails
+
+
+async def test_two_spellings_of_one_address_are_one_recipient(
+    jobs: Jobs, relay: ScriptedRelay
+) -> None:
+    outcome = await jobs.run(
+        to=["ada@straße.example"], cc=["Ada@xn--strae-oqa.example"], bcc=["ADA@straße。example"]
+    )
+    assert isinstance(outcome, Succeeded)
+    assert len(relay.mails) == 1
 
 
 async def test_a_refused_recipient_is_suppressed_and_the_connection_stays_usable(

@@ -137,6 +137,17 @@ async def test_a_paused_queue_is_not_claimed(
     assert len(await claim(ledger, queue="critical")) == 1
 
 
+async def test_an_address_is_suppressed_and_lifted_under_any_spelling(
+    operator: httpx.AsyncClient,
+) -> None:
+    stored = {"addresses": ["z@STRAßE.example", "z@straße。example"]}
+    assert (await operator.post("/api/v1/suppressions", json=stored)).json()["suppressed"] == 1
+    found = (await operator.get("/api/v1/suppressions?after=y")).json()["suppressions"]
+    assert [entry["address"] for entry in found] == ["z@xn--strae-oqa.example"]
+    lifted = await operator.delete("/api/v1/suppressions/Z@stra%C3%9Fe.example")
+    assert lifted.status_code == 204
+
+
 async def test_suppressions(operator: httpx.AsyncClient) -> None:
     body = {"addresses": ["A@Example.org", "b@example.org", "a@example.org"], "reason": "asked"}
     assert (await operator.post("/api/v1/suppressions", json=body)).json()["suppressed"] == 2
