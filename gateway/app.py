@@ -132,6 +132,7 @@ def _open(settings: Settings, tokens: Tokens) -> Services:
         handing_over=Connections(briefly, at_once=1),
         ringer=ringer,
         kinds=kinds,
+        settings=settings,
         clock=clock,
         answer_within_s=ANSWER_WITHIN_S,
     )

@@ -146,7 +146,12 @@ def _credentials(headers: Iterable[tuple[bytes, bytes]]) -> str:
         elif name == b"authorization":
             scheme, _, rest = value.partition(b" ")
             if scheme.lower() != b"bearer":
-                raise _unknown()
+                raise Problem(
+                    Code.CREDENTIALS_INVALID,
+                    "The Authorization header does not begin with the word Bearer.",
+                    remedy="Send the header Authorization: Bearer <API key>.",
+                    headers=CHALLENGE,
+                )
             found.append(rest)
     given = {value.strip().decode("latin-1") for value in found}
     if not given:

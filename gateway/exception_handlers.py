@@ -24,6 +24,7 @@ from ledger.errors import (
     WrongState,
 )
 from runtime import logs
+from runtime.errors import words_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -53,7 +54,7 @@ def invalid(errors: Iterable[Mapping[str, Any]], *, under: Sequence[str] = ()) -
         {
             "field": ".".join([*under, *(str(part) for part in error["loc"])]) or "body",
             "code": error["type"],
-            "detail": error["msg"],
+            "detail": words_of(error),
         }
         for error in errors
     ]

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from gateway.clock import Clock
     from gateway.connections import Connections
     from ledger.shapes import Accepted
+    from runtime.settings import Settings
     from tasks.kinds import Kind
 
 Settle = Callable[[int, "Accepted | Problem"], None]  # told what became of a job, by its position
@@ -49,10 +50,11 @@ class Intake:
         handing_over: Connections,
         ringer: Ringer,
         kinds: Mapping[str, Kind],
+        settings: Settings,
         clock: Clock,
         answer_within_s: float,
     ) -> None:
-        self._preparation = Preparation(kinds, clock)
+        self._preparation = Preparation(kinds, clock, settings)
         self.prepare = self._preparation.prepare
         self._ringer = ringer
         self._answer_within_s = answer_within_s

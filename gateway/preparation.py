@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -16,14 +17,17 @@ from gateway.errors import Code, Problem
 from ledger import ids
 from ledger.consequences import CALLBACK_KIND
 from ledger.shapes import NewJob
+from runtime.errors import RelaisError
 from tasks import routing
 from tasks.kinds import lane_of
+from tasks.outbound.guard import refuse_if_certain
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from gateway.callers import Caller
     from gateway.clock import Clock
+    from runtime.settings import Settings
     from tasks.kinds import Kind
 
 
@@ -39,8 +43,10 @@ class Origin:
 class Preparation:
     """Checks requests against their kinds."""
 
-    def __init__(self, kinds: Mapping[str, Kind], clock: Clock) -> None:
+    def __init__(self, kinds: Mapping[str, Kind], clock: Clock, settings: Settings) -> None:
+        """`settings` as the workers have them: what they are certain to refuse is refused here."""
         self._kinds = kinds
+        self._settings = settings
         self._clock = clock
 
     def prepare(self, asked: Any, *, origin: Origin, key: str | None, size: int) -> NewJob:  # noqa: ANN401 - JSON
@@ -63,6 +69,7 @@ class Preparation:
             kind.payload.model_validate(payload)
         except ValidationError as error:
             raise exception_handlers.invalid_model(error, under=("payload",)) from error
+        self._refuse_what_is_certain_to_fail(kind, payload, request.get("callback_url"))
         key = _one_key(request.get("idempotency_key"), key)
         deadline = request.get("deadline")
         caller = origin.caller
@@ -101,6 +108,17 @@ class Preparation:
             raise too_late(job)
         return job
 
+    def _refuse_what_is_certain_to_fail(
+        self, kind: Kind, payload: Mapping[str, Any], callback_url: str | None
+    ) -> None:
+        for name, check in kind.requires.items():
+            if name in payload:
+                with _told_of(f"payload.{name}"):
+                    check(payload[name], self._settings)
+        if callback_url is not None:
+            with _told_of("callback_url"):
+                refuse_if_certain(callback_url, allow=self._settings.outbound_allow)
+
     def is_late(self, job: NewJob) -> bool:
         """Whether `job` could not start by its deadline any more, if it were new."""
         if job.deadline is None:
@@ -129,6 +147,18 @@ class Preparation:
                 ),
             )
         return kind
+
+
+@contextmanager
+def _told_of(name: str) -> Iterator[None]:
+    """A RelaisError becomes a problem of the field `name`."""
+    try:
+        yield
+    except RelaisError as error:
+        message = f"{name}: {error.sentence}"
+        raise Problem(
+            Code.VALUE_INVALID, message, field=name, remedy=error.remedy or "Correct it."
+        ) from error
 
 
 def too_late(job: NewJob) -> Problem:

@@ -10,6 +10,14 @@ RelaisError
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# What pydantic puts in front of the words of a check of ours.
+_PREFIXES = ("Value error, ", "Assertion failed, ")
+
 
 class RelaisError(Exception):
     """An error whose text is the sentence that a person needs to go on."""
@@ -19,6 +27,14 @@ class RelaisError(Exception):
         super().__init__(f"{sentence} {remedy}".strip())
         self.sentence = sentence
         self.remedy = remedy
+
+
+def words_of(error: Mapping[str, Any]) -> str:
+    """What one entry of pydantic's `errors()` says, as a part of a sentence: no prefix, no stop."""
+    words = str(error["msg"])
+    for prefix in _PREFIXES:
+        words = words.removeprefix(prefix)
+    return words.rstrip(". ")
 
 
 class SettingsError(RelaisError):

@@ -14,7 +14,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as UnreadableSetting
 
-from runtime.errors import SettingsError
+from runtime.errors import SettingsError, words_of
 from runtime.version import VERSION
 
 Colour = Literal["blue", "green"]
@@ -221,7 +221,7 @@ def load() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = "RELAIS_" + "_".join(str(part) for part in first["loc"]).upper()
-        sentence = f"{name}: {first['msg']}."
+        sentence = f"{name}: {words_of(first)}."
         raise SettingsError(sentence, remedy="See docs/configuration.md.") from error
     except UnreadableSetting as error:  # only `relays` is read as JSON
         sentence = "RELAIS_RELAYS is not a JSON object."

@@ -21,8 +21,8 @@ import importlib
 import inspect
 import random
 import re
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -33,6 +33,7 @@ from runtime import logs
 from tasks.errors import KindError
 
 if TYPE_CHECKING:
+    from runtime.settings import Settings
     from tasks.context import Context
     from tasks.outcomes import Outcome
 
@@ -52,6 +53,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+")
 log = logs.logger("kinds")
 
 Handler = Callable[[Any, "Context"], "Awaitable[Outcome] | Outcome"]
+Requirements = Mapping[str, Callable[[Any, "Settings"], None]]
 Dependence = Callable[[dict[str, Any]], str | None]
 Registered = TypeVar("Registered", bound=Handler)
 
@@ -91,6 +93,7 @@ class Kind:
     internal: bool  # not accepted from callers
     summary: str
     lane: Dependence | None = None  # what a job of it shares trouble with, from its payload
+    requires: Requirements = field(default_factory=dict)  # what fields need of the settings
     hears_out: bool = False  # it goes on past its time only to hear what became of its effect
 
     @property
@@ -112,12 +115,15 @@ def kind(
     backoff: Backoff | None = None,
     internal: bool = False,
     lane: Dependence | None = None,
+    requires: Requirements | None = None,
     hears_out: bool = False,
 ) -> Callable[[Registered], Registered]:
     """Register the decorated handler under `name` (lower case, dotted).
 
     `lane` names what a job depends on beside its tenant ("relay:main"), so that one peer's trouble
     holds up only what depends on it. Pure and cheap; it is asked for every payload that fits.
+    `requires` has, by field of the payload, a check that raises a RelaisError where its value is
+    certain to fail under these settings: callers are told at intake. Pure and cheap as well.
     `hears_out`: a handler that was cancelled and still goes on has an answer to wait for, without
     which its effect would be repeated; it is not left to itself.
     """
@@ -145,6 +151,7 @@ def kind(
             internal=internal,
             summary=summary,
             lane=lane,
+            requires=requires or {},
             hears_out=hears_out,
         )
         return handler

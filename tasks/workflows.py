@@ -16,6 +16,7 @@ from tasks.callbacks import retry_after_s
 from tasks.errors import BlockedAddress, Unreachable
 from tasks.kinds import Backoff, kind
 from tasks.outbound import client
+from tasks.outbound.guard import refuse_if_certain
 from tasks.outcomes import ErrorReport, Failed, Outcome, RetryLater, Succeeded, Unknown
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ class Trigger(BaseModel):
     timeout_s=90.0,
     backoff=Backoff(base_s=2.0, cap_s=600.0),
     lane=lambda payload: dependence.on_host(payload["url"]),
+    requires={"url": lambda url, settings: refuse_if_certain(url, allow=settings.outbound_allow)},
 )
 async def trigger(payload: Trigger, context: Context) -> Outcome:
     """Start a workflow by its webhook and keep what it answers.

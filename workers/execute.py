@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import ValidationError
 
 from runtime import logs, telemetry
+from runtime.errors import words_of
 from tasks import kinds
 from tasks.context import Context
 from tasks.errors import TaskError
@@ -216,4 +217,4 @@ def _isolate(
 def _what_does_not_fit(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     field = ".".join(str(part) for part in first["loc"]) or "payload"
-    return f"the payload does not fit its kind: {field}: {first['msg']}"
+    return f"the payload does not fit its kind: {field}: {words_of(first)}"

@@ -6,7 +6,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from runtime.errors import RelaisError
+from runtime.errors import RelaisError, words_of
 from runtime.redaction import redacted
 from tasks.outcomes import ErrorReport
 
@@ -53,7 +53,7 @@ def _message(error: BaseException) -> str:
         if pydantic is not None and isinstance(error, pydantic.ValidationError):
             # Its own text quotes the input, which may be somebody's mail.
             details = error.errors(include_input=False, include_url=False, include_context=False)
-            places = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in details)
+            places = (f"{'.'.join(map(str, each['loc']))}: {words_of(each)}" for each in details)
             return "; ".join(places)[:MESSAGE_MAX_CHARS]
         text = "".join(["", str(error)])  # a plain str, whatever `__str__` returned
     except BaseException:  # noqa: BLE001 - a __str__ written by anyone

@@ -14,6 +14,7 @@ from ops.cli.options import AsJson, Colour, DataDir
 app = typer.Typer(help="Jobs: list, show, retry, cancel.", no_args_is_help=False)
 
 JobId = Annotated[str, typer.Argument(help="The job's id.")]
+_EXAMPLE = "0196a5b2-7c1e-7d5a-9b1f-3c2d1e0f9a8b"
 _TIMEOUT_S = 30.0
 _SHOWN = ("id", "kind", "queue", "state", "attempt", "created_at")
 
@@ -50,7 +51,7 @@ def show(
     job_id: JobId, *, colour: Colour = None, data_dir: DataDir = None, as_json: AsJson = False
 ) -> int:
     """Show one job and its history."""
-    path = f"/api/v1/jobs/{_quoted(job_id)}"
+    path = _path(job_id)
     job = _call("GET", path, colour=colour, data_dir=data_dir)
     events = _call("GET", f"{path}/events", colour=colour, data_dir=data_dir)
     if as_json:
@@ -83,8 +84,7 @@ def cancel(job_id: JobId, *, colour: Colour = None, data_dir: DataDir = None) ->
 
 
 def _order(job_id: str, verb: str, *, colour: str | None, data_dir: Path | None) -> int:
-    path = f"/api/v1/jobs/{_quoted(job_id)}/{verb}"
-    job = _call("POST", path, colour=colour, data_dir=data_dir)
+    job = _call("POST", f"{_path(job_id)}/{verb}", colour=colour, data_dir=data_dir)
     print(f"{job['id']} is {job['state']}.")
     return 0
 
@@ -142,10 +142,17 @@ def _gateway(colour: str | None, data_dir: Path | None) -> tuple[str, str]:
     return (address or own).rstrip("/"), key or secrets.read(place.secrets)["admin_key"]
 
 
-def _quoted(job_id: str) -> str:
-    from urllib.parse import quote
+def _path(job_id: str) -> str:
+    """The path of a job; raises UsageError where the id cannot be one."""
+    from uuid import UUID
 
-    return quote(job_id, safe="")
+    from ops.errors import UsageError
+
+    try:
+        return f"/api/v1/jobs/{UUID(job_id)}"
+    except ValueError:
+        sentence = f"{job_id[:80]!r} is not the id of a job: those look like {_EXAMPLE}."
+        raise UsageError(sentence, remedy="See ./relais jobs list.") from None
 
 
 def _plain(value: object) -> str:

@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from runtime.errors import words_of
 from tasks.email import headers as header_fields
 from tasks.email.addresses import Mailbox, mailbox, mailboxes, refuse_controls
 from tasks.email.relays import DEFAULT, Policy
@@ -247,7 +248,7 @@ class Email(BaseModel):
             content = _Content.model_validate(dict(rendered))
         except ValidationError as error:
             first = error.errors()[0]
-            sentence = f"The rendered {first['loc'][0]} is unfit: {first['msg']}."
+            sentence = f"The rendered {first['loc'][0]} is unfit: {words_of(first)}."
             raise PayloadError(sentence, remedy="Correct the template.") from error
         return self.model_copy(update={**content.model_dump(exclude_unset=True), "variables": None})
 

@@ -98,6 +98,14 @@ def find(settings: Settings, name: str) -> Relay:
     return parse(name, url)
 
 
+def require_known(settings: Settings, name: str) -> None:
+    """Raise SettingsError where no setting names this relay; the default may come later."""
+    if name != DEFAULT and name not in settings.relays:
+        message = f"There is no relay {name!r}."
+        remedy = "Name it in RELAIS_RELAYS, or leave the field out to use the default relay."
+        raise SettingsError(message, remedy=remedy)
+
+
 @lru_cache(maxsize=256)
 def parse(name: str, url: str) -> Relay:
     """The relay that `url` describes; raises SettingsError, which never quotes the URL."""

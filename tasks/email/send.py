@@ -50,6 +50,7 @@ LEDGER_AWAY_S = 2.0  # the outcome itself waits for Postgres: by then it is back
     timeout_s=TIMEOUT_S,
     backoff=Backoff(schedule_s=RETRIES_S),
     lane=lambda payload: dependence.on_relay(payload.get("relay", relays.DEFAULT)),
+    requires={"relay": lambda name, settings: relays.require_known(settings, name)},
     hears_out=True,
 )
 async def send(payload: Email, context: Context) -> Outcome:

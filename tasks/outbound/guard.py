@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from tasks.errors import BlockedAddress, Unreachable
 from tasks.outbound.addresses import Address, is_public, unmapped
-from tasks.outbound.target import DEFAULT_PORTS
+from tasks.outbound.allow import AllowList
+from tasks.outbound.target import DEFAULT_PORTS, parse
 
 if TYPE_CHECKING:
-    from tasks.outbound.allow import AllowList
+    from collections.abc import Sequence
+
     from tasks.outbound.resolver import Resolve
     from tasks.outbound.target import Target
 
@@ -37,28 +40,7 @@ class Guard:
         Raises BlockedAddress (permanent) where there are none, Unreachable (passing) where the
         name cannot be resolved now.
         """
-        found = await self._addresses(target)
-        permitted = tuple(each for each in found if self._is_permitted(target, each))
-        if not permitted:
-            sentence = f"{target.authority} is not on the public internet; requests stay out."
-            raise BlockedAddress(sentence, remedy=_remedy(target))
-        if not self._is_port_permitted(target, permitted):
-            sentence = f"Port {target.port} of {target.host} is not a port for HTTP."
-            raise BlockedAddress(sentence, remedy=_remedy(target))
-        return permitted
-
-    def _is_permitted(self, target: Target, address: Address) -> bool:
-        if is_public(address) or self.allow.covers(address, target.port):
-            return True
-        # A listed name stands for whatever its owner lets it resolve to, but never for many.
-        return self.allow.names(target.host, target.port) and not (
-            address.is_multicast or address.is_unspecified
-        )
-
-    def _is_port_permitted(self, target: Target, addresses: tuple[Address, ...]) -> bool:
-        if target.port in DEFAULT_PORTS.values() or target.port not in PRIVILEGED_PORTS:
-            return True
-        return self.allow.names_port(target.host, addresses, target.port)
+        return _permitted(self.allow, target, await self._addresses(target))
 
     async def _addresses(self, target: Target) -> list[Address]:
         try:
@@ -75,6 +57,55 @@ class Guard:
             sentence = f"{target.host} cannot be resolved."
             raise Unreachable(sentence) from None
         return list(dict.fromkeys(unmapped(ip_address(each)) for each in found))
+
+
+def refuse_if_certain(url: str, *, allow: Sequence[str]) -> None:
+    """Raise BlockedAddress where every attempt at `url` would, whatever names resolve to.
+
+    `allow` as in RELAIS_OUTBOUND_ALLOW. Asks no name server: a name may pass here and be refused
+    when its time has come.
+    """
+    target = parse(url)
+    listed = _parsed(tuple(allow))
+    if target.host == "localhost" or target.host.endswith(".localhost"):  # RFC 6761: loopback
+        found = [ip_address("127.0.0.1"), ip_address("::1")]
+    else:
+        try:
+            found = [unmapped(ip_address(target.host))]
+        except ValueError:
+            return
+    _permitted(listed, target, found)
+
+
+def _permitted(allow: AllowList, target: Target, found: Sequence[Address]) -> tuple[Address, ...]:
+    permitted = tuple(each for each in found if _is_permitted(allow, target, each))
+    if not permitted:
+        sentence = f"{target.authority} is not on the public internet; requests stay out."
+        raise BlockedAddress(sentence, remedy=_remedy(target))
+    if not _is_port_permitted(allow, target, permitted):
+        sentence = f"Port {target.port} of {target.host} is not a port for HTTP."
+        raise BlockedAddress(sentence, remedy=_remedy(target))
+    return permitted
+
+
+def _is_permitted(allow: AllowList, target: Target, address: Address) -> bool:
+    if is_public(address) or allow.covers(address, target.port):
+        return True
+    # A listed name stands for whatever its owner lets it resolve to, but never for many.
+    return allow.names(target.host, target.port) and not (
+        address.is_multicast or address.is_unspecified
+    )
+
+
+def _is_port_permitted(allow: AllowList, target: Target, addresses: tuple[Address, ...]) -> bool:
+    if target.port in DEFAULT_PORTS.values() or target.port not in PRIVILEGED_PORTS:
+        return True
+    return allow.names_port(target.host, addresses, target.port)
+
+
+@lru_cache(maxsize=8)
+def _parsed(allow: tuple[str, ...]) -> AllowList:
+    return AllowList.parse(allow)
 
 
 def _remedy(target: Target) -> str:

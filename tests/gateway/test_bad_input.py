@@ -11,8 +11,17 @@ if TYPE_CHECKING:
     import httpx
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from tests.gateway.process import Gateway
+
 KIND = "test.scripted_async"
 JOB: dict[str, Any] = {"kind": KIND, "payload": {"mode": "ok"}}
+
+
+@pytest.fixture(scope="module")
+def gateway_settings() -> dict[str, str]:
+    return {"RELAIS_OUTBOUND_ALLOW": "127.0.0.1:5678"}
+
+
 DEEP = b'{"kind":"x","payload":{"a":' + b"[" * 100 + b"]" * 100 + b"}}"
 
 
@@ -55,6 +64,84 @@ async def test_bodies(api: httpx.AsyncClient, body: bytes, status: int, code: st
     assert (answer.status_code, answer.json()["code"]) == (status, code)
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["trace_id"] == answer.headers["x-trace-id"]
+
+
+MAIL = {"from": "a@example.org", "to": ["b@example.org"], "text": "t"}
+
+
+@pytest.mark.parametrize(
+    ("job", "field", "words"),
+    [
+        (
+            {"kind": "email.send", "payload": {**MAIL, "relay": "marketting"}},
+            "payload.relay",
+            "There is no relay 'marketting'. | RELAIS_RELAYS",
+        ),
+        (
+            {**JOB, "callback_url": "http://10.0.0.7:5678/webhook-waiting/17"},
+            "callback_url",
+            "10.0.0.7:5678 is not on the public internet | add 10.0.0.7:5678 to RELAIS_OUTBOUND",
+        ),
+        ({**JOB, "callback_url": "http://localhost:5679/x"}, "callback_url", "localhost:5679"),
+        ({**JOB, "callback_url": "http://[::1]/x"}, "callback_url", "public internet"),
+        ({**JOB, "callback_url": "http://2130706433/x"}, "callback_url", "unusual spelling"),
+        ({**JOB, "callback_url": "https://1.1.1.1:22/x"}, "callback_url", "Port 22"),
+        (
+            {"kind": "workflow.trigger", "payload": {"url": "http://127.0.0.1:8082/messages"}},
+            "payload.url",
+            "127.0.0.1:8082 is not on the public internet",
+        ),
+    ],
+)
+async def test_what_is_certain_to_fail_is_refused_at_intake(
+    api: httpx.AsyncClient, job: dict[str, Any], field: str, words: str
+) -> None:
+    answer = await api.post("/api/v1/jobs", json=job)
+    assert (answer.status_code, answer.json()["code"]) == (422, "value_invalid"), answer.text
+    assert answer.json()["field"] == field
+    sentence, _, remedy = words.partition(" | ")
+    assert sentence in answer.json()["detail"]
+    assert remedy in answer.json()["remedy"]
+
+
+@pytest.mark.parametrize(
+    "url", ["https://n8n.example.com/x", "http://127.0.0.1:5678/x", "http://n8n:5678/x"]
+)
+async def test_what_may_be_reached_when_its_time_comes_is_accepted(
+    api: httpx.AsyncClient, url: str
+) -> None:
+    assert (await api.post("/api/v1/jobs", json={**JOB, "callback_url": url})).status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("change", "detail"),
+    [
+        ({"text": None}, "payload: A mail needs text or html."),
+        ({"to": "nobody"}, None),
+        ({"subject": "a\nb"}, None),
+    ],
+)
+async def test_a_check_of_ours_speaks_in_plain_sentences(
+    api: httpx.AsyncClient, change: dict[str, Any], detail: str | None
+) -> None:
+    job = {"kind": "email.send", "payload": {**MAIL, **change}}
+    problem = (await api.post("/api/v1/jobs", json=job)).json()
+    assert problem["code"] == "value_invalid"
+    if detail is not None:
+        assert problem["detail"] == detail
+    for sentence in (problem["detail"], *(entry["detail"] for entry in problem["errors"])):
+        assert "Value error" not in sentence
+        assert ".." not in sentence
+    assert problem["detail"].endswith(".")
+
+
+async def test_a_key_without_bearer_before_it_is_told_so(gateway: Gateway) -> None:
+    headers = {"authorization": gateway.keys["producer"]}
+    async with gateway.async_client(role=None) as client:
+        answer = await client.post("/api/v1/jobs", json=JOB, headers=headers)
+    assert answer.status_code == 401
+    assert "does not begin with the word Bearer" in answer.json()["detail"]
+    assert "Authorization: Bearer <API key>" in answer.json()["remedy"]
 
 
 async def test_nobody_can_have_a_callback_of_their_own_making_signed(

@@ -25,6 +25,8 @@ from tests.stack.cluster import CHECKOUT, Cluster
         (["key", "create", "--expires-in", "soon"], "'soon' is not a duration."),
         (["jobs", "retri", "1"], "No such command 'retri'. Did you mean 'retry'?"),
         (["jobs"], "Missing command."),
+        (["jobs", "show", "abc"], "'abc' is not the id of a job"),
+        (["jobs", "cancel", "../keys"], "'../keys' is not the id of a job"),
         (["bench"], "Missing argument 'name'."),
         (["demo", "--recipients", "0"], "Invalid value for '--recipients'"),
     ],

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from ledger import database
 from runtime import exporting, logs, settings, telemetry
+from runtime.errors import words_of
 from tasks import kinds
 from tasks.context import Context
 from tasks.email import pool as mail_pool
@@ -82,7 +83,7 @@ def _payload(kind: Kind, payload: dict[str, Any]) -> BaseModel:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "payload"
-        sentence = f"The payload does not fit {kind.name}: {place}: {first['msg']}."
+        sentence = f"The payload does not fit {kind.name}: {place}: {words_of(first)}."
         raise PayloadError(sentence) from None
 
 
