@@ -20,6 +20,11 @@ class Caller:
     role: Role
     rate_per_s: float | None = None
 
+    @property
+    def only_own(self) -> str | None:
+        """By whom the jobs that it may list, cancel and look into were submitted; None: anybody."""
+        return self.name if self.role == "producer" else None
+
     def require_house(self) -> None:
         """403 for tenants that share the machine but do not run it."""
         if self.tenant != HOUSE:
@@ -33,6 +38,9 @@ class Caller:
 ACCEPT: tuple[Role, ...] = ("producer", "admin")
 READ: tuple[Role, ...] = ("viewer", "operator", "admin")
 READ_ONE: tuple[Role, ...] = ("producer", "viewer", "operator", "admin")
+# Producers only what they themselves submitted: `Caller.only_own`.
+READ_OWN = READ_ONE
+CANCEL: tuple[Role, ...] = ("producer", "operator", "admin")
 OPERATE: tuple[Role, ...] = ("operator", "admin")
 ADMINISTER: tuple[Role, ...] = ("admin",)
 ANYONE: tuple[Role, ...] = ()

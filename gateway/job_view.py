@@ -79,6 +79,20 @@ class JobBrief(BaseModel):
     trace_id: str | None
 
 
+class CallbackBrief(BaseModel):
+    """A job of the kind http.callback: the report of one end of a job."""
+
+    id: UUID
+    state: State
+    counted: int = Field(description="How often it was tried.")
+    max_attempts: int
+    run_at: datetime = Field(
+        description="When it is or was due; after a try that failed, the next."
+    )
+    finished_at: datetime | None
+    reason: str | None = Field(description="Why it is in this state: what the receiver answered.")
+
+
 class JobFull(JobBrief):
     """Everything about one job; `payload` only where it was asked for."""
 
@@ -93,6 +107,9 @@ class JobFull(JobBrief):
     deaths: int
     cancel_requested_at: datetime | None
     callback_url: str | None
+    callbacks: list[CallbackBrief] = Field(
+        description="What became of the reports to callback_url, the newest first."
+    )
     idempotency_key: str | None
     on_parent_failure: Literal["fail", "release"]
     traceparent: str | None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import to_json
 from sqlalchemy import text
 
-from ledger import dependence, ids, lanes
+from ledger import dependence, ids, lanes, queries
 from ledger.models.jobs import State
 from ledger.shapes import NewJob, Woken
 from ledger.statements import TRANSITIONS as SQL
@@ -150,7 +150,7 @@ def _callback(row: Row[Any], trace: str | None) -> NewJob:
         max_attempts=CALLBACK_ATTEMPTS,
         timeout_s=CALLBACK_TIMEOUT_S,
         workflow_id=row.workflow_id,
-        tags=("callback",),
+        tags=("callback", queries.about(row.id)),
         traceparent=trace or row.traceparent,
         trace_id=row.trace_id,
         accepted_by=f"job:{row.id}",

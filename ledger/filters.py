@@ -24,6 +24,7 @@ class JobFilter:
     kind: str | None = None
     tag: str | None = None
     workflow_id: str | None = None
+    accepted_by: str | None = None
     created_from: datetime | None = None
     created_until: datetime | None = None
 
@@ -42,7 +43,7 @@ class JobFilter:
         values: dict[str, Any] = {"tenant": tenant}
         if self.states:
             parts.append(f"j.state IN ({literals(self.states)})")
-        for column in ("queue", "kind", "workflow_id"):
+        for column in ("queue", "kind", "workflow_id", "accepted_by"):
             value = getattr(self, column)
             if value is not None:
                 parts.append(f"j.{column} = :{column}")

@@ -43,6 +43,12 @@ JOB = (
     " WHERE j.tenant = :tenant AND j.id = :id"
 )
 JOB_WITH_PAYLOAD = JOB.replace(_FULL, f"{_FULL}, coalesce(body.payload, '{{}}') AS payload")
+# What became of the callbacks of one job, the newest first: one for each time that it ended.
+CALLBACKS = text(
+    "SELECT id, state, attempt - uncounted AS counted, max_attempts, run_at, finished_at, reason"
+    " FROM relais.jobs WHERE tags <> '{}' AND tags @> ARRAY[CAST(:tag AS text)]"
+    " AND tenant = :tenant AND kind = 'http.callback' ORDER BY id DESC LIMIT 20"
+)
 # The history of one job, oldest first; it outlives the job.
 EVENTS = text(
     "SELECT seq, from_state, to_state, attempt, worker, colour, version, reason, error,"
@@ -98,6 +104,18 @@ async def job(
     result = await connection.execute(statement, {"tenant": tenant, "id": job_id})
     rows = _rows(result)
     return rows[0] if rows else None
+
+
+def about(job_id: UUID) -> str:
+    """The tag by which the callbacks of a job are found."""
+    return f"job:{job_id}"
+
+
+async def callbacks(
+    connection: AsyncConnection, *, tenant: str, job_id: UUID
+) -> list[dict[str, Any]]:
+    """The jobs that report the ends of one job, the newest first."""
+    return _rows(await connection.execute(CALLBACKS, {"tenant": tenant, "tag": about(job_id)}))
 
 
 async def jobs(

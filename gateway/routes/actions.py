@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import Response
 
-from gateway.callers import OPERATE, Caller, only
+from gateway.callers import CANCEL, OPERATE, Caller, only
 from gateway.guard import GuardedRoute
 from gateway.intake import links
+from gateway.job_access import own_job
 from gateway.job_filter import Filter
 from gateway.job_view import Acted, RetriedMany
 from gateway.responses import Answer
@@ -135,13 +136,21 @@ async def retry_job(job_id: UUID, gateway: TheServices, caller: TheCaller) -> Re
     "/{job_id}/cancel",
     summary="Cancel a job",
     responses={200: {"model": Acted}},
-    openapi_extra=only(OPERATE),
+    openapi_extra=only(CANCEL),
 )
 async def cancel_job(job_id: UUID, gateway: TheServices, caller: TheCaller) -> Response:
-    """A waiting job is cancelled; a running one is asked to stop and stays `running` till then."""
-    state = await gateway.actions.call(
-        transitions.cancel, tenant=caller.tenant, job_id=job_id, by=caller.name
-    )
+    """A waiting job is cancelled; a running one is asked to stop and stays `running` till then.
+
+    A producer may cancel the jobs that its own key submitted.
+    """
+
+    async def work(connection: AsyncConnection) -> State:
+        await own_job(connection, job_id=job_id, caller=caller)
+        return await transitions.cancel(
+            connection, tenant=caller.tenant, job_id=job_id, by=caller.name
+        )
+
+    state = await gateway.actions.call(work)
     log.info("job.cancelled", by=caller.name, job_id=str(job_id), state=str(state))
     return _acted(job_id, state)
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from gateway.callers import READ, READ_ONE, only
-from gateway.errors import Code, Problem
+from gateway.callers import READ, READ_ONE, READ_OWN, only
 from gateway.guard import GuardedRoute
 from gateway.intake import links
+from gateway.job_access import unknown_job
 from gateway.job_filter import Filter, Page
 from gateway.job_view import Events, JobFull, JobPage, Stats
 from gateway.responses import Answer
@@ -30,16 +31,19 @@ WAIT_MAX_S = 60
     "",
     summary="List jobs",
     responses={200: {"model": JobPage}},
-    openapi_extra=only(READ),
+    openapi_extra=only(READ_OWN),
 )
 async def list_jobs(
     page: Annotated[Page, Query()], gateway: TheServices, caller: TheCaller
 ) -> Response:
-    """Newest first, in pages; conditions are joined by "and", `state` may be given repeatedly."""
+    """Newest first, in pages; conditions are joined by "and", `state` may be given repeatedly.
+
+    A producer sees the jobs that its own key submitted.
+    """
     rows = await gateway.ledger.call(
         queries.jobs,
         tenant=caller.tenant,
-        matching=page.matching(),
+        matching=replace(page.matching(), accepted_by=caller.only_own),
         before=page.before,
         limit=page.limit + 1,
     )
@@ -94,7 +98,10 @@ async def show_job(
     if wait and row["state"] not in FINISHED:
         await gateway.long_polls.until_over(job_id, timeout_s=until - loop.time())
         row = await _job(gateway, tenant=caller.tenant, job_id=job_id, payload=payload)
-    return Answer(row | {"links": links(job_id)})
+    sent: list[dict[str, Any]] = []
+    if row["callback_url"] is not None:
+        sent = await gateway.ledger.call(queries.callbacks, tenant=caller.tenant, job_id=job_id)
+    return Answer(row | {"callbacks": sent, "links": links(job_id)})
 
 
 @router.get(
@@ -115,18 +122,12 @@ async def list_events(
         queries.events, tenant=caller.tenant, job_id=job_id, after=after, limit=limit
     )
     if not rows and not after:
-        raise _unknown(job_id)
+        raise unknown_job(job_id)
     return Answer({"events": rows})
 
 
 async def _job(gateway: Services, *, tenant: str, job_id: UUID, payload: bool) -> dict[str, Any]:
     row = await gateway.ledger.call(queries.job, tenant=tenant, job_id=job_id, with_payload=payload)
     if row is None:
-        raise _unknown(job_id)
+        raise unknown_job(job_id)
     return row
-
-
-def _unknown(job_id: UUID) -> Problem:
-    return Problem(
-        Code.NOT_FOUND, f"There is no job {job_id}.", remedy="Check the id; pruned jobs are gone."
-    )

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import Response
 
-from gateway.callers import OPERATE, READ, only
+from gateway.callers import OPERATE, READ, READ_OWN, only
 from gateway.errors import Code, Problem
 from gateway.guard import GuardedRoute
+from gateway.job_access import own_job
 from gateway.responses import Answer
 from gateway.services import TheCaller, TheServices
 from ledger import queries, relay_states, suppressions
@@ -118,7 +120,7 @@ class Resumed(BaseModel):
     "/messages",
     summary="List a job's messages",
     responses={200: {"model": MessageList}},
-    openapi_extra=only(READ),
+    openapi_extra=only(READ_OWN),
 )
 async def list_messages(
     gateway: TheServices,
@@ -126,10 +128,16 @@ async def list_messages(
     job_id: Annotated[UUID, Query(description="Of this job.")],
     limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
 ) -> Response:
-    """What became of each recipient; kept longer than the job itself."""
-    rows = await gateway.ledger.call(
-        queries.messages, tenant=caller.tenant, job_id=job_id, limit=limit
-    )
+    """What became of each recipient; kept longer than the job itself.
+
+    A producer sees those of the jobs that its own key submitted, while the job is kept.
+    """
+
+    async def work(connection: AsyncConnection) -> list[dict[str, Any]]:
+        await own_job(connection, job_id=job_id, caller=caller)
+        return await queries.messages(connection, tenant=caller.tenant, job_id=job_id, limit=limit)
+
+    rows = await gateway.ledger.call(work)
     return Answer({"messages": rows})
 
 

@@ -16,6 +16,9 @@ app = typer.Typer(help="Jobs: list, show, retry, cancel.", no_args_is_help=False
 JobId = Annotated[str, typer.Argument(help="The job's id.")]
 _EXAMPLE = "0196a5b2-7c1e-7d5a-9b1f-3c2d1e0f9a8b"
 _TIMEOUT_S = 30.0
+_OTHER_KEY = (
+    "The key came from RELAIS_API_KEY; with that unset, the local stack's own admin key is used."
+)
 _SHOWN = ("id", "kind", "queue", "state", "attempt", "created_at")
 
 
@@ -60,8 +63,14 @@ def show(
 
     from ops.cli import listing
 
+    callbacks = job.pop("callbacks", [])
     fields = [{"field": name, "value": _plain(value)} for name, value in job.items() if value]
     listing.show(fields, empty="")
+    if callbacks:
+        print("Callbacks:")
+        listing.show(
+            [{name: _plain(value) for name, value in one.items()} for one in callbacks], empty=""
+        )
     told = {name for one in events["events"] for name, value in one.items() if value is not None}
     rows = [
         {name: _plain(value) for name, value in one.items() if name in told}
@@ -112,20 +121,25 @@ def _call(
         sentence = f"The gateway at {address} does not answer: {error}."
         raise OpsError(sentence, remedy="See ./relais status.") from error
     if answer.is_error:
-        problem = _problem(answer)
+        sentence, remedy = _problem(answer)
         kind = UsageError if answer.status_code in {400, 404, 409, 422} else OpsError
-        raise kind(problem)
+        if answer.status_code in {401, 403} and os.environ.get("RELAIS_API_KEY"):
+            remedy = f"{remedy} {_OTHER_KEY}".strip()
+        raise kind(sentence, remedy=remedy)
     content: dict[str, Any] = answer.json()
     return content
 
 
-def _problem(answer: Any) -> str:  # noqa: ANN401 - an httpx.Response, imported where it is used
+def _problem(answer: Any) -> tuple[str, str]:  # noqa: ANN401 - an httpx.Response, imported where it is used
+    """What the gateway says is wrong, and what to do about it."""
     try:
         told = answer.json()
     except ValueError:
         told = {}
-    return str(
-        told.get("detail") or told.get("title") or f"The gateway answered {answer.status_code}."
+    sentence = told.get("detail") or told.get("title")
+    return (
+        str(sentence or f"The gateway answered {answer.status_code}."),
+        str(told.get("remedy") or ""),
     )
 
 

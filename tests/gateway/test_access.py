@@ -215,7 +215,7 @@ def token(**changes: Any) -> str:
 async def test_tokens(gateway: Gateway, value: str, status: int) -> None:
     headers = {"authorization": f"Bearer {value}"}
     async with httpx.AsyncClient(base_url=gateway.url, headers=headers) as client:
-        answer = await client.get("/api/v1/jobs")
+        answer = await client.get("/api/v1/queues")
     assert answer.status_code == status, answer.text
 
 
@@ -303,6 +303,35 @@ async def test_a_stranger_tenant_sees_nothing(gateway: Gateway, api: httpx.Async
         paused = await other.post("/api/v1/queues/bulk/pause")
         assert (paused.status_code, paused.json()["code"]) == (403, "house_only")
     assert (await api.get(f"/api/v1/jobs/{job}")).json()["state"] == "ready"
+
+
+async def test_a_producer_sees_and_cancels_what_its_own_key_submitted(
+    gateway: Gateway, api: httpx.AsyncClient
+) -> None:
+    other_key = await asyncio.to_thread(gateway.make_key, "producer")
+    mine, others = {"tags": [uuid4().hex]}, {"tags": [uuid4().hex]}
+    async with (
+        gateway.async_client("producer") as one,
+        httpx.AsyncClient(base_url=gateway.url, headers={"x-api-key": other_key}) as two,
+    ):
+        own = (await one.post("/api/v1/jobs", json=JOB | mine)).json()["id"]
+        foreign = (await two.post("/api/v1/jobs", json=JOB | others)).json()["id"]
+        listed = [job["id"] for job in (await one.get("/api/v1/jobs")).json()["jobs"]]
+        assert own in listed
+        assert foreign not in listed
+        assert (await one.get("/api/v1/jobs", params={"tag": others["tags"][0]})).json()[
+            "jobs"
+        ] == []
+        assert (await one.get("/api/v1/messages", params={"job_id": own})).status_code == 200
+        refused = await one.get("/api/v1/messages", params={"job_id": foreign})
+        assert (refused.status_code, refused.json()["code"]) == (403, "role_missing")
+        assert "submitted with another key" in refused.json()["detail"]
+        assert (await one.get("/api/v1/messages", params={"job_id": NOWHERE})).status_code == 404
+        kept = await one.post(f"/api/v1/jobs/{foreign}/cancel")
+        assert (kept.status_code, kept.json()["code"]) == (403, "role_missing")
+        assert (await one.post(f"/api/v1/jobs/{own}/cancel")).json()["state"] == "cancelled"
+    assert (await api.get(f"/api/v1/jobs/{foreign}")).json()["state"] == "ready"
+    assert (await api.get("/api/v1/messages", params={"job_id": foreign})).status_code == 200
 
 
 async def test_a_key_has_its_rate(gateway: Gateway) -> None:

@@ -17,6 +17,25 @@ if TYPE_CHECKING:
     from tests.gateway.process import Gateway
 
 
+async def test_a_job_shows_what_became_of_its_callbacks(
+    api: httpx.AsyncClient, ledger: AsyncEngine
+) -> None:
+    job = new_job(callback_url="https://n8n.example/webhook", queue="critical")
+    await accept(ledger, job)
+    assert (await api.get(f"/api/v1/jobs/{job.id}")).json()["callbacks"] == []
+    (claimed,) = await claim(ledger, queue="critical")
+    await finish(ledger, claimed, State.SUCCEEDED)
+    (report,) = await claim(ledger, queue="callback")
+    await finish(ledger, report, State.FAILED, reason="the receiver answered 410")
+    (shown,) = (await api.get(f"/api/v1/jobs/{job.id}")).json()["callbacks"]
+    assert shown["id"] == str(report.id)
+    assert (shown["state"], shown["reason"]) == ("failed", "the receiver answered 410")
+    assert shown["counted"] == 1
+    # A caller who tags a job alike has no callback of that other's.
+    await accept(ledger, new_job(tags=(f"job:{job.id}",)))
+    assert len((await api.get(f"/api/v1/jobs/{job.id}")).json()["callbacks"]) == 1
+
+
 async def test_pages_hold_every_job_once(api: httpx.AsyncClient, ledger: AsyncEngine) -> None:
     tag = uuid4().hex
     made = [new_job(tags=(tag,)) for _ in range(25)]

@@ -257,6 +257,7 @@ OWN: dict[str, Own] = {
     "lanes.waiting": lambda _: {"queue": "*"},
     "suppressions.list": lambda _: {"after": ""},
     "schedules.LIST_ALL": lambda _: {"after": ""},
+    "queries.CALLBACKS": lambda at: {"tag": queries.about(at.finished[0])},
     "queries.EVENTS": lambda _: {"after": 0},
     # Children whose parents are open are read and left alone: a slice of the sweep reads its slice.
     "consequences.parents_left_behind": lambda _: {"limit": 100},

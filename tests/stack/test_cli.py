@@ -8,7 +8,13 @@ import sys
 
 import pytest
 
+from tests.gateway.conftest import gateway, gateway_settings
+from tests.gateway.process import Gateway
 from tests.stack.cluster import CHECKOUT, Cluster
+
+__all__ = ["gateway", "gateway_settings"]  # fixtures
+
+TEMPLATE = {"template": "Hello"}
 
 
 @pytest.mark.parametrize(
@@ -100,6 +106,23 @@ def test_keys_are_made_listed_and_taken_back(cluster: Cluster, database_url: str
     wrong = cluster.run("key", "create", "--role", "king", **there)
     assert wrong.returncode == 2
     assert "Traceback" not in wrong.stderr
+
+
+def test_a_role_that_does_not_reach_names_the_key_that_was_used(
+    cluster: Cluster, gateway: Gateway
+) -> None:
+    """The README has the caller's key exported; operators' commands then use that one."""
+    used = {"RELAIS_URL": gateway.url, "RELAIS_API_KEY": gateway.keys["producer"]}
+    with gateway.client("producer") as client:
+        job = client.post("/api/v1/jobs", json={"kind": "template.render", "payload": TEMPLATE})
+    assert cluster.run("jobs", "list", **used).returncode == 0
+    done = cluster.run("jobs", "retry", job.json()["id"], **used)
+    assert done.returncode == 1
+    assert "The role producer may not call POST" in done.stderr
+    assert "The key came from RELAIS_API_KEY; with that unset" in done.stderr
+    assert cluster.run("jobs", "cancel", job.json()["id"], **used).returncode == 0
+    shown = cluster.run("jobs", "show", job.json()["id"], **used)
+    assert "cancelled" in shown.stdout, shown.stderr
 
 
 def test_doctor_answers_every_question_and_finds_an_open_secrets_file(cluster: Cluster) -> None:
