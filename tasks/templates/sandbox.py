@@ -10,12 +10,17 @@ and the worker that kills it are the others.
 
 from __future__ import annotations
 
+import codecs
+import html  # noqa: F401 - see below
+import re
 import signal
+import textwrap  # noqa: F401 - see below
 import threading
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import jinja2.debug  # noqa: F401 - see below
 from jinja2 import StrictUndefined, nodes
 from jinja2.exceptions import TemplateError, TemplateSyntaxError, UndefinedError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -29,12 +34,18 @@ if TYPE_CHECKING:
 
     from jinja2 import Template
 
+# Jinja looks for these when a template first uses a constant, some filter, or fails. By then the
+# process can read no file any more (`workers.isolation.inside.seccomp`).
+codecs.lookup("unicode-escape")
+
 SOURCE_MAX_CHARS = 1_048_576
 OUTPUT_MAX_BYTES = 8_388_608
 RANGE_MAX = 10_000
 CPU_MAX_S = 5.0
 REPEAT_MAX = 1_000_000  # characters or items that one `*` may make
 DEPTH_MAX = 64
+_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
+_TYPE_NAMES = frozenset({"str", "int", "float", "bool", "dict", "list", "tuple", "NoneType"})
 _GLOBALS = ("dict", "namespace")
 _FILTERS_OFF = ("pprint", "random")  # neither plain nor repeatable
 _ELSEWHERE = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
@@ -53,7 +64,7 @@ def render_fields(arguments: dict[str, Any]) -> dict[str, Any]:
     _refuse_unless_plain(variables, depth=0)
     rendered: dict[str, Any] = {}
     for name, source in fields.items():
-        with _told_as_render_error(name), _bounded_cpu():
+        with _told_as_render_error(name, source), _bounded_cpu():
             template = _compiled(source, is_html=name in escaped)
             text = _stream(template, variables, left_bytes=left_bytes)
         left_bytes -= len(text.encode(errors="surrogatepass"))
@@ -70,7 +81,7 @@ class _Missing(StrictUndefined):
             return self._undefined_hint
         if self._undefined_obj is missing:
             return f"the variable '{self._undefined_name}' is missing"
-        return f"there is no '{self._undefined_name}' in {_word(self._undefined_obj)}"
+        return f"there is no {str(self._undefined_name)!r} in {_word(self._undefined_obj)}"
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
@@ -155,8 +166,8 @@ def _stream(template: Template, variables: dict[str, Any], *, left_bytes: int) -
 
 
 @contextmanager
-def _told_as_render_error(field: str) -> Iterator[None]:
-    """Turn everything that a template can cause into one sentence about it."""
+def _told_as_render_error(field: str, source: str) -> Iterator[None]:
+    """Turn everything that a template can cause into one sentence about it, without values."""
     try:
         yield
     except TemplateSyntaxError as error:
@@ -169,17 +180,33 @@ def _told_as_render_error(field: str) -> Iterator[None]:
         raise _wrong(field, None, f"it takes more than {CPU_MAX_S:g} s") from None
     except UndefinedError as error:
         remedy = "Give it in 'variables', or a default: {{ name | default('') }}."
-        raise _wrong(field, _line(error), error.message or "", remedy=remedy) from None
+        text = _without_values(error.message or "", source)
+        raise _wrong(field, _line(error), text, remedy=remedy) from None
     except (TemplateError, _TooMuch, SyntaxError) as error:
         text = str(error) if not isinstance(error, SyntaxError) else "it is nested too deeply"
-        raise _wrong(field, _line(error), text) from None
+        raise _wrong(field, _line(error), _without_values(text, source)) from None
     except Exception as error:  # noqa: BLE001 - TypeError, ZeroDivisionError ...: the author's
-        raise _wrong(field, _line(error), str(error) or type(error).__name__) from None
+        text = _without_values(str(error), source)
+        raise _wrong(field, _line(error), text or type(error).__name__) from None
 
 
 def _wrong(field: str, line: int | None, text: str, *, remedy: str = "") -> RenderError:
     place = f"{field}, line {line}" if line else field
     return RenderError(f"Template {place}: {text[:500].rstrip('.')}.", remedy=remedy)
+
+
+def _without_values(text: str, source: str) -> str:
+    """`text` without what it quotes and the template does not: that is what variables hold.
+
+    Errors reach traces, Redis and Flower, and the values are those of a recipient.
+    """
+    for quoted in _QUOTED.finditer(text):
+        words = quoted[0][1:-1]
+        if words not in _TYPE_NAMES and words not in source:
+            # To the last quote: a value may have quotes of its own.
+            last = max(text.rfind(mark) for mark in "'\"")
+            return f"{text[: quoted.start()]}(a value){text[max(last + 1, quoted.end()) :]}"
+    return text
 
 
 def _line(error: BaseException) -> int | None:

@@ -18,7 +18,7 @@ NAMES = {
 }  # fmt: skip
 PARAMETERS = {
     "name", "payload", "queue", "max_attempts", "timeout_s", "backoff", "internal", "lane",
-    "hears_out",
+    "requires", "hears_out",
 }  # fmt: skip
 USERS_OWN = """
 from pydantic import BaseModel

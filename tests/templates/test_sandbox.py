@@ -63,6 +63,44 @@ def test_the_same_input_gives_the_same_output() -> None:
     assert set(sandbox._environment(is_html=True).globals) == {"dict", "namespace", "range"}
 
 
+PRIVATE = "zoe@private.example"
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("{{ value|filesizeformat }}", "could not convert string to float: (a value)"),
+        ("{{ known[value] }}", "there is no (a value) in an object"),
+        ("{{ known|attr(value) }}", None),
+        ("{{ value.nothing }}", "there is no 'nothing' in a text"),
+        ("{{ value + 1 }}", "can only concatenate str"),
+        ("{{ '%d'|format(value) }}", None),
+        ("{{ value.index('x') }}", None),
+        ("{{ '{:d}'.format(value) }}", None),
+        ("{{ value.format() }}", None),
+        ("{{ namespace(**{value: 1}).x.y }}", None),
+        ("{{ {}|dictsort(by=value) }}", None),
+        ("{{ range(**{value: 1}) }}", None),
+        ("{{ value|upper|filesizeformat }}", None),
+        ("{{ (value ~ value)|filesizeformat }}", None),
+        ("{% for i in known %}{{ known[i][value] }}{% endfor %}", None),
+    ],
+)
+def test_errors_do_not_quote_what_the_variables_hold(source: str, words: str | None) -> None:
+    """They reach traces, Redis and Flower; a template is its author's, a value a recipient's."""
+    for value in (PRIVATE, "{zoe@private.example}", 'it\'s "zoe@private.example"', "4711081519"):
+        if "float" in (words or "") and value.isdecimal():
+            continue
+        try:
+            render(source, {"value": value, "known": {"a": "b"}})
+        except RenderError as error:
+            told = str(error)
+            assert "private" not in told.lower(), told
+            assert "4711081519" not in told, told
+            if words is not None:
+                assert words in told
+
+
 @pytest.mark.parametrize(
     ("source", "variables", "sentence"),
     [

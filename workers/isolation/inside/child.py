@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from workers import reports
 from workers.isolation import functions, protocol
-from workers.isolation.inside import kernel
+from workers.isolation.inside import kernel, seccomp
 
 if TYPE_CHECKING:
     import socket
@@ -59,6 +59,8 @@ def main(role: str, channel: socket.socket, begin: Begin, *, memory_bytes: int) 
         _reseed()
         run = begin(channel)
         kernel.limit(role, memory_bytes=memory_bytes)
+        if role == "function":
+            seccomp.confine()
         gc.enable()
     except BaseException as error:  # noqa: BLE001 - told to the worker, which raises it
         channel.sendall(protocol.pack({"raised": reports.raised(error)}))
