@@ -149,7 +149,10 @@ class Settings(BaseSettings):
 
     # outgoing HTTP
     callback_secret: SecretStr = Field(
-        SecretStr(""), description="Signs callbacks (Standard Webhooks), `whsec_<base64>`."
+        SecretStr(""),
+        description="The secrets that sign callbacks, one for each tenant and endpoint, are derived "
+        "from this: `whsec_<base64>`; two while rotating, new first. "
+        "`./relais callback-secret URL` shows what a receiver needs.",
     )
     outbound_allow: Annotated[tuple[str, ...], NoDecode] = Field(
         (),

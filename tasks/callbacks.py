@@ -72,9 +72,13 @@ async def call_back(payload: Callback, context: Context) -> Outcome:
     Any 2xx is success and 410 ends it; everything else is tried again. The destination is
     checked against the SSRF guard at every attempt.
     """
-    secrets = signature.secrets_of(context.settings.callback_secret.get_secret_value())
-    if not secrets:
+    masters = context.settings.callback_secret.get_secret_value()
+    if not masters.strip():
         return RetryLater("RELAIS_CALLBACK_SECRET is not set; callbacks are never sent unsigned")
+    try:
+        secrets = signature.endpoint_secrets(masters, tenant=context.tenant, url=payload.url)
+    except BlockedAddress as error:
+        return Failed(str(error), error=ErrorReport("BlockedAddress", str(error)))
     body = body_of(payload.body)
     with telemetry.span("callback POST", kind="client", attributes={"method": "POST"}) as span:
         headers = {
@@ -84,7 +88,7 @@ async def call_back(payload: Callback, context: Context) -> Outcome:
             **signature.headers_of(
                 message_id=f"msg_{context.job_id}",
                 body=body,
-                secrets=secrets,
+                secrets=signature.secrets_of(" ".join(secrets)),
                 timestamp=int(context.now()),
             ),
         }

@@ -11,7 +11,7 @@ import typer
 from typer._click.exceptions import ClickException, UsageError
 
 from ops import errors
-from ops.cli import demo, doctor, down, jobs, key, logs, status, test, up
+from ops.cli import callback_secret, demo, doctor, down, jobs, key, logs, status, test, up
 from runtime.errors import RelaisError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command("down")(down.down)
 app.command("status")(status.status)
 app.command("logs")(logs.logs)
 app.command("doctor")(doctor.doctor)
+app.command("callback-secret")(callback_secret.callback_secret)
 app.command("demo")(demo.demo)
 app.command("test", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
     test.test

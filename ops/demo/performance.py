@@ -39,11 +39,8 @@ def give(
     aim = target.bring_up(place)
     run = f"demo-{secrets.token_hex(4)}"
     trace_id = secrets.token_hex(16)
-    story = requests.tell(
-        run,
-        recipients=recipients,
-        callback_url=f"http://{LOOPBACK}:{place.port(layout.DEMO)}/{run}",
-    )
+    callback_url = f"http://{LOOPBACK}:{place.port(layout.DEMO)}/{run}"
+    story = requests.tell(run, recipients=recipients, callback_url=callback_url)
     started = time.monotonic()
     with (
         Receiver(place.port(layout.DEMO)) as receiver,
@@ -53,7 +50,14 @@ def give(
             accepted = play.hand_over(client, story, watch=bar.show)
             play.wait(client, story, receiver.callbacks, accepted=accepted, watch=bar.show)
         seconds = time.monotonic() - started
-        found = balance.read(client, story, receiver.callbacks, accepted=accepted, target=aim)
+        found = balance.read(
+            client,
+            story,
+            receiver.callbacks,
+            accepted=accepted,
+            secret=aim.callback_secret(callback_url),
+            target=aim,
+        )
     faults = found.faults(story)
     urls = {
         "gateway": aim.gateway_url,

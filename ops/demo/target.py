@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ops.errors import StackError
 from ops.stack import control, report, secrets
+from tasks.outbound import signature
 
 if TYPE_CHECKING:
     from ops.stack.layout import Layout
@@ -23,7 +24,11 @@ class Target:
     flower_user: str
     database_url: str = field(repr=False)
     api_key: str = field(repr=False)
-    callback_secret: str = field(repr=False)
+    callback_masters: str = field(repr=False)  # RELAIS_CALLBACK_SECRET
+
+    def callback_secret(self, url: str) -> str:
+        """What the receiver at `url` verifies the default tenant's callbacks with."""
+        return signature.endpoint_secrets(self.callback_masters, tenant="default", url=url)[0]
 
 
 def bring_up(place: Layout) -> Target:
@@ -50,7 +55,7 @@ def bring_up(place: Layout) -> Target:
         flower_user=variables["RELAIS_FLOWER_USER"],
         database_url=variables["RELAIS_DATABASE_URL"],
         api_key=api_key,
-        callback_secret=variables["RELAIS_CALLBACK_SECRET"],
+        callback_masters=variables["RELAIS_CALLBACK_SECRET"],
     )
 
 

@@ -15,11 +15,13 @@ import time
 from typing import TYPE_CHECKING
 
 from runtime.errors import RelaisError, SettingsError
+from tasks.outbound import target
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 TOLERANCE_S = 300.0
+_LABEL = "relais callback v1"  # what it is for; another version would be another secret
 SECRET_MIN_BYTES = 16
 
 
@@ -30,6 +32,24 @@ class WrongSignature(RelaisError):  # noqa: N818 - reads as the finding it is
 def secrets_of(setting: str) -> tuple[bytes, ...]:
     """The keys in RELAIS_CALLBACK_SECRET: `whsec_<base64>`, several separated by blanks."""
     return tuple(_key(secret) for secret in setting.split())
+
+
+def endpoint_secrets(setting: str, *, tenant: str, url: str) -> tuple[str, ...]:
+    """What the receiver at `url` verifies callbacks of `tenant` with: `whsec_<base64>`, new first.
+
+    Derived from each secret in RELAIS_CALLBACK_SECRET, so that nothing has to be stored: whoever
+    knows the secret of one endpoint can forge nothing to another, nor for another tenant. Raises
+    BlockedAddress where `url` is none that callbacks could go to.
+    """
+    words = f"{_LABEL}\n{tenant}\n{endpoint_of(url)}".encode()
+    keys = (hmac.digest(master, words, hashlib.sha256) for master in secrets_of(setting))
+    return tuple(f"whsec_{base64.b64encode(key).decode()}" for key in keys)
+
+
+def endpoint_of(url: str) -> str:
+    """Scheme, host and port of `url`: n8n's resume URLs, a new one each time, are one endpoint."""
+    to = target.parse(url)
+    return f"{to.scheme}://{to.authority}"
 
 
 def headers_of(

@@ -41,7 +41,7 @@ def test_every_command_exists(page: str) -> None:
             for found in re.findall(r"(?<![\w/])\./relais ([^)#|&;]+)", line):
                 assert shlex.split(found)[0] in known, found
     text = (ROOT / page).read_text(encoding="utf-8")
-    for word in re.findall(r"`\./relais ([a-z]+)", text):
+    for word in re.findall(r"`\./relais ([a-z-]+)", text):
         assert word in known
 
 

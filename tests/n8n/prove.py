@@ -56,7 +56,7 @@ def prove(given: argparse.Namespace) -> list[str]:
             database_url=target.database_url,
             port=n8n_port,
             public_url=recorder.url,
-            callback_secret=target.callback_secret,
+            callback_secret=target.callback_secret(recorder.url),
         )
         print("n8n: importing the examples and starting ...", flush=True)
         n8n.create_database()

@@ -140,7 +140,7 @@ def _callback(stage: Stage, execution: int, *, trace_id: str) -> None:
     verdict.check(
         "one callback resumed it", holds=len(taken) == 1, seen=[one.status for one in passed]
     )
-    secret = stage.target.callback_secret
+    secret = stage.target.callback_secret(stage.recorder.url)
     signed = bool(passed) and all(observer.is_signed(one, secret=secret) for one in passed)
     verdict.check(
         "it is signed after Standard Webhooks", holds=signed, seen=[one.headers for one in passed]

@@ -60,7 +60,7 @@ class N8n:
             "N8N_LISTEN_ADDRESS": LOOPBACK,
             "N8N_PORT": str(port),
             "WEBHOOK_URL": public_url,
-            "RELAIS_CALLBACK_SECRET": callback_secret.partition(" ")[0],
+            "RELAIS_CALLBACK_SECRET": callback_secret,
             "NODE_FUNCTION_ALLOW_BUILTIN": "crypto",
             "N8N_EXPRESSION_ENGINE": "legacy",  # the other one is a native module
             "N8N_RUNNERS_ENABLED": "false",

@@ -20,12 +20,17 @@ from tasks.outbound import signature
 from tasks.outbound.client import Answer
 from tasks.outcomes import Failed, RetryLater, Succeeded
 from tests.outbound.conftest import JOB_ID, SECRET
-from tests.outbound.peers import Script, answer, answers, babble, drop, peer
+from tests.outbound.peers import Peer, Script, answer, answers, babble, drop, peer
 
 if TYPE_CHECKING:
     from tests.outbound.conftest import MakeContext
 
 BODY = {"type": "job.succeeded", "data": {"zeta": 1, "alpha": [1.5, "Grüße", None], "nested": {}}}
+
+
+def of_receiver(receiver: Peer, *, master: str = SECRET, tenant: str = "default") -> str:
+    (secret,) = signature.endpoint_secrets(master, tenant=tenant, url=receiver.url())
+    return secret
 
 
 def test_the_schedule_spans_about_three_days() -> None:
@@ -49,7 +54,32 @@ async def test_a_callback_is_signed_traced_and_the_same_at_every_attempt(
     assert before.headers["content-type"] == "application/json"
     assert before.headers["traceparent"].split("-")[1] == span.trace_id
     for request in receiver.requests:
-        signature.verify(secret=SECRET, headers=request.headers, body=request.body)
+        signature.verify(secret=of_receiver(receiver), headers=request.headers, body=request.body)
+
+
+async def test_every_tenant_and_endpoint_has_a_secret_of_its_own(
+    make_context: MakeContext,
+) -> None:
+    """Whoever knows one, a receiver or its tenant, can forge no callback to another."""
+    async with peer(answer(200)) as one, peer(answer(200)) as two:
+        for receiver, tenant in ((one, "default"), (two, "default"), (one, "acme")):
+            payload = Callback(url=receiver.url("/some/path?of=it"), body=BODY)
+            assert isinstance(await call_back(payload, make_context(tenant=tenant)), Succeeded)
+        first, second, third = one.requests[0], two.requests[0], one.requests[1]
+        own = {
+            of_receiver(one): first,
+            of_receiver(two): second,
+            of_receiver(one, tenant="acme"): third,
+        }
+        assert SECRET not in own
+        assert len(own) == 3
+        for secret in (*own, SECRET):
+            for request in (first, second, third):
+                if own.get(secret) is request:
+                    signature.verify(secret=secret, headers=request.headers, body=request.body)
+                else:
+                    with pytest.raises(signature.WrongSignature):
+                        signature.verify(secret=secret, headers=request.headers, body=request.body)
 
 
 async def test_both_secrets_of_a_rotation_sign(make_context: MakeContext) -> None:
@@ -59,7 +89,8 @@ async def test_both_secrets_of_a_rotation_sign(make_context: MakeContext) -> Non
             Callback(url=receiver.url(), body={}), make_context(secret=f"{other} {SECRET}")
         )
     (request,) = receiver.requests
-    for secret in (SECRET, other):
+    for master in (SECRET, other):
+        secret = of_receiver(receiver, master=master)
         signature.verify(secret=secret, headers=request.headers, body=request.body)
 
 
@@ -74,7 +105,9 @@ async def test_the_timestamp_is_the_ledgers_whatever_the_workers_clock_says(
             worker.setattr(time, "time", lambda: now + off_s)
             await call_back(Callback(url=receiver.url(), body=BODY), context)
     (request,) = receiver.requests
-    signature.verify(secret=SECRET, headers=request.headers, body=request.body, tolerance_s=5)
+    signature.verify(
+        secret=of_receiver(receiver), headers=request.headers, body=request.body, tolerance_s=5
+    )
 
 
 async def test_without_a_secret_nothing_is_sent(make_context: MakeContext) -> None:

@@ -46,5 +46,6 @@ async def test_callbacks_of_a_worker_two_hours_fast_pass_the_documented_check(
             outbound_allow="127.0.0.1",
         ):
             await wait_for(lambda: len(receiver.requests) == len(new), within_s=30)
+    (secret,) = signature.endpoint_secrets(SECRET, tenant="default", url=receiver.url())
     for request in receiver.requests:
-        signature.verify(secret=SECRET, headers=request.headers, body=request.body)
+        signature.verify(secret=secret, headers=request.headers, body=request.body)

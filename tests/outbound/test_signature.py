@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
 import os
 
 import pytest
@@ -91,3 +93,38 @@ def test_a_secret_that_is_none_names_the_setting(secret: str) -> None:
 
 def test_no_secret_signs_nothing() -> None:
     assert signature.secrets_of("  ") == ()
+
+
+@pytest.mark.parametrize(
+    ("url", "same"),
+    [
+        ("https://n8n.example.com/webhook-waiting/17?signature=x", True),
+        ("https://N8N.example.com:443", True),
+        ("https://n8n.example.com./x", True),
+        ("https://n8n.example.com:5678/x", False),
+        ("http://n8n.example.com/x", False),
+        ("https://example.com/x", False),
+    ],
+)
+def test_an_endpoint_is_scheme_host_and_port(url: str, same: bool) -> None:
+    of = signature.endpoint_secrets(SECRET, tenant="acme", url="https://n8n.example.com")
+    assert (signature.endpoint_secrets(SECRET, tenant="acme", url=url) == of) == same
+
+
+def test_the_secret_of_an_endpoint_stays_the_same_from_release_to_release() -> None:
+    """Receivers keep it: this one was made when it was first derived."""
+    (secret,) = signature.endpoint_secrets(SECRET, tenant="acme", url="https://n8n.example.com/x")
+    key = base64.b64decode(SECRET.removeprefix("whsec_"))
+    words = b"relais callback v1\nacme\nhttps://n8n.example.com"
+    made = base64.b64encode(hmac.digest(key, words, hashlib.sha256)).decode()
+    assert secret == f"whsec_{made}"
+
+
+def test_two_masters_make_two_secrets_of_an_endpoint_in_their_order() -> None:
+    old, new = new_secret(), new_secret()
+    made = signature.endpoint_secrets(f"{new} {old}", tenant="acme", url="https://x.example")
+    apart = [
+        signature.endpoint_secrets(each, tenant="acme", url="https://x.example")
+        for each in (new, old)
+    ]
+    assert [(secret,) for secret in made] == apart

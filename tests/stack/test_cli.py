@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tasks.outbound import signature
 from tests.gateway.conftest import gateway, gateway_settings
 from tests.gateway.process import Gateway
 from tests.stack.cluster import CHECKOUT, Cluster
@@ -123,6 +124,21 @@ def test_a_role_that_does_not_reach_names_the_key_that_was_used(
     assert cluster.run("jobs", "cancel", job.json()["id"], **used).returncode == 0
     shown = cluster.run("jobs", "show", job.json()["id"], **used)
     assert "cancelled" in shown.stdout, shown.stderr
+
+
+def test_the_secret_of_an_endpoint_is_shown(cluster: Cluster) -> None:
+    masters = f"whsec_{'QUJD' * 8} whsec_{'QUJE' * 8}"
+    there = {"RELAIS_CALLBACK_SECRET": masters}
+    url = "https://n8n.example.com/webhook-waiting/17"
+    shown = cluster.run("callback-secret", url, "--tenant", "acme", **there)
+    expected = signature.endpoint_secrets(masters, tenant="acme", url=url)
+    assert shown.stdout.split() == list(expected), shown.stderr
+    told = json.loads(cluster.run("callback-secret", url, "--json", **there).stdout)
+    assert (told["tenant"], told["endpoint"]) == ("default", "https://n8n.example.com")
+    assert not set(told["secrets"]) & set(expected)
+    wrong = cluster.run("callback-secret", "n8n.example.com", **there)
+    assert wrong.returncode == 2
+    assert "does not begin with http" in wrong.stderr
 
 
 def test_doctor_answers_every_question_and_finds_an_open_secrets_file(cluster: Cluster) -> None:
