@@ -8,7 +8,7 @@ from typing import Any
 from gateway.errors import Code, Problem
 from ledger.api_keys import Role
 
-HOUSE = "default"  # the tenant that owns the machine: queues and workers are shared by all
+DEFAULT_TENANT = "default"  # the tenant that owns the machine: queues and workers are shared by all
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +25,13 @@ class Caller:
         """By whom the jobs that it may list, cancel and look into were submitted; None: anybody."""
         return self.name if self.role == "producer" else None
 
-    def require_house(self) -> None:
+    def require_default_tenant(self) -> None:
         """403 for tenants that share the machine but do not run it."""
-        if self.tenant != HOUSE:
+        if self.tenant != DEFAULT_TENANT:
             raise Problem(
-                Code.HOUSE_ONLY,
+                Code.DEFAULT_TENANT_ONLY,
                 "Queues and workers are shared by all tenants.",
-                remedy=f"Ask whoever holds a key of the tenant {HOUSE!r}.",
+                remedy=f"Ask whoever holds a key of the tenant {DEFAULT_TENANT!r}.",
             )
 
 

@@ -26,7 +26,7 @@ class Code(StrEnum):
     KEY_EXPIRED = "key_expired"
     KEY_REVOKED = "key_revoked"
     ROLE_MISSING = "role_missing"
-    HOUSE_ONLY = "house_only"
+    DEFAULT_TENANT_ONLY = "default_tenant_only"
     NOT_FOUND = "not_found"
     PATH_UNKNOWN = "path_unknown"
     METHOD_NOT_ALLOWED = "method_not_allowed"
@@ -61,7 +61,7 @@ CODES: dict[Code, tuple[int, str]] = {
     Code.KEY_EXPIRED: (401, "The API key has expired"),
     Code.KEY_REVOKED: (401, "The API key was revoked"),
     Code.ROLE_MISSING: (403, "The caller's role may not do this"),
-    Code.HOUSE_ONLY: (403, "Only the house tenant may do this"),
+    Code.DEFAULT_TENANT_ONLY: (403, "Only the default tenant may do this"),
     Code.NOT_FOUND: (404, "There is no such thing"),
     Code.PATH_UNKNOWN: (404, "There is no such path"),
     Code.METHOD_NOT_ALLOWED: (405, "The path does not know this method"),

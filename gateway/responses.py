@@ -26,7 +26,7 @@ FIXED = (
 )
 
 
-class Answer(Response):
+class JsonResponse(Response):
     """JSON."""
 
     media_type = "application/json"
@@ -36,7 +36,7 @@ class Answer(Response):
         return content if isinstance(content, bytes) else to_json(content, inf_nan_mode="null")
 
 
-class ProblemResponse(Answer):
+class ProblemResponse(JsonResponse):
     """A problem (RFC 9457)."""
 
     media_type = "application/problem+json"

@@ -44,7 +44,7 @@ _WAITED = frozenset({"55P03", "57014"})
 _LOST_RACE_CLASS = "40"
 
 
-class _Verdict(Enum):
+class _Action(Enum):
     TELL = auto()  # the callers
     AGAIN = auto()  # the batch as it is
     APART = auto()  # each part by itself
@@ -187,15 +187,15 @@ class GroupCommit(Generic[Item, Result]):
 
     def _deal_with(self, error: Exception, batch: _Batch[Item, Result]) -> float | None:
         size, patience = len(batch.entries), batch.patience
-        match self._verdict(error, size=size, failures=patience.failures):
-            case _Verdict.TELL:
+        match self._action_after(error, size=size, failures=patience.failures):
+            case _Action.TELL:
                 self.unsettled_bytes -= batch.refuse(error)
-            case _Verdict.AGAIN:
+            case _Action.AGAIN:
                 return patience.after(error)
-            case _Verdict.APART if size == 1:
+            case _Action.APART if size == 1:
                 wait_s = patience.after(error, wait_max_s=LONE_WAIT_MAX_S)
                 self._start(self._mend_later(batch, wait_s))
-            case _Verdict.APART:
+            case _Action.APART:
                 patience.after(error)
                 length = -(-size // PARTS)
                 for start in range(0, size, length):
@@ -203,21 +203,21 @@ class GroupCommit(Generic[Item, Result]):
                     self._mend_soon(_Batch(entries, self._announcements))
         return None
 
-    def _verdict(self, error: Exception, *, size: int, failures: int) -> _Verdict:
+    def _action_after(self, error: Exception, *, size: int, failures: int) -> _Action:
         if isinstance(error, RelaisError):
-            return _Verdict.TELL
+            return _Action.TELL
         if outage.is_own_fault(error) or not outage.is_passing(error):
-            return _Verdict.APART if size > 1 else _Verdict.TELL
+            return _Action.APART if size > 1 else _Action.TELL
         state = outage.sqlstate(error)
         if state in _WAITED:
-            return _Verdict.APART if size > 1 or self._is_patient else _Verdict.TELL
+            return _Action.APART if size > 1 or self._is_patient else _Action.TELL
         if outage.is_away(error):
-            return _Verdict.AGAIN if self._is_patient else _Verdict.TELL
+            return _Action.AGAIN if self._is_patient else _Action.TELL
         if not self._is_patient and state[:2] != _LOST_RACE_CLASS:
-            return _Verdict.TELL
+            return _Action.TELL
         if failures < TRIES:
-            return _Verdict.AGAIN
-        return _Verdict.APART if size > 1 or self._is_patient else _Verdict.TELL
+            return _Action.AGAIN
+        return _Action.APART if size > 1 or self._is_patient else _Action.TELL
 
     def _mend_soon(self, part: _Batch[Item, Result]) -> None:
         if len(part.entries) > 1:

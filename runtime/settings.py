@@ -150,7 +150,7 @@ class Settings(BaseSettings):
     # outgoing HTTP
     callback_secret: SecretStr = Field(
         SecretStr(""),
-        description="The secrets that sign callbacks, one for each tenant and endpoint, are derived "
+        description="The secrets that sign callbacks, one for each tenant and endpoint, come "
         "from this: `whsec_<base64>`; two while rotating, new first. "
         "`./relais callback-secret URL` shows what a receiver needs.",
     )

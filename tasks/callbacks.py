@@ -19,7 +19,7 @@ from tasks.outcomes import ErrorReport, Failed, Outcome, RetryLater, Succeeded
 
 if TYPE_CHECKING:
     from tasks.context import Context
-    from tasks.outbound.client import Answer
+    from tasks.outbound.client import Response
 
 MINUTE_S, HOUR_S = 60.0, 3_600.0
 _EARLY_S = (5.0, 30.0, 2 * MINUTE_S, 10 * MINUTE_S)
@@ -111,7 +111,7 @@ def body_of(content: dict[str, Any]) -> bytes:
     return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def outcome_of(answer: Answer, *, tries: int, now: float) -> Outcome:
+def outcome_of(answer: Response, *, tries: int, now: float) -> Outcome:
     """What the answer to the `tries`th try means for the callback; `now` as `context.now()`."""
     status = answer.status
     if 200 <= status < 300:
@@ -128,7 +128,7 @@ def outcome_of(answer: Answer, *, tries: int, now: float) -> Outcome:
     return RetryLater(reason, delay_s=retry_after_s(answer, now=now), error=error)
 
 
-def retry_after_s(answer: Answer, *, now: float) -> float | None:
+def retry_after_s(answer: Response, *, now: float) -> float | None:
     """What Retry-After asks for, a day at most and a little late; None where it asks nothing."""
     value = answer.headers.get("retry-after", "").strip()
     if not value or answer.status not in {429, 503}:

@@ -21,7 +21,7 @@ from tasks.outcomes import ErrorReport, Failed, Outcome, RetryLater, Succeeded, 
 
 if TYPE_CHECKING:
     from tasks.context import Context
-    from tasks.outbound.client import Answer
+    from tasks.outbound.client import Response
 
 ANSWER_MAX_BYTES = 262_144
 PASSING = frozenset({404, 408, 409, 425, 429})  # 404: n8n, while the workflow is being activated
@@ -142,7 +142,7 @@ async def trigger(payload: Trigger, context: Context) -> Outcome:
     return _outcome(answer, payload, now=context.now())
 
 
-def _outcome(answer: Answer, payload: Trigger, *, now: float) -> Outcome:
+def _outcome(answer: Response, payload: Trigger, *, now: float) -> Outcome:
     status = answer.status
     result = {"status": status, "body": _content(answer), "cut": answer.is_cut}
     expected = payload.expect_status or range(200, 300)
@@ -159,7 +159,7 @@ def _outcome(answer: Answer, payload: Trigger, *, now: float) -> Outcome:
     return Failed(reason, error=report, result=result)
 
 
-def _content(answer: Answer) -> JsonValue:
+def _content(answer: Response) -> JsonValue:
     """The body as JSON where it is, else as text without what a database refuses."""
     if not answer.is_cut and "json" in answer.headers.get("content-type", ""):
         with suppress(ValueError):

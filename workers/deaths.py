@@ -85,7 +85,7 @@ class Deaths:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), TOGETHER_S)
                 return  # the worker goes, and what it still holds is given back
-        counted, reason = self._verdict(death)
+        counted, reason = self._assessment(death)
         job = death.job
         log.warning(
             "job.process_died", job_id=job.id, kind=job.kind, attempt=job.attempt, counted=counted
@@ -93,7 +93,7 @@ class Deaths:
         await self._report(job, counted=counted, reason=reason)
         self._on_reported(job.fence)
 
-    def _verdict(self, death: Death) -> tuple[bool, str]:
+    def _assessment(self, death: Death) -> tuple[bool, str]:
         job = death.job
         others = sum(_is_of_one_event(death, other) for other in self._lately)
         others += sum(abs(at - death.died) <= TOGETHER_S for at in self._bystanders)

@@ -16,7 +16,7 @@ from gateway.intake import links
 from gateway.job_access import own_job
 from gateway.job_filter import Filter
 from gateway.job_view import Acted, RetriedMany
-from gateway.responses import Answer
+from gateway.responses import JsonResponse
 from gateway.services import Services, TheCaller, TheServices
 from ledger import queries, transitions
 from ledger.errors import WrongState
@@ -117,7 +117,7 @@ async def retry_many(asked: RetryRequest, gateway: TheServices, caller: TheCalle
     _ring(gateway, retried)
     if not asked.dry_run:
         log.info("jobs.retried", by=caller.name, tenant=caller.tenant, jobs=len(retried))
-    return Answer({"matched": matched, "retried": len(retried), "dry_run": asked.dry_run})
+    return JsonResponse({"matched": matched, "retried": len(retried), "dry_run": asked.dry_run})
 
 
 @router.post(
@@ -205,5 +205,5 @@ def _ring(gateway: Services, retried: Retried) -> None:
         gateway.ringer.ring(queue=queue, kind=kind, job_id=job_id)
 
 
-def _acted(job_id: UUID, state: State) -> Answer:
-    return Answer({"id": job_id, "state": state, "links": links(job_id)})
+def _acted(job_id: UUID, state: State) -> JsonResponse:
+    return JsonResponse({"id": job_id, "state": state, "links": links(job_id)})

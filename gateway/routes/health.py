@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from gateway.callers import ANYONE, READ, only
 from gateway.guard import GuardedRoute, admit
-from gateway.responses import Answer
+from gateway.responses import JsonResponse
 from gateway.services import TheServices
 from runtime import exposition
 
@@ -44,7 +44,7 @@ class Ready(BaseModel):
 )
 async def live() -> Response:
     """Touches nothing but the gateway itself."""
-    return Answer({"status": "live"})
+    return JsonResponse({"status": "live"})
 
 
 @router.get(
@@ -73,7 +73,7 @@ async def ready(
     health = gateway.health.health(reading)
     is_up = health["status"] != "unready" and (not complete or gateway.health.is_complete(reading))
     headers = {} if is_up else {"Retry-After": "2"}
-    return Answer(health, status_code=200 if is_up else 503, headers=headers)
+    return JsonResponse(health, status_code=200 if is_up else 503, headers=headers)
 
 
 @router.get(

@@ -19,7 +19,7 @@ from gateway.job_view import BatchReceipt, Receipt
 from gateway.middleware import TRACE_ID, TRACEPARENT
 from gateway.ndjson import MEDIA_TYPES
 from gateway.preparation import Origin
-from gateway.responses import Answer
+from gateway.responses import JsonResponse
 from gateway.services import caller, services
 from ledger import queries
 from ledger.errors import LedgerError
@@ -93,10 +93,10 @@ async def accept_job(request: Request) -> Response:
         accepted = await gateway.intake.accept(job)
     headers = {"location": f"/api/v1/jobs/{accepted.id}"}
     if accepted.is_new:
-        return Answer(receipt(job, accepted), status_code=202, headers=headers)
+        return JsonResponse(receipt(job, accepted), status_code=202, headers=headers)
     headers["idempotency-replayed"] = "true"
     first = await _first(gateway, tenant=job.tenant, accepted=accepted)
-    return Answer(first, status_code=202, headers=headers)
+    return JsonResponse(first, status_code=202, headers=headers)
 
 
 @router.post(
@@ -160,7 +160,7 @@ async def accept_batch(request: Request) -> Response:
     document = batch.document()
     if not batch.jobs:
         raise _nothing(document)
-    return Answer(document, status_code=202)
+    return JsonResponse(document, status_code=202)
 
 
 def _nothing(document: dict[str, Any]) -> Problem:

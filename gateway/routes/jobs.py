@@ -17,7 +17,7 @@ from gateway.intake import links
 from gateway.job_access import unknown_job
 from gateway.job_filter import Filter, Page
 from gateway.job_view import Events, JobFull, JobPage, Stats
-from gateway.responses import Answer
+from gateway.responses import JsonResponse
 from gateway.services import Services, TheCaller, TheServices
 from ledger import queries
 from ledger.models.jobs import FINISHED
@@ -48,7 +48,9 @@ async def list_jobs(
         limit=page.limit + 1,
     )
     shown = rows[: page.limit]
-    return Answer({"jobs": shown, "next": shown[-1]["id"] if len(rows) > len(shown) else None})
+    return JsonResponse(
+        {"jobs": shown, "next": shown[-1]["id"] if len(rows) > len(shown) else None}
+    )
 
 
 @router.get(
@@ -67,7 +69,7 @@ async def count_jobs(
     states: Counter[str] = Counter()
     for row in rows:
         states[str(row["state"])] += row["jobs"]
-    return Answer({"total": states.total(), "states": states, "queues": rows})
+    return JsonResponse({"total": states.total(), "states": states, "queues": rows})
 
 
 @router.get(
@@ -101,7 +103,7 @@ async def show_job(
     sent: list[dict[str, Any]] = []
     if row["callback_url"] is not None:
         sent = await gateway.ledger.call(queries.callbacks, tenant=caller.tenant, job_id=job_id)
-    return Answer(row | {"callbacks": sent, "links": links(job_id)})
+    return JsonResponse(row | {"callbacks": sent, "links": links(job_id)})
 
 
 @router.get(
@@ -123,7 +125,7 @@ async def list_events(
     )
     if not rows and not after:
         raise unknown_job(job_id)
-    return Answer({"events": rows})
+    return JsonResponse({"events": rows})
 
 
 async def _job(gateway: Services, *, tenant: str, job_id: UUID, payload: bool) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from gateway.callers import ADMINISTER, only
 from gateway.errors import Code, Problem
 from gateway.guard import GuardedRoute
-from gateway.responses import Answer
+from gateway.responses import JsonResponse
 from gateway.services import TheCaller, TheServices
 from ledger import api_keys
 from ledger.api_keys import KeyRow, Role
@@ -83,7 +83,7 @@ class KeyList(BaseModel):
 async def list_keys(gateway: TheServices, caller: TheCaller) -> Response:
     """Revoked and expired ones included."""
     found = await gateway.ledger.call(api_keys.list_all, tenant=caller.tenant)
-    return Answer({"keys": [_view(key) for key in found]})
+    return JsonResponse({"keys": [_view(key) for key in found]})
 
 
 @router.post(
@@ -104,7 +104,7 @@ async def create_key(asked: KeyRequest, gateway: TheServices, caller: TheCaller)
         rate_per_s=asked.rate_per_s,
     )
     log.info("key.created", by=caller.name, prefix=made.prefix, role=asked.role)
-    return Answer({"id": made.id, "prefix": made.prefix, "key": made.key}, status_code=201)
+    return JsonResponse({"id": made.id, "prefix": made.prefix, "key": made.key}, status_code=201)
 
 
 @router.delete(

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from gateway.callers import READ_ONE, only
 from gateway.errors import Code, Problem
 from gateway.guard import GuardedRoute
-from gateway.responses import Answer
+from gateway.responses import JsonResponse
 from gateway.services import TheServices
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ async def list_kinds(gateway: TheServices) -> Response:
     kinds = sorted(
         (kind for kind in gateway.kinds.values() if not kind.internal), key=lambda kind: kind.name
     )
-    return Answer({"kinds": [_brief(kind) for kind in kinds]})
+    return JsonResponse({"kinds": [_brief(kind) for kind in kinds]})
 
 
 @router.get(
@@ -69,7 +69,7 @@ async def show_kind(name: str, gateway: TheServices) -> Response:
         raise Problem(
             Code.NOT_FOUND, "There is no such kind.", remedy="GET /api/v1/kinds lists them."
         )
-    return Answer(_brief(kind) | {"payload_schema": kind.payload.model_json_schema()})
+    return JsonResponse(_brief(kind) | {"payload_schema": kind.payload.model_json_schema()})
 
 
 def _brief(kind: Kind) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from gateway.callers import HOUSE, OPERATE, READ, only
+from gateway.callers import DEFAULT_TENANT, OPERATE, READ, only
 from gateway.errors import Code, Problem
 from gateway.guard import GuardedRoute
 from gateway.lane_request import LanePage, LaneSettings, OneLane, PauseRequest
-from gateway.responses import Answer
+from gateway.responses import JsonResponse
 from gateway.services import Services, TheCaller, TheServices
 from ledger import lanes
 from runtime import logs
@@ -87,7 +87,7 @@ async def list_lanes(
     page: Annotated[LanePage, Query()], gateway: TheServices, caller: TheCaller
 ) -> Response:
     """By name, in pages: lanes that had jobs lately, and those about which something is decided."""
-    tenant = page.tenant if caller.tenant == HOUSE else caller.tenant
+    tenant = page.tenant if caller.tenant == DEFAULT_TENANT else caller.tenant
     if page.tenant not in (None, tenant):
         raise _not_yours(field="tenant")
     found = await gateway.ledger.call(
@@ -100,7 +100,7 @@ async def list_lanes(
     )
     shown = found[: page.limit]
     last = f"{shown[-1].queue}:{shown[-1].lane}" if len(found) > len(shown) else None
-    return Answer({"lanes": [_view(lane) for lane in shown], "next": last})
+    return JsonResponse({"lanes": [_view(lane) for lane in shown], "next": last})
 
 
 @router.post(
@@ -174,21 +174,21 @@ async def configure_lane(asked: LaneSettings, gateway: TheServices, caller: TheC
     await gateway.actions.call(lanes.configure, lane=asked.lane, queue=queue, **settings)
     log.info("lane.configured", lane=asked.lane, queue=queue, by=caller.name, **settings)
     await _wake(gateway, lane=asked.lane, queue=queue)
-    return Answer({"lane": asked.lane, "queue": asked.queue, **settings})
+    return JsonResponse({"lane": asked.lane, "queue": asked.queue, **settings})
 
 
 def _require_own(asked: OneLane, caller: Caller) -> None:
-    """403 for lanes of other tenants; the house has the whole machine to look after."""
-    if caller.tenant not in (HOUSE, lanes.tenant_of(asked.lane)):
+    """403 for lanes of other tenants; the default tenant looks after the whole machine."""
+    if caller.tenant not in (DEFAULT_TENANT, lanes.tenant_of(asked.lane)):
         raise _not_yours(field="lane")
 
 
 def _not_yours(*, field: str) -> Problem:
     return Problem(
-        Code.HOUSE_ONLY,
+        Code.DEFAULT_TENANT_ONLY,
         f"{field}: Another tenant's lanes are not yours.",
         field=field,
-        remedy=f"Ask for your own tenant's, or whoever holds a key of the tenant {HOUSE!r}.",
+        remedy=f"Name one of your own, or ask who holds a key of the tenant {DEFAULT_TENANT!r}.",
     )
 
 
@@ -207,8 +207,8 @@ def _view(lane: lanes.LaneRecord) -> dict[str, Any]:
     return view
 
 
-def _paused(asked: OneLane, pause: lanes.Pause | None) -> Answer:
+def _paused(asked: OneLane, pause: lanes.Pause | None) -> JsonResponse:
     nothing = dict.fromkeys(("paused_at", "paused_until", "paused_by", "reason"))
     in_force = asdict(pause) if pause else nothing
     answer = {"lane": asked.lane, "queue": asked.queue, "paused": pause is not None}
-    return Answer(answer | in_force)
+    return JsonResponse(answer | in_force)

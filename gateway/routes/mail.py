@@ -16,7 +16,7 @@ from gateway.callers import OPERATE, READ, READ_OWN, only
 from gateway.errors import Code, Problem
 from gateway.guard import GuardedRoute
 from gateway.job_access import own_job
-from gateway.responses import Answer
+from gateway.responses import JsonResponse
 from gateway.services import TheCaller, TheServices
 from ledger import queries, relay_states, suppressions
 from ledger.models.mail import MessageState
@@ -138,7 +138,7 @@ async def list_messages(
         return await queries.messages(connection, tenant=caller.tenant, job_id=job_id, limit=limit)
 
     rows = await gateway.ledger.call(work)
-    return Answer({"messages": rows})
+    return JsonResponse({"messages": rows})
 
 
 @router.get(
@@ -159,7 +159,7 @@ async def list_suppressions(
     )
     shown = found[:limit]
     last = shown[-1].address if len(found) > len(shown) else None
-    return Answer({"suppressions": [asdict(entry) for entry in shown], "next": last})
+    return JsonResponse({"suppressions": [asdict(entry) for entry in shown], "next": last})
 
 
 @router.post(
@@ -179,7 +179,7 @@ async def suppress(asked: SuppressionRequest, gateway: TheServices, caller: TheC
         reason=asked.reason,
     )
     log.info("addresses.suppressed", by=caller.name, count=count)
-    return Answer({"suppressed": count})
+    return JsonResponse({"suppressed": count})
 
 
 @router.delete(
@@ -208,7 +208,7 @@ async def lift(
 async def list_relays(gateway: TheServices, caller: TheCaller) -> Response:
     """Relays that are stopped (login refused) or backed off from (too busy), now or before."""
     found = await gateway.ledger.call(relay_states.list_all, tenant=caller.tenant)
-    return Answer({"relays": [asdict(relay) for relay in found]})
+    return JsonResponse({"relays": [asdict(relay) for relay in found]})
 
 
 @router.post(
@@ -223,7 +223,7 @@ async def resume_relay(
     """Use the relay again at once, after its login or its limits were put right."""
     resumed = await gateway.ledger.call(relay_states.resume, tenant=caller.tenant, name=name)
     log.info("relay.resumed", by=caller.name, relay=name[:100], resumed=resumed)
-    return Answer({"name": name, "resumed": resumed})
+    return JsonResponse({"name": name, "resumed": resumed})
 
 
 def _check_address(address: str, *, field: str) -> None:

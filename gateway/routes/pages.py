@@ -16,7 +16,7 @@ from gateway import reference
 from gateway.callers import ANYONE, only
 from gateway.errors import CODES
 from gateway.guard import GuardedRoute
-from gateway.responses import Answer
+from gateway.responses import JsonResponse
 from gateway.services import TheServices
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ async def docs(request: Request) -> Response:
 @router.get("/openapi.json", openapi_extra=only(ANYONE))
 async def openapi(request: Request) -> Response:
     """The API for programs."""
-    return Answer(_openapi(request.app), headers={"cache-control": KEEP})
+    return JsonResponse(_openapi(request.app), headers={"cache-control": KEEP})
 
 
 @router.get("/relais.css", openapi_extra=only(ANYONE))

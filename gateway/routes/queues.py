@@ -12,7 +12,7 @@ from starlette.responses import Response
 from gateway.callers import OPERATE, READ, only
 from gateway.errors import Code, Problem
 from gateway.guard import GuardedRoute
-from gateway.responses import Answer
+from gateway.responses import JsonResponse
 from gateway.services import TheCaller, TheServices
 from ledger import queries, queues
 from runtime import logs
@@ -86,7 +86,7 @@ async def list_queues(gateway: TheServices, caller: TheCaller) -> Response:
             for queue in QUEUES
         ]
 
-    return Answer({"queues": await gateway.ledger.call(work)})
+    return JsonResponse({"queues": await gateway.ledger.call(work)})
 
 
 @router.post(
@@ -97,10 +97,10 @@ async def list_queues(gateway: TheServices, caller: TheCaller) -> Response:
 )
 async def pause_queue(name: str, gateway: TheServices, caller: TheCaller) -> Response:
     """Jobs are still accepted; nothing is claimed until the queue is resumed."""
-    caller.require_house()
+    caller.require_default_tenant()
     await gateway.actions.call(queues.pause, name=_known(name), by=caller.name)
     log.warning("queue.paused", queue=name, by=caller.name)
-    return Answer({"name": name, "paused": True})
+    return JsonResponse({"name": name, "paused": True})
 
 
 @router.post(
@@ -111,10 +111,10 @@ async def pause_queue(name: str, gateway: TheServices, caller: TheCaller) -> Res
 )
 async def resume_queue(name: str, gateway: TheServices, caller: TheCaller) -> Response:
     """Workers claim again, at their next look into the ledger."""
-    caller.require_house()
+    caller.require_default_tenant()
     if await gateway.actions.call(queues.resume, name=_known(name)):
         log.info("queue.resumed", queue=name, by=caller.name)
-    return Answer({"name": name, "paused": False})
+    return JsonResponse({"name": name, "paused": False})
 
 
 def _known(name: str) -> str:

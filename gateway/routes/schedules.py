@@ -16,7 +16,7 @@ from gateway.guard import GuardedRoute
 from gateway.intake import Intake
 from gateway.job_request import EXAMPLES
 from gateway.preparation import Origin, size_of
-from gateway.responses import Answer
+from gateway.responses import JsonResponse
 from gateway.services import TheCaller, TheServices
 from ledger import schedules, ticks
 from ledger.api_keys import Role
@@ -125,7 +125,7 @@ async def list_schedules(
             "next": shown[-1].name if len(found) > len(shown) else None,
         }
 
-    return Answer(await gateway.ledger.call(work))
+    return JsonResponse(await gateway.ledger.call(work))
 
 
 @router.post(
@@ -156,7 +156,7 @@ async def create_schedule(
     view = await gateway.ledger.call(work)
     log.info("schedule.created", by=caller.name, schedule=str(view["id"]))
     headers = {"location": f"/api/v1/schedules/{view['id']}"}
-    return Answer(view, status_code=201, headers=headers)
+    return JsonResponse(view, status_code=201, headers=headers)
 
 
 @router.get(
@@ -172,7 +172,7 @@ async def show_schedule(schedule_id: UUID, gateway: TheServices, caller: TheCall
         found = await schedules.get(connection, tenant=caller.tenant, schedule_id=schedule_id)
         return _view(found, now=await ticks.now(connection))
 
-    return Answer(await gateway.ledger.call(work))
+    return JsonResponse(await gateway.ledger.call(work))
 
 
 @router.patch(
@@ -210,7 +210,7 @@ async def change_schedule(
 
     view = await gateway.ledger.call(work)
     log.info("schedule.changed", by=caller.name, schedule=str(schedule_id))
-    return Answer(view)
+    return JsonResponse(view)
 
 
 @router.delete(

@@ -27,8 +27,8 @@ def test(context: typer.Context) -> int:
     env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     command = [sys.executable, "-m", "pytest", *own, *context.args]
     code = subprocess.run(command, cwd=CHECKOUT, env=env, check=False).returncode
-    verdict = "passed" if code == 0 else f"ended with exit code {code}"
-    print(f"The tests {verdict} after {time.monotonic() - began:.1f} s.", file=sys.stderr)
+    result = "passed" if code == 0 else f"ended with exit code {code}"
+    print(f"The tests {result} after {time.monotonic() - began:.1f} s.", file=sys.stderr)
     return code
 
 

@@ -85,10 +85,10 @@ def results(
     )
     for fault in faults:
         console.print(f"[red]{fault}[/red]")
-    verdict = (
+    headline = (
         "[red]The books do not balance.[/red]" if faults else "[green]The books balance.[/green]"
     )
-    console.print(f"{verdict} {seconds:.1f} s; trace {trace_id}", highlight=False)
+    console.print(f"{headline} {seconds:.1f} s; trace {trace_id}", highlight=False)
     addresses = Table.grid(padding=(0, 2))
     for name, url in urls.items():
         addresses.add_row(name, url)

@@ -44,7 +44,7 @@ class Response:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-Answer = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request], Awaitable[Response]]
 
 
 def json_response(value: object, *, status: int = 200) -> Response:
@@ -69,7 +69,7 @@ class Connection:
     """Reads requests from one client and writes what `answer` makes of them."""
 
     def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: Answer
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: Handler
     ) -> None:
         self._reader = reader
         self._writer = writer

@@ -158,7 +158,7 @@ class Delivery:
     async def _hear(self, row: MessageRow, session: Session) -> MessageResult:
         result: Result
         try:
-            result = await session.verdict()
+            result = await session.final_reply()
         except Broken as error:
             result = replies.Lost(Phase.DOT, error.why)
         except BaseException:

@@ -142,7 +142,7 @@ class Session:
         self._wire.write(b".\r\n", asks=1)
         self.phase = Phase.DOT
 
-    async def verdict(self) -> replies.Accepted | Negative:
+    async def final_reply(self) -> replies.Accepted | Negative:
         """The answer to the dot; raises Broken, and then nobody knows who has the message."""
         reply = await self._wire.reply(timeout_s=self.relay.timeouts.dot_s)
         self._has_open_transaction = False

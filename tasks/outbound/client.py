@@ -45,7 +45,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """What came back; `body` ends at the limit where `is_cut`."""
 
     status: int
@@ -72,7 +72,7 @@ class Client:
         """The client of this process's settings."""
         return cls(allow=settings.outbound_allow)
 
-    async def send(self, request: Request) -> Answer:
+    async def send(self, request: Request) -> Response:
         """Send one request and read its answer, whatever its status.
 
         Raises BlockedAddress (permanent) or Unreachable (passing; `was_sent` tells whether the
@@ -97,7 +97,7 @@ class Client:
 
     async def _exchange(
         self, to: Target, addresses: Sequence[Address], *, request: Request, progress: _Progress
-    ) -> Answer:
+    ) -> Response:
         network = PinnedNetwork(
             addresses[:ADDRESSES_MAX], answer_max_bytes=request.answer_max_bytes + AROUND_MAX_BYTES
         )
@@ -119,7 +119,7 @@ class Client:
             body, is_cut = await _read(response.aiter_stream(), request.answer_max_bytes)
         finally:
             await network.close()
-        return Answer(
+        return Response(
             response.status,
             {
                 name.decode("latin-1").lower(): value.decode("latin-1")

@@ -301,7 +301,7 @@ async def test_a_stranger_tenant_sees_nothing(gateway: Gateway, api: httpx.Async
         )
         assert queue["ready"] == 0
         paused = await other.post("/api/v1/queues/bulk/pause")
-        assert (paused.status_code, paused.json()["code"]) == (403, "house_only")
+        assert (paused.status_code, paused.json()["code"]) == (403, "default_tenant_only")
     assert (await api.get(f"/api/v1/jobs/{job}")).json()["state"] == "ready"
 
 

@@ -267,7 +267,7 @@ async def test_a_tenant_sees_and_changes_its_own_lanes_alone(
             listed = (await acme.get("/api/v1/lanes", params=params)).json()["lanes"]
             assert [found["lane"] for found in listed] == ["acme", "acme/relay:main"]
         other = await acme.get("/api/v1/lanes", params={"tenant": "acme-2"})
-        assert (other.status_code, other.json()["code"]) == (403, "house_only")
+        assert (other.status_code, other.json()["code"]) == (403, "default_tenant_only")
         assert (await post(acme, "pause", "acme/relay:main", **WHY))["paused"] is True
         assert (await post(acme, "resume", "acme/relay:main"))["paused"] is False
         own = await acme.put("/api/v1/lanes/settings", json={"lane": "acme", "running_max": 3})
@@ -279,7 +279,7 @@ async def test_a_tenant_sees_and_changes_its_own_lanes_alone(
                 await acme.put("/api/v1/lanes/settings", json={"lane": lane, "weight": 2}),
             ):
                 problem = answer.json()
-                assert (answer.status_code, problem["code"]) == (403, "house_only"), lane
+                assert (answer.status_code, problem["code"]) == (403, "default_tenant_only"), lane
                 assert (problem["field"], bool(problem["remedy"])) == ("lane", True)
     assert (await post(operator, "pause", "acme-2", **WHY))["paused"] is True
     await post(operator, "resume", "acme-2")

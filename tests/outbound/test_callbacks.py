@@ -17,7 +17,7 @@ from tasks.callbacks import (
     retry_after_s,
 )
 from tasks.outbound import signature
-from tasks.outbound.client import Answer
+from tasks.outbound.client import Response
 from tasks.outcomes import Failed, RetryLater, Succeeded
 from tests.outbound.conftest import JOB_ID, SECRET
 from tests.outbound.peers import Peer, Script, answer, answers, babble, drop, peer
@@ -175,7 +175,7 @@ def test_retry_after_is_honoured_within_a_day(
 ) -> None:
     if isinstance(value, timedelta):
         value = format_datetime(datetime.now(UTC) + value, usegmt=True)
-    asked = Answer(503, {"retry-after": value}, b"", is_cut=False)
+    asked = Response(503, {"retry-after": value}, b"", is_cut=False)
     delay_s = retry_after_s(asked, now=time.time())
     assert delay_s is not None
     assert low_s <= delay_s <= high_s
@@ -184,8 +184,8 @@ def test_retry_after_is_honoured_within_a_day(
 @pytest.mark.parametrize("value", ["", "soon", "-5", "Fri, 99 Nov 2026 99:99:99 GMT"])
 def test_a_retry_after_that_means_nothing(value: str) -> None:
     now = time.time()
-    assert retry_after_s(Answer(429, {"retry-after": value}, b"", is_cut=False), now=now) is None
-    assert retry_after_s(Answer(200, {"retry-after": "5"}, b"", is_cut=False), now=now) is None
+    assert retry_after_s(Response(429, {"retry-after": value}, b"", is_cut=False), now=now) is None
+    assert retry_after_s(Response(200, {"retry-after": "5"}, b"", is_cut=False), now=now) is None
 
 
 def test_a_retry_after_is_measured_by_the_clock_that_gave_it() -> None:
@@ -194,6 +194,6 @@ def test_a_retry_after_is_measured_by_the_clock_that_gave_it() -> None:
         "date": format_datetime(theirs, usegmt=True),
         "retry-after": format_datetime(theirs + timedelta(minutes=10), usegmt=True),
     }
-    delay_s = retry_after_s(Answer(503, headers, b"", is_cut=False), now=time.time())
+    delay_s = retry_after_s(Response(503, headers, b"", is_cut=False), now=time.time())
     assert delay_s is not None
     assert 600 <= delay_s <= 661

@@ -38,7 +38,7 @@ REDIS_DATABASE = 42
 
 
 @dataclass
-class House:
+class Stack:
     """Everything that runs, and where it says what."""
 
     folder: Path
@@ -100,7 +100,7 @@ def answers(url: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def house() -> Iterator[House]:
+def stack() -> Iterator[Stack]:
     """Gateway, workers, beat and inbox, all exporting to one receiver; one mail went through."""
     folder = Path(tempfile.mkdtemp(prefix="relais-seeing-"))
     gateway_port, inbox_http, inbox_smtp = free_ports(3)
@@ -125,32 +125,32 @@ def house() -> Iterator[House]:
             "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
             "OTEL_METRIC_EXPORT_INTERVAL": "500",
         }
-        house = House(folder, environment, receiver, inbox_http, gateway_port)
+        stack = Stack(folder, environment, receiver, inbox_http, gateway_port)
         try:
-            house.key = make_key(database_url)
-            house.start(
+            stack.key = make_key(database_url)
+            stack.start(
                 "inbox",
                 "ops.inbox",
                 f"--data-dir={folder / 'inbox'}",
                 f"--smtp-port={inbox_smtp}",
                 f"--http-port={inbox_http}",
             )
-            house.start("gateway", "gateway")
+            stack.start("gateway", "gateway")
             for queue in ("critical", "callback"):
-                house.start(queue, "workers", queue)
-            house.start("beat", "workers.beat")
+                stack.start(queue, "workers", queue)
+            stack.start("beat", "workers.beat")
             wait_for(lambda: answers(f"http://127.0.0.1:{gateway_port}/health/live"), "the gateway")
             wait_for(lambda: answers(f"http://127.0.0.1:{inbox_http}/health"), "the inbox")
-            for name in house.processes:
-                assert house.processes[name].poll() is None, house.said(name)[-2000:]
-            send_one(house)
-            yield house
+            for name in stack.processes:
+                assert stack.processes[name].poll() is None, stack.said(name)[-2000:]
+            send_one(stack)
+            yield stack
         except AssertionError as error:
-            for name in house.processes:
-                error.add_note(f"{name}: {house.said(name)[-1500:]}")
+            for name in stack.processes:
+                error.add_note(f"{name}: {stack.said(name)[-1500:]}")
             raise
         finally:
-            for process in house.processes.values():
+            for process in stack.processes.values():
                 if process.poll() is None:
                     process.kill()
                 process.wait()
@@ -168,12 +168,12 @@ def make_key(database_url: str) -> str:
     return asyncio.run(make())
 
 
-def send_one(house: House) -> None:
+def send_one(stack: Stack) -> None:
     """Two mails with a callback each: one arrives, one is refused by the relay."""
     jobs = []
     with httpx.Client(
-        base_url=f"http://127.0.0.1:{house.gateway_port}",
-        headers={"authorization": f"Bearer {house.key}"},
+        base_url=f"http://127.0.0.1:{stack.gateway_port}",
+        headers={"authorization": f"Bearer {stack.key}"},
         timeout=60,
         trust_env=False,
     ) as client:
@@ -190,7 +190,7 @@ def send_one(house: House) -> None:
                         "subject": PERSONAL[1],
                         "text": PERSONAL[2],
                     },
-                    "callback_url": f"http://127.0.0.1:{house.inbox_port}/callbacks/done?token={PERSONAL[3]}",
+                    "callback_url": f"http://127.0.0.1:{stack.inbox_port}/callbacks/done?token={PERSONAL[3]}",
                 },
             )
             assert answer.status_code == 202, answer.text
@@ -198,16 +198,16 @@ def send_one(house: House) -> None:
             jobs.append(answer.json()["id"])
         states = [client.get(f"/api/v1/jobs/{job}?wait=30").json()["state"] for job in jobs]
         assert states == ["succeeded", "failed"]
-    wait_for(lambda: len(callbacks(house)) == 2, "both callbacks")
-    wait_for(lambda: whole(trace(house)), "every span of both mails")
-    wait_for(lambda: house.span("run relais.canary"), "a canary's span")
+    wait_for(lambda: len(callbacks(stack)) == 2, "both callbacks")
+    wait_for(lambda: whole(trace(stack)), "every span of both mails")
+    wait_for(lambda: stack.span("run relais.canary"), "a canary's span")
 
 
-def trace(house: House) -> list[tuple[str, Any]]:
+def trace(stack: Stack) -> list[tuple[str, Any]]:
     """(service, span) of everything that the caller's request led to, as far as it came."""
     return [
         (service, span)
-        for service, span in house.receiver.spans()
+        for service, span in stack.receiver.spans()
         if span.trace_id.hex() == CALLER[3:35]
     ]
 
@@ -221,8 +221,8 @@ def whole(mine: list[tuple[str, Any]]) -> bool:
     )
 
 
-def callbacks(house: House) -> list[dict[str, Any]]:
-    found = httpx.get(f"http://127.0.0.1:{house.inbox_port}/callbacks/done", trust_env=False).json()
+def callbacks(stack: Stack) -> list[dict[str, Any]]:
+    found = httpx.get(f"http://127.0.0.1:{stack.inbox_port}/callbacks/done", trust_env=False).json()
     listed: list[dict[str, Any]] = (
         found
         if isinstance(found, list)
@@ -231,8 +231,8 @@ def callbacks(house: House) -> list[dict[str, Any]]:
     return listed
 
 
-def test_the_trace_goes_from_the_caller_to_the_callback(house: House) -> None:
-    mine = trace(house)
+def test_the_trace_goes_from_the_caller_to_the_callback(stack: Stack) -> None:
+    mine = trace(stack)
     by_id = {span.span_id: span for _, span in mine}
     services_seen = {service for service, _ in mine}
     assert {"relais-gateway", "relais-worker-critical", "relais-worker-callback"} <= services_seen
@@ -253,32 +253,32 @@ def test_the_trace_goes_from_the_caller_to_the_callback(house: House) -> None:
     assert all("run http.callback" in names and len(names) >= 3 for names in posts)
 
 
-def test_the_callback_carries_the_trace_on(house: House) -> None:
+def test_the_callback_carries_the_trace_on(stack: Stack) -> None:
     posts = {
-        span.span_id.hex() for _, span in house.receiver.spans() if span.name == "callback POST"
+        span.span_id.hex() for _, span in stack.receiver.spans() if span.name == "callback POST"
     }
-    for stored in callbacks(house):
+    for stored in callbacks(stack):
         headers = {name.lower(): value for name, value in dict(stored["headers"]).items()}
         assert headers["traceparent"][3:35] == CALLER[3:35]
         assert headers["traceparent"][36:52] in posts
 
 
-def test_a_canary_has_a_trace_from_its_tick_on(house: House) -> None:
-    run = house.span("run relais.canary")
+def test_a_canary_has_a_trace_from_its_tick_on(stack: Stack) -> None:
+    run = stack.span("run relais.canary")
     tick = wait_for(
         lambda: next(
-            (s for _, s in house.receiver.spans() if s.span_id == run.parent_span_id), None
+            (s for _, s in stack.receiver.spans() if s.span_id == run.parent_span_id), None
         ),
         "the tick's span",
     )
     assert tick.name == "schedule.tick"
 
 
-def test_metrics_show_every_process_in_one_scrape(house: House) -> None:
+def test_metrics_show_every_process_in_one_scrape(stack: Stack) -> None:
     def scrape() -> str:
         return httpx.get(
-            f"http://127.0.0.1:{house.gateway_port}/metrics",
-            headers={"authorization": f"Bearer {house.key}"},
+            f"http://127.0.0.1:{stack.gateway_port}/metrics",
+            headers={"authorization": f"Bearer {stack.key}"},
             trust_env=False,
         ).text
 
@@ -300,37 +300,37 @@ def test_metrics_show_every_process_in_one_scrape(house: House) -> None:
     wait_for(
         lambda: any(
             metric.name == "relais_jobs_finished" and service == "relais-worker-critical"
-            for service, metric in house.receiver.metrics()
+            for service, metric in stack.receiver.metrics()
         ),
         "metrics over OTLP",
     )
 
 
-def test_z_nothing_personal_anywhere(house: House) -> None:
+def test_z_nothing_personal_anywhere(stack: Stack) -> None:
     """Last: everything is ended, so that everything has been said."""
-    client = redis.Redis.from_url(house.environment["RELAIS_REDIS_URL"])
+    client = redis.Redis.from_url(stack.environment["RELAIS_REDIS_URL"])
     kept = [client.dump(key) or b"" for key in client.scan_iter(count=1000)]
     client.close()
     scrape = httpx.get(
-        f"http://127.0.0.1:{house.gateway_port}/metrics",
-        headers={"authorization": f"Bearer {house.key}"},
+        f"http://127.0.0.1:{stack.gateway_port}/metrics",
+        headers={"authorization": f"Bearer {stack.key}"},
         trust_env=False,
     ).content
-    house.stop()
+    stack.stop()
     shown: dict[str, bytes] = {
-        f"log of {name}": house.said(name).encode() for name in house.processes
+        f"log of {name}": stack.said(name).encode() for name in stack.processes
     }
-    printed = b"".join(file.read_bytes() for file in house.folder.glob("*.out"))
+    printed = b"".join(file.read_bytes() for file in stack.folder.glob("*.out"))
     shown |= {
         "stdout": printed + b".",
-        "OTLP": house.receiver.raw,
+        "OTLP": stack.receiver.raw,
         "metrics": scrape,
         "Redis": b"".join(kept),
     }
     for where, content in shown.items():
         assert content, where
-        for word in (*PERSONAL, house.key, house.environment["RELAIS_CALLBACK_SECRET"]):
+        for word in (*PERSONAL, stack.key, stack.environment["RELAIS_CALLBACK_SECRET"]):
             assert word.encode() not in content, f"{word} in {where}"
-    for name in house.processes:
-        for line in house.said(name).splitlines():
+    for name in stack.processes:
+        for line in stack.said(name).splitlines():
             json.loads(line)
