@@ -108,9 +108,9 @@ class Cluster:
                     process.wait()
 
     @contextmanager
-    def gateway(self, *, processes: int = 1) -> Iterator[str]:
+    def gateway(self, *, processes: int = 1, **settings: object) -> Iterator[str]:
         """A gateway of so many processes; its base URL once it is live."""
-        with self.process("gateway", gateway_processes=processes) as process:
+        with self.process("gateway", gateway_processes=processes, **settings) as process:
             url = f"http://127.0.0.1:{self.gateway_port}"
             wait_until(lambda: _answers(f"{url}/health/live"), process=process, what="the gateway")
             yield url

@@ -112,7 +112,7 @@ async def test_worker_killed_in_the_middle_of_a_callback(here: Cluster) -> None:
         "outbound_allow": f"127.0.0.1:{port}",
         "callback_secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
     }
-    with here.gateway() as url, here.process("workers", "bulk"):
+    with here.gateway(**settings) as url, here.process("workers", "bulk"):
         with here.process("workers", "callback", **settings) as doomed:
             workers.append(doomed)
             async with httpx.AsyncClient(trust_env=False) as client:
