@@ -179,7 +179,7 @@ async def _rendered(email: Email, context: Context) -> Email:
         "fields": {name: source for name, source in fields.items() if source is not None},
         "variables": email.variables,
     }
-    if context.isolate is None:  # this process is an isolated one already
+    if context.isolate is None:  # no worker around: a test
         rendered = render_fields(arguments)
     else:
         rendered = await context.isolate("render", arguments)

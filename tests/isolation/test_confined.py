@@ -13,10 +13,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tasks.errors import RenderError
+from tasks.outcomes import Failed, Succeeded
 from tests import services
+from tests.isolation.processes import children_of
 from workers.isolation.inside import seccomp
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from workers.isolation.pool import IsolationPool
 
 ROOT = Path(__file__).parents[2]
@@ -144,3 +148,22 @@ async def test_errors_still_name_the_line(pool: IsolationPool) -> None:
     fields = {"text": "one\n{{ 1 / x }}"}
     with pytest.raises(RenderError, match="line 2: division by zero"):
         await pool.call("render", {"fields": fields, "variables": {"x": 0}}, 10)
+
+
+async def test_a_job_in_a_process_of_its_own_renders_in_one_that_knows_nothing(
+    pool: IsolationPool, fields: Callable[..., dict[str, Any]]
+) -> None:
+    """The process for kinds has the settings, and is not closed: no template belongs there."""
+    payload = {"template": "Hello {{ name }}", "variables": {"name": "Zoë"}}
+    outcome = await pool.run_kind("template.render", payload, fields("template.render"), 20)
+    assert outcome == Succeeded({"output": "Hello Zoë"})
+    environments = [
+        Path(f"/proc/{child}/environ").read_bytes()  # noqa: ASYNC240 - a file of the kernel
+        for child in children_of(os.getpid())
+    ]
+    assert sorted(b"RELAIS_DATABASE_URL" in environ for environ in environments) == [False, True]
+    failed = await pool.run_kind(
+        "template.render", {"template": "{{ name }}"}, fields("template.render"), 20
+    )
+    assert isinstance(failed, Failed)
+    assert "line 1: the variable 'name' is missing" in failed.reason

@@ -11,9 +11,11 @@ from workers.isolation.inside import kernel
 
 if TYPE_CHECKING:
     from asyncio import Future, StreamReader, StreamWriter, TimerHandle
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from workers.isolation.environment import Role
+
+    Reply = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 END_S = 2.0  # between closing a child's socket and killing it, and then its fork server
 
@@ -69,17 +71,23 @@ class Child:
             return False
         return False
 
-    async def ask(self, frame: bytes, *, still_owned: Callable[[], bool] | None) -> dict[str, Any]:
-        """The answer to one request; raises EndOfChild where none comes any more."""
+    async def ask(self, frame: bytes, *, reply: Reply) -> dict[str, Any]:
+        """The answer to one request; raises EndOfChild where none comes any more.
+
+        `reply` is given what the child asks meanwhile, and what it raises is raised.
+        """
+        answer = await self._exchange(frame)
+        while "ask" in answer:
+            answer = await self._exchange(protocol.pack(await reply(answer)))
+        return answer
+
+    async def _exchange(self, frame: bytes) -> dict[str, Any]:
         try:
             self._writer.write(frame)
             await self._writer.drain()
-            while "ask" in (answer := await protocol.read(self.reader)):
-                owned = still_owned is None or still_owned()
-                self._writer.write(protocol.pack({"answer": owned}))
+            return await protocol.read(self.reader)
         except (EOFError, OSError, ValueError, RecursionError, protocol.FrameTooLarge) as error:
             raise EndOfChild from error
-        return answer
 
     def kill(self) -> None:
         """SIGKILL for it and whatever it started."""

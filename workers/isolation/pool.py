@@ -17,6 +17,8 @@ import dataclasses
 import signal
 from typing import TYPE_CHECKING, Any, Self
 
+from runtime.errors import RelaisError
+from workers import reports
 from workers.isolation import protocol
 from workers.isolation.errors import (
     ChildDied,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from tasks.context import Context
     from tasks.outcomes import Outcome
     from workers.isolation.environment import Role
+    from workers.isolation.handle import Reply
 
 __all__ = [
     "ChildDied",
@@ -99,7 +102,7 @@ class IsolationPool:
         that it raised.
         """
         request = {"name": function_name, "arguments": arguments}
-        answer = await self._run("function", request, timeout_s=timeout_s, still_owned=None)
+        answer = await self._run("function", request, timeout_s=timeout_s, reply=_unasked)
         result: dict[str, Any] = answer["result"]
         return result
 
@@ -119,14 +122,31 @@ class IsolationPool:
         request = {"name": kind_name, "payload": payload, "context": context_fields}
         job_id: str = context_fields["job_id"]
         run = self._run_apart if job_id in self._suspects else self._run
+
+        async def reply(asked: dict[str, Any]) -> dict[str, Any]:
+            if asked["ask"] == "still_owned":
+                return {"answer": still_owned is None or still_owned()}
+            return await self._called(asked, timeout_s=timeout_s)
+
         try:
-            answer = await run("kind", request, timeout_s=timeout_s, still_owned=still_owned)
+            answer = await run("kind", request, timeout_s=timeout_s, reply=reply)
         except Interrupted as interruption:
             if interruption.had_begun and len(self._suspects) < SUSPECTS_MAX:
                 self._suspects.add(job_id)
             raise
         self._suspects.discard(job_id)
         return protocol.outcome_from_json(answer["outcome"])
+
+    async def _called(self, asked: dict[str, Any], *, timeout_s: float) -> dict[str, Any]:
+        """A function for a child of the role `kind`, which is no place for strangers' templates.
+
+        Functions have children and slots of their own: nobody waits for himself.
+        """
+        try:
+            result = await self.call(asked["name"], asked["arguments"], timeout_s)
+        except RelaisError as error:
+            return {"raised": reports.raised(error)}
+        return {"answer": result}
 
     async def close(self) -> None:
         """End the idle children, wait for those that are being ended, end the fork servers."""
@@ -139,7 +159,7 @@ class IsolationPool:
         request: dict[str, Any],
         *,
         timeout_s: float,
-        still_owned: Callable[[], bool] | None,
+        reply: Reply,
     ) -> dict[str, Any]:
         frame = protocol.pack(request)
         children = self._children[role]
@@ -147,14 +167,14 @@ class IsolationPool:
             child = await children.take()
             try:
                 async with asyncio.timeout(timeout_s):
-                    answer = await child.ask(frame, still_owned=still_owned)
+                    answer = await child.ask(frame, reply=reply)
             except TimeoutError:
                 children.end(child, at_once=True)
                 sentence = f"{request['name']} was not done after {timeout_s:g} s and was killed."
                 raise TimedOut(sentence) from None
             except EndOfChild:
                 raise await children.obituary(child, request["name"], had_begun=True) from None
-            except BaseException:  # cancelled, or `still_owned` raised
+            except BaseException:  # cancelled, or `reply` raised
                 children.end(child, at_once=True)
                 raise
             if answer.get("recycle"):
@@ -171,14 +191,19 @@ class IsolationPool:
         request: dict[str, Any],
         *,
         timeout_s: float,
-        still_owned: Callable[[], bool] | None,
+        reply: Reply,
     ) -> dict[str, Any]:
         """Run a suspect with a fork server of its own: if that dies too, the job killed it."""
         slots = self._children[role].slots
         async with slots, IsolationPool(self._settings, size=1) as apart:
             try:
-                return await apart._run(role, request, timeout_s=timeout_s, still_owned=still_owned)
+                return await apart._run(role, request, timeout_s=timeout_s, reply=reply)
             except Interrupted as interruption:
                 if not interruption.had_begun:
                     raise
                 raise ChildDied(request["name"], returncode=-signal.SIGKILL) from interruption
+
+
+async def _unasked(_asked: dict[str, Any]) -> dict[str, Any]:
+    """Functions ask for nothing; one that does gets no answer that means anything."""
+    return {}

@@ -42,12 +42,11 @@ def prepare(role: str) -> Begin:
     runner = KindRunner()
 
     def begin(channel: socket.socket) -> Run:
-        def still_owned() -> bool:
-            channel.sendall(protocol.pack({"ask": "still_owned"}))
-            answer = protocol.receive(channel)
-            return answer is not None and bool(answer["answer"])
+        def ask(question: dict[str, Any]) -> dict[str, Any] | None:
+            channel.sendall(protocol.pack(question))
+            return protocol.receive(channel)
 
-        runner.begin(still_owned=still_owned)
+        runner.begin(ask)
         return runner.run
 
     return begin

@@ -19,7 +19,8 @@ from tasks.context import Context
 from tasks.email import pool as mail_pool
 from tasks.errors import KindError, PayloadError
 from workers import sealing
-from workers.isolation import functions, protocol
+from workers.isolation import protocol
+from workers.isolation.errors import Interrupted, raise_told
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from tasks.kinds import Kind
+
+    Ask = Callable[[dict[str, Any]], dict[str, Any] | None]
 
 _CONTEXT_FIELDS = {field.name for field in dataclasses.fields(Context)}
 
@@ -37,15 +40,15 @@ class KindRunner:
     def __init__(self) -> None:
         self._settings = settings.load()
         self._kinds = kinds.load(self._settings.kinds)
-        self._still_owned: Callable[[], bool] = lambda: True
+        self._ask: Ask = lambda _question: None
         # Imports the driver, which each child would do otherwise; nothing is connected.
         database.engine(self._settings)
         if exporting.signals():
             importlib.import_module("runtime.otlp")
 
-    def begin(self, *, still_owned: Callable[[], bool]) -> None:
-        """Start what does not survive a fork; `still_owned` answers `context.still_owned()`."""
-        self._still_owned = still_owned
+    def begin(self, ask: Ask) -> None:
+        """Start what does not survive a fork; `ask` asks the worker, None where that is gone."""
+        self._ask = ask
         logs.configure(
             service="isolated", colour=self._settings.colour, level=self._settings.log_level
         )
@@ -71,10 +74,24 @@ class KindRunner:
         given["tags"] = tuple(given.get("tags", ()))
         given["settings"] = self._settings
         given["database"] = database.engine(self._settings, pool_size=2, name="relais isolated")
-        given["isolate"] = _already_isolated
+        given["isolate"] = self._isolate
         if "still_owned" in _CONTEXT_FIELDS:
             given["still_owned"] = self._still_owned
         return Context(**given)
+
+    def _still_owned(self) -> bool:
+        told = self._ask({"ask": "still_owned"})
+        return told is not None and bool(told["answer"])
+
+    async def _isolate(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """By the worker, in a process that knows nothing: this one has the settings in it."""
+        told = self._ask({"ask": "call", "name": name, "arguments": arguments})
+        if told is None:
+            raise Interrupted(name, had_begun=True)
+        if "raised" in told:
+            raise_told(told["raised"])
+        answer: dict[str, Any] = told["answer"]
+        return answer
 
 
 def _payload(kind: Kind, payload: dict[str, Any]) -> BaseModel:
@@ -103,8 +120,3 @@ async def _await(kind: Kind, payload: BaseModel, context: Context) -> object:
         await mail_pool.close_all()
         await context.database.dispose()
     return returned
-
-
-async def _already_isolated(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """`Context.isolate` inside a process that may be killed anyway."""
-    return functions.load(name)(arguments)
