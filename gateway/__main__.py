@@ -11,6 +11,7 @@ from gateway import listening
 from runtime import logs
 from runtime import settings as runtime_settings
 from runtime.errors import RelaisError, SettingsError
+from tasks.errors import KindError
 
 
 def main(arguments: list[str]) -> int:
@@ -27,9 +28,11 @@ def main(arguments: list[str]) -> int:
 
             return processes.run(settings, listening.bind(settings))
         from gateway import server  # noqa: PLC0415 - "
+        from tasks import preflight  # noqa: PLC0415 - "
 
+        preflight.require(settings, preflight.DATABASE, preflight.DIRECT, preflight.REDIS)
         return server.run(settings, arguments)
-    except SettingsError as error:
+    except (SettingsError, KindError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - the sentence for whoever started it
         return 2
     except RelaisError as error:

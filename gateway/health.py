@@ -13,7 +13,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import exception_handlers
 from ledger import queries, readiness
-from ledger.errors import LedgerError
+from ledger.errors import LedgerError, LedgerUnavailable
+from runtime.finding import words_of
 from runtime.metrics import Gauge
 from tasks.kinds import QUEUES
 
@@ -101,13 +102,16 @@ class HealthProbe:
         try:
             ping: Callable[[], Awaitable[bool]] = self._redis.ping
             await ping()
-        except (RedisError, OSError, TimeoutError):
-            return "Redis does not answer."
+        except (RedisError, OSError, TimeoutError) as error:
+            return f"Redis does not answer: {words_of(error)}."
         return "ok"
 
     async def _ask_ledger(self) -> tuple[str, dict[str, list[dict[str, Any]]]]:
         try:
             return "ok", await self._ledger.call(_look)
+        except LedgerUnavailable as error:
+            reason = f": {words_of(error.__cause__)}" if error.__cause__ is not None else ""
+            return f"Postgres does not answer{reason}.", {}
         except LedgerError as error:
             return f"{error.sentence} {error.remedy}".strip(), {}
 

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any, cast
 from gateway.callers import Caller
 from gateway.errors import Code, Problem
 from ledger.api_keys import ROLES, Role
-from runtime.errors import SettingsError
+from runtime import token_key
 
 if TYPE_CHECKING:
     from runtime.settings import Settings
 
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="relais"'}
 LEEWAY_S = 5
-SECRET_MIN_BYTES = 32
 TOKEN_MAX_BYTES = 8_192
 _TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _SUBJECT = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,99}")
@@ -28,8 +27,7 @@ class Tokens:
         self._algorithm = settings.jwt_algorithm
         self._issuer = settings.jwt_issuer
         self._audience = settings.jwt_audience
-        secret = settings.jwt_key.get_secret_value()
-        self._key = self._prepare(secret) if secret else None
+        self._key = token_key.of(settings)
 
     def verify(self, token: str) -> Caller:
         """The caller that `token` speaks for; 401 for anything but a perfect token."""
@@ -53,30 +51,6 @@ class Tokens:
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as error:
             raise _refused() from error
         return _caller(claims)
-
-    def _prepare(self, secret: str) -> Any:  # noqa: ANN401 - whatever the algorithm wants
-        if not self._issuer or not self._audience:
-            message = "RELAIS_JWT_KEY is set, but the issuer or the audience is not."
-            raise SettingsError(message, remedy="Set RELAIS_JWT_ISSUER and RELAIS_JWT_AUDIENCE.")
-        if self._algorithm == "HS256":
-            # A public key that served as a secret would let everybody sign.
-            if "-----BEGIN" in secret:
-                message = "RELAIS_JWT_KEY is a PEM key, but RELAIS_JWT_ALGORITHM is HS256."
-                raise SettingsError(message, remedy="Name the algorithm of the key.")
-            if len(secret.encode()) < SECRET_MIN_BYTES:
-                message = f"RELAIS_JWT_KEY is shorter than {SECRET_MIN_BYTES} bytes."
-                raise SettingsError(message, remedy="Use a longer secret: openssl rand -base64 48.")
-        if "PRIVATE KEY-----" in secret:
-            # Whoever reads it from here could sign, and the gateway has no need to.
-            message = "RELAIS_JWT_KEY is a private key; tokens are verified with the public one."
-            raise SettingsError(message, remedy="openssl pkey -in private.pem -pubout")
-        import jwt  # noqa: PLC0415 - see above
-
-        try:
-            return jwt.get_algorithm_by_name(self._algorithm).prepare_key(secret)
-        except (jwt.PyJWTError, ValueError, TypeError) as error:
-            message = f"RELAIS_JWT_KEY is no key for {self._algorithm}."
-            raise SettingsError(message, remedy="Give the PEM public key.") from error
 
 
 def _caller(claims: dict[str, Any]) -> Caller:

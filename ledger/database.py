@@ -12,8 +12,7 @@ from sqlalchemy import URL, event, text
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from ledger import outage
-from ledger.errors import UnfitDatabase
+from ledger import fitness, outage
 from ledger.session import LIMITS, Session, expressions, parameters
 
 if TYPE_CHECKING:
@@ -135,16 +134,7 @@ async def briefly(database: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 
 
 async def refuse_if_unfit(database: AsyncEngine) -> None:
-    """Raise UnfitDatabase where a commit would not survive a power cut or the schema is missing."""
+    """Raise UnfitDatabase where jobs would not be safe, or not possible: see `fitness`."""
     async with database.connect() as connection:
-        for name in ("fsync", "synchronous_commit", "full_page_writes"):
-            value = (await connection.execute(text(f"SHOW {name}"))).scalar_one()
-            if value in {"off", "local"} and not (
-                name == "synchronous_commit" and value == "local"
-            ):
-                sentence = f"Postgres runs with {name} = {value}, so a power cut loses jobs."
-                raise UnfitDatabase(sentence, remedy=f"Set {name} = on and restart Postgres.")
-        migrated = (await connection.execute(text("SELECT to_regclass('relais.jobs')"))).scalar()
-        if migrated is None:
-            sentence = "The database has no Relais schema."
-            raise UnfitDatabase(sentence, remedy="Run: python -m ledger.migrate pre")
+        seen = (await connection.execute(text(fitness.LOOK))).mappings().one()
+        fitness.refuse(dict(seen))

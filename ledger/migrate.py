@@ -18,12 +18,12 @@ from alembic.config import Config
 from sqlalchemy import NullPool, create_engine, event, text
 from sqlalchemy.exc import OperationalError
 
-from ledger import database, outage, pooler, session
+from ledger import database, fitness, outage, pooler, session
 from ledger.errors import LedgerUnavailable
 from ledger.migrations import steps
 from ledger.models import SCHEMA
 from runtime import settings as runtime_settings
-from runtime.errors import RelaisError
+from runtime.errors import RelaisError, SettingsError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Dialect, Engine
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 PHASES = ("pre", "post")
 LOCK_PATIENCE_S = 600.0
+HAS_SCHEMA = text(f"SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = '{SCHEMA}')")
 HAS_JOBS = text("SELECT to_regclass('relais.jobs') IS NOT NULL")
 # A role called "relais" would otherwise have the schema of its name as the default one, and
 # Alembic would take every table for a stranger's. Nothing waits for a lock for longer than
@@ -116,7 +117,9 @@ def _wait_for_turn(connection: Connection) -> None:
 
 def _upgrade(connection: Connection, phase: str) -> None:
     is_new = not connection.execute(HAS_JOBS).scalar_one()
-    connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
+    # Not IF NOT EXISTS, which wants the right to create one although it is there.
+    if not connection.execute(HAS_SCHEMA).scalar_one():
+        connection.execute(text(f"CREATE SCHEMA {SCHEMA}"))
     connection.commit()
     # Nobody runs old code on a database that is new: both phases at once.
     for each in PHASES if is_new else (phase,):
@@ -135,12 +138,23 @@ def _locked() -> LedgerUnavailable:
 
 
 def main(arguments: list[str]) -> int:
-    """Run from the command line; 2 for a wrong argument, 1 where Postgres refuses."""
+    """Run from the command line; 2 for what must be changed first, 1 where Postgres fails."""
     if len(arguments) != 1 or arguments[0] not in PHASES:
         print("Say which phase: python -m ledger.migrate pre|post", file=sys.stderr)
         return 2
     try:
-        migrate(runtime_settings.load().require_direct_database_url(), arguments[0])
+        settings = runtime_settings.load()
+        url = settings.require_direct_database_url()
+        is_direct = bool(settings.direct_database_url.get_secret_value())
+        variable = "RELAIS_DIRECT_DATABASE_URL" if is_direct else "RELAIS_DATABASE_URL"
+        finding = fitness.ask(variable, url, needs_schema=False)
+        if finding is not None:
+            print(finding, file=sys.stderr)
+            return 1 if finding.is_passing else 2
+        migrate(url, arguments[0])
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
     except RelaisError as error:
         print(error, file=sys.stderr)
         return 1

@@ -6,24 +6,38 @@ an operator reads there. Durations are seconds (`_s`), sizes are bytes.
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as UnreadableSetting
 
+from runtime import urls
 from runtime.errors import SettingsError, words_of
 from runtime.version import VERSION
 
 Colour = Literal["blue", "green"]
 
+_DATABASE = "postgresql://user:password@host:port/database"
+_DATABASE_SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
+_KEYWORD = re.compile(r"\s*[a-z_]+\s*=")  # libpq's other form: host=a dbname=b
+_OWN = "relais"  # the type of an error whose text is ours
+_REDIS = "redis://:password@host:port/0"
+
 
 class Settings(BaseSettings):
     """Typed view of the environment; frozen, so that no process changes its mind halfway."""
 
-    model_config = SettingsConfigDict(env_prefix="RELAIS_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="RELAIS_",
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,  # it may be a password
+    )
 
     # services
     database_url: SecretStr = Field(
@@ -199,6 +213,25 @@ class Settings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
+    @field_validator("database_url", "direct_database_url")
+    @classmethod
+    def _is_postgres(cls, value: SecretStr) -> SecretStr:
+        url = value.get_secret_value()
+        if url and not _KEYWORD.match(url):
+            _refuse(urls.fault(url, schemes=_DATABASE_SCHEMES, form=_DATABASE))
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, value: SecretStr) -> SecretStr:
+        url = value.get_secret_value()
+        if url:
+            _refuse(urls.fault(url, schemes=("redis", "rediss"), form=_REDIS))
+            number = url.partition("://")[2].partition("?")[0].partition("/")[2]
+            if number and not number.isdecimal():
+                _refuse(f"names a database that is not a number: write {_REDIS}")
+        return value
+
     def concurrency(self, queue: str) -> int:
         """Jobs at once on `queue`."""
         return int(getattr(self, f"concurrency_{queue}"))
@@ -216,6 +249,12 @@ class Settings(BaseSettings):
         return self.direct_database_url.get_secret_value() or self.require_database_url()
 
 
+def _refuse(fault: str) -> None:
+    if fault:
+        # As context, not as a template: a URL may hold braces.
+        raise PydanticCustomError(_OWN, "{fault}", {"fault": fault})
+
+
 @lru_cache(maxsize=1)
 def load() -> Settings:
     """The settings of this process; a wrong value is one sentence, not a traceback."""
@@ -224,7 +263,7 @@ def load() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = "RELAIS_" + "_".join(str(part) for part in first["loc"]).upper()
-        sentence = f"{name}: {words_of(first)}."
+        sentence = f"{name}{'' if first['type'] == _OWN else ':'} {words_of(first)}."
         raise SettingsError(sentence, remedy="See docs/configuration.md.") from error
     except UnreadableSetting as error:  # only `relays` is read as JSON
         sentence = "RELAIS_RELAYS is not a JSON object."

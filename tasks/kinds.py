@@ -21,8 +21,10 @@ import importlib
 import inspect
 import random
 import re
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -160,18 +162,45 @@ def kind(
 
 
 def load(extra_modules: tuple[str, ...] = ()) -> dict[str, Kind]:
-    """Import the built-in kinds, those of `extra_modules` and of installed entry points."""
-    for module in (*BUILTIN_MODULES, *extra_modules):
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            message = (
-                f"RELAIS_KINDS names the module {module!r}, which cannot be imported: {error}."
-            )
-            raise KindError(message, remedy="Correct the name or PYTHONPATH.") from error
+    """Import the built-in kinds, those of `extra_modules` and of installed entry points.
+
+    Raises KindError, which names the file and the line, for a module that cannot be imported.
+    """
+    for module in BUILTIN_MODULES:
+        importlib.import_module(module)
+    for module in extra_modules:
+        what = f"RELAIS_KINDS names the module {module!r}"
+        _import(what, partial(importlib.import_module, module))
     for point in entry_points(group=ENTRY_POINT_GROUP):
-        point.load()
+        _import(f"The entry point {point.name!r} names the module {point.module!r}", point.load)
     return _REGISTRY
+
+
+def _import(what: str, load_module: Callable[[], object]) -> None:
+    try:
+        load_module()
+    except KindError:
+        raise
+    except ModuleNotFoundError as error:
+        message = f"{what}, which cannot be imported: {error}."
+        raise KindError(message, remedy="Correct the name or PYTHONPATH.") from error
+    except Exception as error:
+        reason = f"{_place(error)}{type(error).__name__}: {_first_line(error)}"
+        message = f"{what}, which cannot be imported: {reason}."
+        raise KindError(message, remedy="Correct it there.") from error
+
+
+def _first_line(error: Exception) -> str:
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return (text.strip().splitlines() or ["no reason given"])[0].rstrip(".")
+
+
+def _place(error: Exception) -> str:
+    """`file:line: ` where it was raised, or where the syntax is wrong."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}: "
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{last.filename}:{last.lineno}: "
 
 
 def get(name: str) -> Kind | None:

@@ -10,12 +10,12 @@ import sys
 from runtime import exporting, logs, metrics
 from runtime import settings as runtime_settings
 from runtime.errors import RelaisError
-from tasks import kinds
+from tasks import kinds, preflight
 from tasks.kinds import QUEUES
 
 
 def main(arguments: list[str]) -> int:
-    """Run until SIGTERM (finish what runs) or SIGQUIT (give it back); 2 for a wrong argument."""
+    """Run until SIGTERM (finish what runs) or SIGQUIT (give it back); 2: wrong input."""
     if len(arguments) != 1 or arguments[0] not in QUEUES:
         sys.stderr.write(f"Say which queue: python -m workers {'|'.join(QUEUES)}" + "\n")
         return 2
@@ -23,9 +23,10 @@ def main(arguments: list[str]) -> int:
     try:
         settings = runtime_settings.load()
         settings.require_database_url()
-        known = kinds.load(settings.kinds)
         service = f"worker-{queue}"
         logs.configure(service=service, colour=settings.colour, level=settings.log_level)
+        preflight.require(settings, preflight.DATABASE, preflight.DIRECT, preflight.REDIS)
+        known = kinds.load(settings.kinds)
         exporting.start(service, settings)
         metrics.configure(settings, service=service, kinds=known)
         # After the settings are known to be good: these imports are most of the start.
@@ -39,7 +40,7 @@ def main(arguments: list[str]) -> int:
             logging.getLogger(noisy).setLevel(logging.WARNING)
     except RelaisError as error:
         sys.stderr.write(f"{error}\n")
-        return 1
+        return 2
     # Not `app.worker_main`: Celery's command line costs 20 MB and half of the start.
     worker = app.Worker(
         hostname=f"{queue}-{settings.colour}-{os.getpid()}@{socket.gethostname()}",

@@ -23,6 +23,7 @@ from ledger.presence import Presence
 from runtime import exporting, logs, metrics
 from runtime import settings as runtime_settings
 from runtime.errors import RelaisError
+from tasks import preflight
 from workers.schedule_runner import LOOK_EVERY_S, ScheduleRunner
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ def main() -> int:
         settings = runtime_settings.load()
         settings.require_database_url()
         logs.configure(service="beat", colour=settings.colour, level=settings.log_level)
+        preflight.require(settings, preflight.DATABASE, preflight.DIRECT, preflight.REDIS)
         exporting.start("beat", settings)
         metrics.configure(settings, service="beat")
         run(settings)

@@ -28,6 +28,7 @@ from doorbell.broker import celery_app
 from runtime import logs
 from runtime import settings as runtime_settings
 from runtime.errors import RelaisError, SettingsError
+from tasks import preflight
 
 if TYPE_CHECKING:
     from runtime.settings import Settings
@@ -135,8 +136,8 @@ class OnlyListening(Flower):  # type: ignore[misc]  # Flower has no types
         return done
 
 
-def build(settings: Settings) -> Flower:
-    """The application, listening; SettingsError without a password."""
+def require_login(settings: Settings) -> str:
+    """The password; SettingsError where there is none, or one that Flower cannot take."""
     password = settings.flower_password.get_secret_value()
     if not password:
         sentence = "RELAIS_FLOWER_PASSWORD is not set, and Flower never runs without a password."
@@ -144,6 +145,12 @@ def build(settings: Settings) -> Flower:
     if not (password + settings.flower_user).isascii() or ":" in settings.flower_user:
         sentence = "RELAIS_FLOWER_USER or RELAIS_FLOWER_PASSWORD has characters Flower cannot take."
         raise SettingsError(sentence, remedy="Use ASCII, and no colon in the user's name.")
+    return password
+
+
+def build(settings: Settings) -> Flower:
+    """The application, listening; SettingsError without a password."""
+    password = require_login(settings)
     # Set here rather than on a command line, where every user of the machine could read it.
     chosen: dict[str, Any] = {
         "address": settings.flower_host,
@@ -174,6 +181,8 @@ def main() -> int:
         settings = runtime_settings.load()
         logs.configure(service="flower", colour=settings.colour, level=settings.log_level)
         logging.getLogger("tornado.access").setLevel(logging.ERROR)
+        require_login(settings)
+        preflight.require(settings, preflight.REDIS)
         flower = build(settings)
     except RelaisError as error:
         sys.stderr.write(f"{error}\n")

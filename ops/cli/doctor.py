@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from ops.cli.options import AsJson, Colour, DataDir, PortBase
+
+if TYPE_CHECKING:
+    from ops.stack.checks import Check
 
 
 def doctor(
@@ -15,19 +18,20 @@ def doctor(
     port_base: PortBase = None,
     as_json: AsJson = False,
 ) -> int:
-    """Check this machine and the stack; exit code 1 where something is wrong."""
+    """Check this machine and the stack; exit code 1 where something is wrong, 2: a setting."""
     from ops.stack import checks, find
 
     found = list(checks.run_all(find(data_dir, colour, port_base)))
     well = all(check.ok for check in found)
+    code = 2 if any(check.is_input for check in found) else 0 if well else 1
     if as_json:
         print(
             json.dumps(
-                {"ok": well, "checks": [{**asdict(check), "ok": check.ok} for check in found]},
+                {"ok": well, "checks": [_as_json(check) for check in found]},
                 indent=2,
             )
         )
-        return 0 if well else 1
+        return code
 
     from rich import box
     from rich.table import Table
@@ -44,4 +48,8 @@ def doctor(
     console = screen.console()
     console.print(table)
     console.print("All is well." if well else "Something is wrong.")
-    return 0 if well else 1
+    return code
+
+
+def _as_json(check: Check) -> dict[str, Any]:
+    return {"name": check.name, "found": check.found, "remedy": check.remedy, "ok": check.ok}

@@ -19,5 +19,7 @@ def down(*, colour: Colour = None, data_dir: DataDir = None) -> int:
         console.print(f"Nothing of {place.colour} is running in {place.data_dir}.", soft_wrap=True)
     for other in COLOURS:
         if other != place.colour and control.is_running(place.other(other)):
-            console.print(f"{other} is up; to stop it: ./relais down --colour {other}")
+            console.print(
+                f"{other} is up; to stop it: {place.other(other).command('down')}", soft_wrap=True
+            )
     return 0

@@ -75,7 +75,7 @@ def _files(place: Layout, service: str | None) -> list[Path]:
     }
     if not found:
         sentence = f"There are no logs of {place.colour} in {place.data_dir}."
-        raise StackError(sentence, remedy="Start the stack: ./relais up")
+        raise StackError(sentence, remedy=f"Start the stack: {place.command('up')}")
     if service is None:
         return list(found.values())
     if service not in found:

@@ -2,33 +2,52 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from ops.cli.options import AsJson, Colour, DataDir
+
+if TYPE_CHECKING:
+    from ops.stack import Layout
 
 
 def status(*, colour: Colour = None, data_dir: DataDir = None, as_json: AsJson = False) -> int:
-    """Show every service: state, pid, uptime, restarts, memory, address."""
-    import json
+    """Show every service: state, pid, uptime, restarts, memory, address.
 
-    from ops.stack import find, report
+    Exit code 2 where a setting, or a service that you run yourself, is wrong.
+    """
+    import json
+    import sys
+
+    from ops.stack import find, own_services, report
 
     place = find(data_dir, colour)
     seen = report.make(place)
+    found = own_services.of_stack(place, seen)
     if as_json:
         print(json.dumps(seen, indent=2))
-        return 0
+    else:
+        _show(place, seen)
+    for finding in found:
+        print(finding, file=sys.stderr)
+    return 2 if any(not own_services.is_bearable(finding) for finding in found) else 0
 
+
+def _show(place: Layout, seen: dict[str, Any]) -> None:
     from ops.cli import screen, table
+    from ops.stack import report
 
     console = screen.console()
     if seen["stack"] == report.DOWN:
-        console.print(f"{place.colour} is down. Start it: ./relais up", soft_wrap=True)
-        return 0
+        how = place.command("up")
+        console.print(f"{place.colour} is down. Start it: {how}", soft_wrap=True)
+        return
     console.print(table.of(seen["services"]))
     if seen["stack"] == report.ORPHANED:
+        over, end = place.command("up"), place.command("down")
         console.print(
-            "Its supervisor is gone. ./relais up takes these over, ./relais down ends them."
+            f"Its supervisor is gone. {over} takes these over, {end} ends them.", soft_wrap=True
         )
-        return 0
+        return
     supervisor = seen["supervisor"] or {}
     console.print(
         f"{place.colour} is {'up' if seen['ready'] else 'not ready'}; supervisor: "
@@ -37,4 +56,3 @@ def status(*, colour: Colour = None, data_dir: DataDir = None, as_json: AsJson =
         f"together {table.memory(seen['memory_bytes'])}; data: {place.data_dir}",
         soft_wrap=True,
     )
-    return 0

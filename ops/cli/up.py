@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,7 +49,9 @@ def up(
     # One block around everything: a signal between two steps must not leave the stack behind.
     is_ready = False
     try:
-        control.start(place, only=tuple(only or ()))
+        if was_running:
+            _refuse_others(place, only=tuple(only or ()), port_base=port_base)
+        control.start(place, only=tuple(only or ()), warn=lambda text: print(text, file=sys.stderr))
         _watch_until_ready(console, place)
         is_ready = True
         _show(console, place, took_s=None if was_running else time.monotonic() - began)
@@ -66,7 +69,20 @@ def up(
             return 0
         raise
     sentence = "The stack was stopped from elsewhere."
-    raise StackError(sentence, remedy="See ./relais status.")
+    raise StackError(sentence, remedy=f"See {place.command('status')}.")
+
+
+def _refuse_others(place: Layout, *, only: tuple[str, ...], port_base: int | None) -> None:
+    """Raise StackError where the running stack is not what is asked for now."""
+    from ops.errors import StackError
+    from ops.stack import control
+
+    differing = control.differences(place, only=only, port_base=port_base)
+    if differing:
+        options = "".join(f" --only {name}" for name in only)
+        sentence = f"{place.colour} runs already, with another {', '.join(differing)}."
+        remedy = f"Start it again: {place.command('down')} && {place.command(f'up{options}')}"
+        raise StackError(sentence, remedy=remedy)
 
 
 def _watch_until_ready(console: Console, place: Layout) -> None:

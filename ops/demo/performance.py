@@ -73,6 +73,7 @@ def give(
             faults=faults,
             seconds=seconds,
             urls=urls,
+            stop=place.command("down"),
             login=f"Flower's user is {aim.flower_user}; the keys are in {place.secrets}.",
             trace_id=trace_id,
         )

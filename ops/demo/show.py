@@ -58,11 +58,12 @@ def results(
     seconds: float,
     urls: dict[str, str],
     login: str,
+    stop: str,
     trace_id: str,
 ) -> None:
     """Print what happened, by queue, and whether the books balance.
 
-    `login` says how to get in where a password is asked for.
+    `login` says how to get in where a password is asked for, `stop` is a command.
     """
     console = Console()
     table = Table("queue", *FINISHED, "open", title="What happened")
@@ -92,4 +93,4 @@ def results(
     addresses = Table.grid(padding=(0, 2))
     for name, url in urls.items():
         addresses.add_row(name, url)
-    console.print("\nThe stack stays up:", addresses, f"{login}\nStop it: ./relais down", sep="\n")
+    console.print("\nThe stack stays up:", addresses, f"{login}\nStop it: {stop}", sep="\n")

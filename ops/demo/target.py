@@ -38,16 +38,18 @@ def bring_up(place: Layout) -> Target:
     user's instead of the local inbox: nothing could be counted there.
     """
     if os.environ.get("RELAIS_SMTP_URL") and not control.is_running(place):
-        raise _elsewhere()
+        raise _elsewhere(place)
     control.up(place)
     variables = control.environment(place)
     urls = report.make(place)["urls"]
     api_key = secrets.read(place.secrets).get("admin_key")
     if "inbox" not in urls:
-        raise _elsewhere()
+        raise _elsewhere(place)
     if not api_key:
         sentence = f"{place.secrets} holds no admin key."
-        raise StackError(sentence, remedy="Start the stack again: ./relais down, ./relais up.")
+        raise StackError(
+            sentence, remedy=f"Start it again: {place.command('down')} && {place.command('up')}"
+        )
     return Target(
         gateway_url=urls["gateway"],
         inbox_url=urls["inbox"],
@@ -59,6 +61,6 @@ def bring_up(place: Layout) -> Target:
     )
 
 
-def _elsewhere() -> StackError:
+def _elsewhere(place: Layout) -> StackError:
     sentence = "Mail goes to the relay in RELAIS_SMTP_URL, not to the local inbox."
-    return StackError(sentence, remedy="Unset it, ./relais down, and try again.")
+    return StackError(sentence, remedy=f"Unset it, {place.command('down')}, and try again.")

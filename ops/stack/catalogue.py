@@ -129,6 +129,8 @@ class Catalogue:
             address=external or f"smtp {LOOPBACK}:{smtp}, http://{LOOPBACK}:{http}",
             command=None if external else self._python(*words, env=common),
             healthy=healthy,
+            # Mail waits for a relay; nothing else does.
+            optional=bool(external),
             ports=(smtp, http),
             order=_STORES,
         )

@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 
 from ops.errors import OpsError
-from ops.stack import account, control, disk_space, ports, programs, report
+from ops.stack import account, control, disk_space, own_services, ports, programs, report
 from ops.stack import layout as places
 from ops.stack.foreign import libpq_url
 from ops.stack.layout import Layout
@@ -42,6 +42,7 @@ class Check:
     name: str
     found: str
     remedy: str = ""
+    is_input: bool = False  # wrong because of what the user has set
 
     @property
     def ok(self) -> bool:
@@ -60,7 +61,8 @@ def run_all(place: Layout) -> Iterator[Check]:
         lambda: _secrets(place),
         lambda: _clock(place, seen),
         lambda: _ports(place, seen),
-        lambda: _services(seen),
+        lambda: _services(place, seen),
+        lambda: _own_services(place, seen),
         lambda: _durability(place, seen),
     )
     for question in questions:
@@ -150,12 +152,12 @@ def _ports(place: Layout, seen: dict[str, Any]) -> Iterator[Check]:
             yield Check(f"port {port}", f"free for {name}")
 
 
-def _services(seen: dict[str, Any]) -> Iterator[Check]:
+def _services(place: Layout, seen: dict[str, Any]) -> Iterator[Check]:
     if seen["stack"] == report.DOWN:
         yield Check("stack", "down; nothing to ask")
     if seen["stack"] == report.ORPHANED:
         found = "its supervisor is gone, services are left"
-        yield Check("stack", found, "Take them over: ./relais up --detach")
+        yield Check("stack", found, f"Take them over: {place.command('up --detach')}")
     for one in seen["services"]:
         if one["state"] == report.ORPHANED:
             continue
@@ -163,7 +165,15 @@ def _services(seen: dict[str, Any]) -> Iterator[Check]:
         found = one["state"] if well else f"{one['state']}: {one['reason'] or 'no reason known'}"
         if one["restarts"]:
             found += f", restarted {one['restarts']} times, last {one['last_exit']}"
-        yield Check(one["name"], found, "" if well else f"See ./relais logs {one['name']}")
+        remedy = "" if well else f"See {place.command('logs ' + one['name'])}"
+        yield Check(one["name"], found, remedy)
+
+
+def _own_services(place: Layout, seen: dict[str, Any]) -> Iterator[Check]:
+    for finding in own_services.of_stack(place, seen):
+        name = finding.variable or finding.sentence.split()[0].rstrip(":")
+        is_input = not own_services.is_bearable(finding)
+        yield Check(name, finding.told, finding.remedy, is_input=is_input)
 
 
 @contextmanager
@@ -171,7 +181,7 @@ def _database(
     place: Layout, seen: dict[str, Any]
 ) -> Iterator[psycopg.Connection[tuple[Any, ...]] | None]:
     """A connection to the running stack's database; None where there is none."""
-    if seen["stack"] != report.RUNNING:
+    if seen["stack"] != own_services.RUNNING:
         yield None
         return
     url = control.environment(place)["RELAIS_DATABASE_URL"]

@@ -10,7 +10,7 @@ from signal import SIGTERM
 from typing import Any, Final
 
 from ops.errors import StackError, UsageError
-from ops.stack import child, documents, locks, records, variables
+from ops.stack import child, documents, locks, own_services, records, variables
 from ops.stack import layout as places
 from ops.stack.layout import Layout
 from ops.stack.locks import FileLock
@@ -22,6 +22,7 @@ _LOOK_S = 0.05
 _UP_S: Final = 120.0
 _DOWN_S: Final = 180.0
 _HOPELESS_AFTER = 3
+USAGE = 2  # with what a process ends that was given something wrong
 
 Watcher = Callable[[dict[str, Any]], None]
 
@@ -31,11 +32,19 @@ def is_running(place: Layout) -> bool:
     return place.run.exists() and locks.taken(place.lock)
 
 
-def start(place: Layout, *, only: tuple[str, ...] = ()) -> None:
-    """Start the supervisor where none runs; returns at once."""
+def start(
+    place: Layout, *, only: tuple[str, ...] = (), warn: Callable[[str], None] = lambda _: None
+) -> None:
+    """Start the supervisor where none runs; returns at once.
+
+    Raises UsageError for settings and services of the user that are wrong; `warn` is told of what
+    the stack can do without.
+    """
     place.make()
     if is_running(place):
         return
+    for bearable in own_services.refuse_faults(only):
+        warn(str(bearable))
     place.refusal.unlink(missing_ok=True)
     place.state.unlink(missing_ok=True)
     words = (
@@ -77,9 +86,10 @@ def wait_ready(place: Layout, *, watch: Watcher = lambda _: None) -> dict[str, A
             late = time.monotonic() > deadline
             failed = [one for one in seen["services"] if _is_hopeless(one, late=late)]
             if failed:
+                logs_of = place.command(f"logs {failed[0]['name']}")
                 raise StackError(
                     " ".join(_complaint(one) for one in failed),
-                    remedy=f"See ./relais logs {failed[0]['name']}; stop the rest: ./relais down",
+                    remedy=f"See {logs_of}; stop the rest: {place.command('down')}",
                 )
         time.sleep(_LOOK_S)
 
@@ -132,12 +142,31 @@ def state(place: Layout) -> dict[str, Any] | None:
     return seen
 
 
+def differences(
+    place: Layout, *, only: tuple[str, ...] = (), port_base: int | None = None
+) -> list[str]:
+    """What was asked for, in options and the environment, that the running stack is not."""
+    from runtime.settings import Settings  # noqa: PLC0415 - pydantic, which this alone needs
+
+    running, seen = documents.read(place.environment) or {}, state(place) or {}
+    known = {f"RELAIS_{name.upper()}" for name in Settings.model_fields}
+    given = {name: value for name, value in os.environ.items() if name in known and value}
+    settled = {"RELAIS_COLOUR", "RELAIS_DATA_DIR"}
+    found = [name for name in sorted(given.keys() - settled) if running.get(name) != given[name]]
+    if port_base is not None and seen and port_base != seen["port_base"]:
+        found.append("--port-base")
+    if seen.get("only"):
+        there = {one["name"] for one in seen["services"]}
+        found += ["--only"] if not only or not set(only) <= there else []
+    return found
+
+
 def environment(place: Layout) -> dict[str, str]:
     """Environment for a process that belongs to this colour; raises StackError where it is down."""
     found = documents.read(place.environment)
     if found is None or not is_running(place):
         sentence = f"The local stack ({place.colour}) is not up."
-        raise StackError(sentence, remedy="Start it: ./relais up --detach")
+        raise StackError(sentence, remedy=f"Start it: {place.command('up --detach')}")
     return variables.for_process(found)
 
 
@@ -184,8 +213,10 @@ def _is_hopeless(service: dict[str, Any], *, late: bool) -> bool:
     if service["state"] in READY:
         return False
     # What waits for another fails only because that one does: name the other.
-    if service["state"] == State.WAITING:
+    if service["state"] == State.WAITING or service["optional"]:
         return False
+    if service["last_exit"] == child.ending(USAGE):
+        return True  # something must be changed first; the next start would end in the same way
     return bool(late or service["fatal"] or service["failures"] >= _HOPELESS_AFTER)
 
 

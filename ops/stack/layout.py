@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,15 @@ class Layout:
     def environment(self) -> Path:
         """The `RELAIS_*` variables that this colour's processes got."""
         return self.run / "environment.json"
+
+    def command(self, words: str) -> str:
+        """What to type, here and now, so that `./relais words` means this stack."""
+        options = ["--colour", self.colour] if self.colour != colour_of(None) else []
+        if self.data_dir != _data_dir(None):
+            options += ["--data-dir", str(self.data_dir)]
+        if words.startswith("up") and self.port_base != PORT_BASE[self.colour]:
+            options += ["--port-base", str(self.port_base)]
+        return " ".join(["./relais", words, *map(shlex.quote, options)])
 
     def port(self, offset: int) -> int:
         """The port at one of the module's offsets."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ops.stack import control, documents, processes
+from ops.stack import control, documents, own_services, processes
 from ops.stack.layout import Layout
 from ops.stack.processes import Identity
 
-RUNNING, DOWN, ORPHANED = "running", "down", "orphaned"
+DOWN, ORPHANED = "down", "orphaned"
 
 
 def make(place: Layout) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def make(place: Layout) -> dict[str, Any]:
     if control.is_running(place):
         seen = control.state(place) or {"ready": False, "services": []}
         content |= {
-            "stack": RUNNING,
+            "stack": own_services.RUNNING,
             "ready": seen["ready"],
             "supervisor": _supervisor(place),
             "urls": urls(seen["services"]),

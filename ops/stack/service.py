@@ -47,8 +47,9 @@ class Service:
 
     `command` is None for a service that somebody else runs (its `RELAIS_*_URL`
     is set): it is asked, never started or stopped. `needs` must be healthy
-    before every start, `after` only before the first. `order` is where it
-    stands in the graph: lower starts earlier and stops later.
+    before every start, `after` only before the first. The stack is ready
+    without one that is `optional`. `order` is where it stands in the graph:
+    lower starts earlier and stops later.
     """
 
     place: Place
@@ -60,6 +61,7 @@ class Service:
     after: tuple[str, ...] = ()
     ports: tuple[int, ...] = ()
     once: bool = False
+    optional: bool = False
     restart_when_hung: bool = True
     stop_signal: Signals = SIGTERM
     grace_s: float = 10.0

@@ -78,6 +78,7 @@ class ServiceMonitor(threading.Thread):
             "log": str(self.service.log),
             "shared": self.service.place.shared,
             "kept": self._kept(),
+            "optional": self.service.optional,
         }
 
     def run(self) -> None:

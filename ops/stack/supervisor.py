@@ -125,7 +125,7 @@ class Supervisor:
 
     def _write(self, *, stopping: bool = False) -> None:
         views = [monitor.view() for monitor in self._monitors]
-        ready = {State(view["state"]) for view in views} <= READY
+        ready = all(State(view["state"]) in READY or view["optional"] for view in views)
         content = {
             "colour": self._place.colour,
             "data_dir": str(self._place.data_dir),
@@ -134,6 +134,7 @@ class Supervisor:
             "started_at": round(self._started_at, 3),
             "ready": ready and not stopping,
             "stopping": stopping,
+            "only": list(self._only),
             "services": views,
         }
         if content != self._written:
@@ -179,7 +180,7 @@ def _run_alone(place: Layout, only: tuple[str, ...]) -> int:
     lock = FileLock(place.lock)
     if not lock.take():
         sentence = f"Another supervisor keeps {place.colour} in {place.data_dir}."
-        raise StackError(sentence, remedy="See ./relais status.")
+        raise StackError(sentence, remedy=f"See {place.command('status')}.")
     place.refusal.unlink(missing_ok=True)
     own = Identity.of(os.getpid())
     if own is not None:

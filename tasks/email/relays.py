@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from runtime import urls
 from runtime.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ _SCHEMES: dict[str, tuple[Security, int]] = {
     "smtp+starttls": ("starttls", 587),
     "smtps": ("tls", 465),
 }
+_FORM = "smtp://, smtp+starttls:// or smtps:// and user:password@host:port"
 _HEADER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,75}")
 _HELO = re.compile(r"[A-Za-z0-9.-]{1,255}|\[[0-9A-Za-z:.]+\]")
 
@@ -109,14 +111,15 @@ def require_known(settings: Settings, name: str) -> None:
 @lru_cache(maxsize=256)
 def parse(name: str, url: str) -> Relay:
     """The relay that `url` describes; raises SettingsError, which never quotes the URL."""
+    fault = urls.fault(url, schemes=tuple(_SCHEMES), form=_FORM)
+    if fault:
+        raise _wrong(name, fault)
     try:
         parts = urlsplit(url)
         port = parts.port
         pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     except ValueError as error:
         raise _wrong(name, f"is malformed: {error}") from error
-    if parts.scheme not in _SCHEMES:
-        raise _wrong(name, f"must start with one of {', '.join(f'{s}://' for s in _SCHEMES)}")
     if not parts.hostname or parts.path not in {"", "/"} or parts.fragment:
         raise _wrong(name, "must be of the form scheme://user:password@host:port?option=value")
     security, usual_port = _SCHEMES[parts.scheme]
@@ -237,4 +240,5 @@ def _options(name: str, pairs: list[tuple[str, str]]) -> tuple[dict[str, Any], d
 
 
 def _wrong(name: str, sentence: str) -> SettingsError:
-    return SettingsError(f"The URL of the relay {name!r} {sentence}.", remedy="See docs/email.md.")
+    which = "RELAIS_SMTP_URL" if name == DEFAULT else f"RELAIS_RELAYS: the URL of {name!r}"
+    return SettingsError(f"{which} {sentence}.", remedy="See docs/email.md.")

@@ -191,7 +191,8 @@ async def test_nobody_takes_writes_is_an_outage(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["postgresql://u:secret%zz@h/d", "host=a nonsense", "postgresql://h/d?nonsense=secret"]
+    "url",
+    ["postgresql://h/d%zz?password=secret", "host=a nonsense", "postgresql://h/d?nonsense=secret"],
 )
 def test_a_url_that_libpq_cannot_read_is_one_sentence_without_the_secret(url: str) -> None:
     with pytest.raises(UnfitDatabase, match="not one that libpq understands") as refused:
