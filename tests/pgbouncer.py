@@ -52,7 +52,7 @@ def pgbouncer(url: str, *, mode: PoolMode, pool_size: int = 60) -> Iterator[str]
     words = [program()]
     parts = urlsplit(url)
     home = Path(tempfile.mkdtemp(prefix="relais-pgbouncer-"))
-    account.hand_over(home)
+    account.make_folder(home)
     listen_port = ports.free()
     files = {
         "users.txt": f'"{parts.username}" "{parts.password}"\n',
@@ -67,8 +67,7 @@ def pgbouncer(url: str, *, mode: PoolMode, pool_size: int = 60) -> Iterator[str]
         ),
     }
     for name, content in files.items():
-        (home / name).write_text(content)
-        account.hand_over(home / name)
+        account.write_for_servers(home / name, content)
     uid = account.for_servers()
     process = subprocess.Popen(
         [*words, "-q", str(home / "pgbouncer.ini")],

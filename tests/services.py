@@ -52,14 +52,14 @@ def start() -> Services:
     postgres.start()
     try:
         valkey.start()
-        with psycopg.connect(postgres.url, autocommit=True) as connection:
+        with psycopg.connect(postgres.superuser_url, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {TEMPLATE}")
-        migrate.migrate(_with_database(postgres.url, TEMPLATE), "pre")
-        migrate.migrate(_with_database(postgres.url, TEMPLATE), "post")
+        migrate.migrate(_with_database(postgres.superuser_url, TEMPLATE), "pre")
+        migrate.migrate(_with_database(postgres.superuser_url, TEMPLATE), "post")
     except BaseException:
         Services(folder, postgres, valkey).stop()
         raise
-    os.environ[POSTGRES_VARIABLE] = postgres.url
+    os.environ[POSTGRES_VARIABLE] = postgres.superuser_url
     os.environ[REDIS_VARIABLE] = valkey.url
     return Services(folder, postgres, valkey)
 

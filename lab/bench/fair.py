@@ -96,7 +96,7 @@ def _behind(
     """B's jobs behind a job of each of `tenants`, all ready before B posts."""
     asyncio.run(_fill(here, tenants, say=say, words=words))
     with here.gateway(), here.process("workers", "bulk") as worker:
-        with psycopg.connect(here.postgres.url, autocommit=True) as connection:
+        with psycopg.connect(here.postgres.superuser_url, autocommit=True) as connection:
             began = _now(connection)
 
             def has_begun() -> bool:
@@ -113,13 +113,13 @@ def _behind(
 
 
 def _is_flooded(here: Cluster) -> bool:
-    with psycopg.connect(here.postgres.url, autocommit=True) as connection:
+    with psycopg.connect(here.postgres.superuser_url, autocommit=True) as connection:
         return connection.execute(FLOODED).fetchone() is not None
 
 
 def _post(here: Cluster, key: str) -> Run:
     first = ids.new()
-    with psycopg.connect(here.postgres.url, autocommit=True) as connection:
+    with psycopg.connect(here.postgres.superuser_url, autocommit=True) as connection:
         began = _now(connection)
         load = asyncio.run(
             post_many(
@@ -158,7 +158,7 @@ async def _fill(here: Cluster, tenants: Sequence[str], *, say: Say, words: str) 
 
     await asyncio.gather(*(write(slices) for _ in range(WRITERS)))
     await engine.dispose()
-    with psycopg.connect(here.postgres.url, autocommit=True) as connection:
+    with psycopg.connect(here.postgres.superuser_url, autocommit=True) as connection:
         connection.execute("VACUUM ANALYZE")
 
 

@@ -122,7 +122,7 @@ def _half(options: Options, *, is_held: bool, say: Say) -> dict[str, Any]:
         )
         with here.gateway(), worker as process:
             _post(here, key, Pace(rate=options.rate, seconds=WARM_UP / options.rate))
-            with psycopg.connect(here.postgres.url, autocommit=True) as connection:
+            with psycopg.connect(here.postgres.superuser_url, autocommit=True) as connection:
                 wait_until(lambda: _one(connection, OPEN) == 0, what="the warm-up", process=process)
                 with _held_snapshot(here) if is_held else nullcontext():
                     half = _run(here, key, options, connection=connection, say=say, words=words)
@@ -189,7 +189,7 @@ def _post(
 @contextmanager
 def _held_snapshot(here: Cluster) -> Iterator[None]:
     """A transaction that has looked once and stays open."""
-    with psycopg.connect(here.postgres.url, autocommit=True) as connection:
+    with psycopg.connect(here.postgres.superuser_url, autocommit=True) as connection:
         connection.execute("SET idle_in_transaction_session_timeout = 0")
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         connection.execute("SELECT 1")

@@ -97,7 +97,7 @@ def _page(
 
 
 def _ours(here: Cluster, url: str, key: str, *, events: bool) -> Rates:
-    engine = create_engine(database.async_url(here.postgres.url))
+    engine = create_engine(database.async_url(here.postgres.superuser_url))
     try:
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
 

@@ -99,7 +99,7 @@ class Upgrade:
 def measure(options: Options, say: Say) -> dict[str, Any]:
     """How long it took, what the old release felt of it, and that nothing is missing."""
     with cluster(is_migrated=False) as here:
-        done = asyncio.run(run(here.postgres.url, jobs=options.jobs, say=say))
+        done = asyncio.run(run(here.postgres.superuser_url, jobs=options.jobs, say=say))
     return {
         "name": "upgrade",
         "jobs": done.jobs,

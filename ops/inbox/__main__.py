@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 from pathlib import Path
@@ -30,12 +31,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--http-port", type=int, required=True, help="0: any free one")
     given = parser.parse_args(arguments)
     logs.configure(service="inbox", colour="shared")
+    os.umask(0o077)  # mails are nobody else's to read
     try:
+        _make_private(given.data_dir)
         asyncio.run(_run(given.data_dir, smtp_port=given.smtp_port, http_port=given.http_port))
     except RelaisError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def _make_private(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+    except OSError as error:
+        message = f"The inbox cannot keep mails in {folder}: {error.strerror}."
+        raise OpsError(message, remedy="Give it a folder of its own: --data-dir.") from error
 
 
 async def _run(data_dir: Path, *, smtp_port: int, http_port: int) -> None:

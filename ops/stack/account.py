@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 UNPRIVILEGED_ID = 65534
@@ -19,17 +20,45 @@ def for_servers() -> int | None:
     return UNPRIVILEGED_ID if os.geteuid() == 0 else None
 
 
-def hand_over(path: Path) -> None:
-    """Give `path` itself, not what is in it, to the servers' account."""
+def write_for_servers(path: Path, text: str) -> None:
+    """Replace `path` by a file that servers may read and not write.
+
+    Its folder must not belong to them either. Nothing is written through a link: what has this
+    name is replaced, whatever it is.
+    """
     account = for_servers()
-    if account is not None:
-        os.chown(path, account, account)
+    _replace(path, text, mode=0o600 if account is None else 0o640, group=account)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace `path` by a file that this process's account alone may read."""
+    _replace(path, text, mode=0o600, group=None)
+
+
+def _replace(path: Path, text: str, *, mode: int, group: int | None) -> None:
+    descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            if group is not None:
+                os.fchown(file.fileno(), -1, group)
+            os.fchmod(file.fileno(), mode)
+        Path(draft).replace(path)
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise
 
 
 def make_folder(path: Path) -> Path:
     """Make a private folder that belongs to the servers' account."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    hand_over(path)
+    account = for_servers()
+    if account is not None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            os.fchown(descriptor, account, account)
+        finally:
+            os.close(descriptor)
     return path
 
 

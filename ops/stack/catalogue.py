@@ -78,6 +78,7 @@ class Catalogue:
             self._layout.shared / "postgres",
             self._shared.postgres,
             password=self._secrets["postgres_password"],
+            superuser_password="",
         )
         return Service(
             place=self._place("postgres"),

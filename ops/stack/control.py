@@ -10,7 +10,7 @@ from signal import SIGTERM
 from typing import Any, Final
 
 from ops.errors import StackError, UsageError
-from ops.stack import child, documents, locks, own_services, records, variables
+from ops.stack import child, documents, locks, logfiles, own_services, records, variables
 from ops.stack import layout as places
 from ops.stack.layout import Layout
 from ops.stack.locks import FileLock
@@ -56,7 +56,7 @@ def start(
     env = {**os.environ, "PYTHONPATH": variables.python_path(), "MALLOC_ARENA_MAX": "1"}
     env.pop(records.MARK, None)
     log = place.logs / "supervisor.log"
-    with log.open("ab") as output:
+    with logfiles.to_append(log) as output:
         process = child.spawn(child.Command(words, env), log=output)
     while not (is_running(place) and state(place)):
         if process.poll() is not None:

@@ -118,8 +118,10 @@ class Layout:
                 if not folder.exists():
                     folder.mkdir(exist_ok=True)
                     folder.chmod(mode)
-            self.logs.mkdir(parents=True, exist_ok=True)
-            self.shared_logs.mkdir(exist_ok=True)
+            for folder in (self.logs.parent, self.logs, self.shared_logs):
+                folder.mkdir(exist_ok=True)
+                if folder.stat().st_uid == os.geteuid():
+                    folder.chmod(0o700)  # servers write into logs that are open already
         except OSError as error:
             sentence = f"The data folder {self.data_dir} cannot be made: {error.strerror}."
             raise StackError(sentence, remedy="Choose another with --data-dir.") from error

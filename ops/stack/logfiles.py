@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -12,6 +12,14 @@ if TYPE_CHECKING:
 
 SIZE_MAX_BYTES = 16 * 1024 * 1024
 _BLOCK = 64 * 1024
+
+
+def to_append(path: Path) -> IO[bytes]:
+    """`path`, open for appending; nobody else may read it, and it is never a link."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    descriptor = os.open(path, flags, 0o600)
+    os.fchmod(descriptor, 0o600)  # an earlier version's was everybody's to read
+    return os.fdopen(descriptor, "ab")
 
 
 def trim(folder: Path) -> None:
@@ -23,7 +31,10 @@ def trim(folder: Path) -> None:
     """
     for path in folder.glob("*.log"):
         if path.stat().st_size > SIZE_MAX_BYTES:
-            shutil.copyfile(path, path.with_name(f"{path.name}.1"))
+            before = path.with_name(f"{path.name}.1")
+            before.unlink(missing_ok=True)
+            with to_append(before) as copy, path.open("rb") as file:
+                shutil.copyfileobj(file, copy)
             os.truncate(path, 0)
 
 

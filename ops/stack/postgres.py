@@ -2,6 +2,9 @@
 
 It listens on 127.0.0.1 only, without unix sockets (their paths may have 107
 bytes at most, and a data folder may lie deep), and asks for a SCRAM password.
+The application's role owns the schema `relais` and nothing else; see
+docs/adr/database-roles.md. Nothing is written into the cluster's folder from
+outside: whoever gets at the server could put links there.
 """
 
 from __future__ import annotations
@@ -20,8 +23,9 @@ from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
 from ops.errors import StackError
-from ops.stack import account, child, ports, programs
+from ops.stack import account, child, logfiles, ports, programs
 from ops.stack.postgres_config import CONFIG
+from ops.stack.processes import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +34,16 @@ if TYPE_CHECKING:
 
 USER = "relais"
 DATABASE = "relais"
+SUPERUSER = "postgres"
 BUILTIN_LOCALE_SINCE = 17
+
+_END_S = 60.0
+_OWN = "own.conf"
+_HEADER = f"# Written at every start; put your own settings into {_OWN} beside it."
+_ROLES, _OWNERSHIP = (
+    Path(__file__).with_name(name).read_text(encoding="utf-8")
+    for name in ("roles.sql", "ownership.sql")
+)
 
 StopMode = Literal["fast", "immediate"]
 _SIGNALS: dict[StopMode, signal.Signals] = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
@@ -40,7 +53,8 @@ class Postgres:
     """A PostgreSQL server of its own in `folder`, on 127.0.0.1.
 
     `port` 0 picks a free one, kept until `stop`. `password` is made up where
-    none is given. `programs_dir` lets several servers share one unpacked
+    none is given, and so is the superuser's; an empty one means that nobody
+    logs in as superuser. `programs_dir` lets several servers share one unpacked
     PostgreSQL. `config` overrides settings of postgresql.conf, quoted as there.
     """
 
@@ -50,6 +64,7 @@ class Postgres:
         port: int = 0,
         *,
         password: str | None = None,
+        superuser_password: str | None = None,
         programs_dir: Path | None = None,
         config: Mapping[str, str] | None = None,
     ) -> None:
@@ -57,6 +72,9 @@ class Postgres:
         self.folder = folder
         self.port = port or ports.free()
         self.password = password or secrets.token_urlsafe(24)
+        if superuser_password is None:
+            superuser_password = secrets.token_urlsafe(24)
+        self._superuser_password = superuser_password
         self.log = folder / "postgres.log"
         self.cluster = folder / "cluster"
         self._programs_dir = programs_dir or folder
@@ -66,13 +84,12 @@ class Postgres:
     @property
     def url(self) -> str:
         """`postgresql://user:password@127.0.0.1:port/database`, libpq's form."""
-        password = quote(self.password, safe="")
-        return f"postgresql://{USER}:{password}@{ports.LOOPBACK}:{self.port}/{DATABASE}"
+        return self._url(USER, self.password)
 
     @property
-    def sqlalchemy_url(self) -> str:
-        """The same with SQLAlchemy's driver name."""
-        return self.url.replace("postgresql://", "postgresql+psycopg://", 1)
+    def superuser_url(self) -> str:
+        """The same for the superuser, which tests and benchmarks make databases with."""
+        return self._url(SUPERUSER, self._superuser_password)
 
     @property
     def pid(self) -> int | None:
@@ -85,24 +102,27 @@ class Postgres:
         Raises StackError where the servers' account cannot reach the folder.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o700 if account.for_servers() is None else 0o711)
         closed = account.closed_ancestor(self.folder)
         if closed is not None:
             sentence = f"Postgres does not run as root, and its account may not enter {closed}."
             raise StackError(sentence, remedy="Choose another folder with --data-dir.")
         bin_dir = programs.postgres(self._programs_dir)
+        self._configure()
         if not (self.cluster / "PG_VERSION").exists():
             self._initialise(bin_dir)
-        self._configure()
         self._clear_stale_lock()
-        self._agree_on_password(bin_dir)
-        words = (str(bin_dir / "postgres"), "-D", str(self.cluster), "-p", str(self.port))
+        self._arrange_roles(bin_dir)
+        settings = tuple(f"--{name}={path}" for name, path in self._files().items())
+        server = str(bin_dir / "postgres")
+        words = (server, "-D", str(self.cluster), "-p", str(self.port), *settings)
         return child.Command(words, _env(bin_dir), account.for_servers())
 
     def start(self, *, timeout_s: float = 60.0) -> Self:
         """Start and wait until it answers SELECT 1; returns self."""
         command = self.prepare()
         ports.require_free(self.port, service="Postgres")
-        with self.log.open("ab") as log:
+        with logfiles.to_append(self.log) as log:
             self._process = child.spawn(command, log=log)
         child.wait_until(
             self.ping, self._process, name="Postgres", log=self.log, within_s=timeout_s
@@ -144,40 +164,73 @@ class Postgres:
         draft = account.make_folder(Path(tempfile.mkdtemp(dir=self.folder, prefix=".initdb-")))
         try:
             cluster = draft / "cluster"
-            password_file = draft / "password"
-            password_file.touch(mode=0o600)
-            password_file.write_text(self.password)
-            account.hand_over(password_file)
-            initdb: list[str | Path] = [bin_dir / "initdb", "-D", cluster, "-U", USER]
-            initdb += ["--pwfile", password_file]
-            _run([*initdb, "--auth=scram-sha-256", "--encoding=UTF8", *_locale(bin_dir)])
-            create = f"CREATE DATABASE {DATABASE};\n"
-            _run([bin_dir / "postgres", "--single", "-D", cluster, "postgres"], stdin=create)
+            # The superuser has no password here, and the server is reached by password only.
+            initdb: list[str | Path] = [bin_dir / "initdb", "-D", cluster, "-U", SUPERUSER]
+            initdb += ["--auth-local=reject", "--auth-host=scram-sha-256", "--encoding=UTF8"]
+            _run([*initdb, *_locale(bin_dir)])
+            self._run_alone(bin_dir, cluster, "postgres", f"CREATE DATABASE {DATABASE};\n\n")
             # The move is made by the account that owns the cluster's parent: this one.
             cluster.rename(self.cluster)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
-    def _agree_on_password(self, bin_dir: Path) -> None:
-        """Give the cluster the present password where another one made it (new secrets)."""
-        known = self.folder / "password.sha256"
-        digest = hashlib.sha256(self.password.encode()).hexdigest()
+    def _arrange_roles(self, bin_dir: Path) -> None:
+        """Bring roles, passwords and ownership to what they should be, where they are not.
+
+        Also in a cluster that an earlier version made, whose one role was a superuser.
+        """
+        known = self.folder / "roles.sha256"
+        given = self._superuser_password
+        roles = _ROLES.replace(":password", _literal(self.password)).replace(
+            ":superuser", _literal(given) if given else "NULL"
+        )
+        digest = hashlib.sha256((roles + _OWNERSHIP).encode()).hexdigest()
         if known.exists() and known.read_text() == digest:
             return
-        if known.exists() and self.running_pid() is None:
-            quoted = self.password.replace("'", "''")
-            change = f"ALTER ROLE {USER} PASSWORD '{quoted}';\n"
-            _run([bin_dir / "postgres", "--single", "-D", self.cluster, "postgres"], stdin=change)
-        known.touch(mode=0o600)
-        known.write_text(digest)
+        self._end_running()
+        self._run_alone(bin_dir, self.cluster, "postgres", roles)
+        self._run_alone(bin_dir, self.cluster, DATABASE, _OWNERSHIP)
+        account.write_private(known, digest)
+
+    def _end_running(self) -> None:
+        """Stop a server that a supervisor left behind: roles are arranged by nobody else."""
+        pid = self.running_pid()
+        identity = Identity.of(pid) if pid is not None else None
+        if identity is not None:
+            identity.send(signal.SIGINT)
+            if not identity.wait(_END_S):
+                sentence = f"Postgres (pid {identity.pid}) does not end."
+                raise StackError(sentence, remedy=f"End it, or see {self.log}.")
+
+    def _run_alone(self, bin_dir: Path, cluster: Path, database: str, statements: str) -> None:
+        """Run `statements` as superuser, in a server that nobody else can reach."""
+        settings = [f"--{name}={path}" for name, path in self._files().items()]
+        command: list[str | Path] = [bin_dir / "postgres", "--single", "-j", "-D", cluster]
+        _run([*command, *settings, "--exit_on_error=on", database], stdin=statements)
+
+    def _files(self) -> dict[str, Path]:
+        """What the server reads and must not be able to write, by the setting that names it."""
+        return {
+            "config_file": self.folder / "postgresql.conf",
+            "hba_file": self.folder / "pg_hba.conf",
+            "ident_file": self.folder / "pg_ident.conf",
+        }
 
     def _configure(self) -> None:
         lines = [f"{name} = {value}" for name, value in self._config.items()]
-        path = self.cluster / "postgresql.conf"
-        path.write_text("# Written at every start; use ALTER SYSTEM for your own.\n")
-        with path.open("a") as config:
-            config.write("\n".join(lines) + "\n")
-        account.hand_over(path)
+        if (self.folder / _OWN).exists():
+            lines.append(f"include = '{_OWN}'")
+        written = {
+            "config_file": "\n".join((_HEADER, *lines)),
+            "hba_file": f"host all all {ports.LOOPBACK}/32 scram-sha-256",
+            "ident_file": "# nobody",
+        }
+        for name, path in self._files().items():
+            account.write_for_servers(path, f"{written[name]}\n")
+
+    def _url(self, user: str, password: str) -> str:
+        at = f"{ports.LOOPBACK}:{self.port}/{DATABASE}"
+        return f"postgresql://{user}:{quote(password, safe='')}@{at}"
 
     def _clear_stale_lock(self) -> None:
         """Remove a postmaster.pid whose process is gone or is something else by now.
@@ -191,11 +244,17 @@ class Postgres:
     def running_pid(self) -> int | None:
         """The server that runs in this folder, whoever started it; None where none does."""
         try:
-            first = (self.cluster / "postmaster.pid").read_text().splitlines()[:1]
-        except FileNotFoundError:
+            lock = os.open(self.cluster / "postmaster.pid", os.O_RDONLY | os.O_NOFOLLOW)
+        except OSError:  # none, or a link
             return None
+        with os.fdopen(lock, errors="replace") as file:
+            first = file.read(1024).splitlines()[:1]
         pid = int(first[0]) if first and first[0].isdigit() else None
         return pid if pid is not None and child.runs(pid, "postgres") else None
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _locale(bin_dir: Path) -> list[str]:
@@ -238,7 +297,9 @@ def _run(command: list[str | Path], *, stdin: str = "") -> str:
         env=_env(Path(command[0]).parent),
     )
     if result.returncode != 0:
-        detail = " ".join((result.stderr or result.stdout).split())[-400:]
+        lines = (result.stderr or result.stdout).splitlines()
+        said = [line for line in lines if "FATAL:" in line or "ERROR:" in line] or lines
+        detail = " ".join(" ".join(said).split())[-400:]
         sentence = f"{Path(command[0]).name} failed: {detail}"
         raise StackError(sentence, remedy="Check the data folder's permissions and free room.")
     return result.stdout

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ops.errors import OpsError
-from ops.stack import child, disk_space, ports, records
+from ops.stack import child, disk_space, logfiles, ports, records
 from ops.stack.processes import Identity
 from ops.stack.service import Service, State, fingerprint
 from ops.stack.service_states import ServiceStates
@@ -153,7 +153,7 @@ class ServiceMonitor(threading.Thread):
     def _spawn(self, command: child.Command) -> None:
         for port in self.service.ports:
             ports.require_free(port, service=self.service.name)
-        with self.service.log.open("ab") as output:
+        with logfiles.to_append(self.service.log) as output:
             self._log_from = output.tell()
             self._process = child.spawn(command, log=output)
         # A child that ended at once is still there as a zombie until it is polled.

@@ -9,7 +9,7 @@ import socket
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from ops.stack import account, child, ports, programs
+from ops.stack import account, child, logfiles, ports, programs
 
 if TYPE_CHECKING:
     import subprocess
@@ -69,6 +69,7 @@ class Valkey:
     def prepare(self) -> child.Command:
         """Write the configuration (a file, because arguments can be read in `ps`)."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o700 if account.for_servers() is None else 0o711)
         program = programs.reachable(programs.valkey(), self.folder)
         room = account.make_folder(self.folder / "room")
         settings = {
@@ -76,12 +77,10 @@ class Valkey:
             "requirepass": self.password,
             **self._config,
         }
-        path = room / "valkey.conf"
+        # Beside the room that the server writes, not in it.
+        path = self.folder / "valkey.conf"
         lines = "".join(f"{name} {value}\n" for name, value in settings.items())
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(lines)
-        account.hand_over(path)
+        account.write_for_servers(path, lines)
         words = (str(program), str(path), "--port", str(self.port))
         env = {name: value for name, value in os.environ.items() if not name.startswith("RELAIS_")}
         return child.Command(words, env, account.for_servers())
@@ -90,7 +89,7 @@ class Valkey:
         """Start and wait until SET and GET work; returns self."""
         command = self.prepare()
         ports.require_free(self.port, service="Valkey")
-        with self.log.open("ab") as log:
+        with logfiles.to_append(self.log) as log:
             self._process = child.spawn(command, log=log)
         child.wait_until(self.ping, self._process, name="Valkey", log=self.log, within_s=timeout_s)
         return self

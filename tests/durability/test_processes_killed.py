@@ -29,7 +29,7 @@ async def proxied(here: Cluster) -> AsyncIterator[tuple[Proxy, str]]:
     proxy = Proxy(here.postgres.port, forgets=patterns.OVER)
     await proxy.start()
     try:
-        url = here.postgres.url.replace(f":{here.postgres.port}/", f":{proxy.port}/")
+        url = here.postgres.superuser_url.replace(f":{here.postgres.port}/", f":{proxy.port}/")
         yield proxy, f"{url}?sslmode=disable"
     finally:
         await proxy.stop()
@@ -50,7 +50,7 @@ async def post(here: Cluster, api_key: str, *, key: str) -> httpx.Response | Non
 
 def job_ids(here: Cluster) -> list[str]:
     """Every job in the ledger."""
-    with psycopg.connect(here.postgres.url) as connection:
+    with psycopg.connect(here.postgres.superuser_url) as connection:
         return [row[0] for row in connection.execute("SELECT id::text FROM relais.jobs")]
 
 
@@ -132,7 +132,7 @@ async def test_worker_killed_in_the_middle_of_a_callback(here: Cluster) -> None:
 
 
 def _callback_states(here: Cluster) -> list[str]:
-    with psycopg.connect(here.postgres.url) as connection:
+    with psycopg.connect(here.postgres.superuser_url) as connection:
         rows = connection.execute(
             "SELECT state::text FROM relais.jobs WHERE kind = 'http.callback'"
         )

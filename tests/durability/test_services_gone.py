@@ -20,7 +20,7 @@ BACK_MAX_S = 5.0
 
 def rows(here: Cluster) -> list[Any]:
     """(id, state, seconds from accepted to finished) of every job."""
-    with psycopg.connect(here.postgres.url) as connection:
+    with psycopg.connect(here.postgres.superuser_url) as connection:
         return connection.execute(
             "SELECT id::text, state::text, extract(epoch FROM finished_at - created_at)::float8,"
             " attempt - uncounted FROM relais.jobs WHERE queue = 'bulk'"
@@ -34,13 +34,13 @@ def share(values: list[float], part: float) -> float:
 
 def moment(here: Cluster) -> Any:
     """Now, by the database's clock."""
-    with psycopg.connect(here.postgres.url) as connection:
+    with psycopg.connect(here.postgres.superuser_url) as connection:
         return connection.execute("SELECT clock_timestamp()").fetchone()
 
 
 def first_finish_after(here: Cluster, moment: Any) -> float:
     """Seconds from `moment` until a job finished."""
-    with psycopg.connect(here.postgres.url) as connection:
+    with psycopg.connect(here.postgres.superuser_url) as connection:
         row = connection.execute(
             "SELECT extract(epoch FROM min(finished_at) - %(at)s)::float8 FROM relais.jobs"
             " WHERE finished_at > %(at)s",

@@ -87,7 +87,7 @@ async def _read_only(postgres: Postgres) -> AsyncIterator[None]:
 
 async def _set_read_only(postgres: Postgres, *, is_on: bool) -> None:
     async with await psycopg.AsyncConnection.connect(
-        postgres.url, autocommit=True, options="-c default_transaction_read_only=off"
+        postgres.superuser_url, autocommit=True, options="-c default_transaction_read_only=off"
     ) as connection:
         word = "on" if is_on else "off"
         await connection.execute(f"ALTER SYSTEM SET default_transaction_read_only = {word}")

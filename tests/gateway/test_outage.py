@@ -301,7 +301,7 @@ async def test_killed_after_the_commit_the_same_key_is_the_same_job(
 
 
 def _set_read_only(postgres: Postgres, *, on: bool) -> None:
-    with psycopg.connect(postgres.url, autocommit=True) as connection:
+    with psycopg.connect(postgres.superuser_url, autocommit=True) as connection:
         connection.execute("SET default_transaction_read_only = off")
         connection.execute(
             f"ALTER SYSTEM SET default_transaction_read_only = {'on' if on else 'off'}"

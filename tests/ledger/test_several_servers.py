@@ -38,7 +38,7 @@ class Pair:
         """From now on `leader` takes writes and the other does not; connections stay."""
         for server in self.servers:
             value = "off" if server is leader else "on"
-            with psycopg.connect(server.url, autocommit=True) as connection:
+            with psycopg.connect(server.superuser_url, autocommit=True) as connection:
                 # In two: a reload must not come before what it shall read.
                 connection.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
                 connection.execute("SELECT pg_reload_conf()")

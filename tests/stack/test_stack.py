@@ -34,6 +34,8 @@ def test_up_status_down(cluster: Cluster) -> None:
     again = cluster.up("redis", "inbox")
     assert again.returncode == 0
     assert "already up" in again.stdout
+    assert_private(cluster.data / "logs")
+    assert_private(cluster.data / "shared" / "inbox")
     pids = [one["pid"] for one in seen["services"]] + [seen["supervisor"]["pid"]]
     identities = [Identity.of(pid) for pid in pids]
     down = cluster.down()
@@ -41,6 +43,12 @@ def test_up_status_down(cluster: Cluster) -> None:
     assert "stopped redis" in down.stdout
     assert not any(one and one.alive() for one in identities)
     assert cluster.status()["stack"] == "down"
+
+
+def assert_private(folder: Path) -> None:
+    """Nobody but the owner gets in, or reads a file that is there."""
+    for path in (folder, *folder.rglob("*")):
+        assert not path.stat().st_mode & 0o077, path
 
 
 def test_down_says_so_where_nothing_runs(cluster: Cluster) -> None:

@@ -211,7 +211,7 @@ class ParentLocked(Neighbour):
         """Lock it, have both gateways asked for a child of it, and ask for other things."""
         parent = await self.client.post(self.task(delay_s=LOCKED_S))
         self.connection = await psycopg.AsyncConnection.connect(
-            self.cluster.postgres.url, options="-c idle_in_transaction_session_timeout=0"
+            self.cluster.postgres.superuser_url, options="-c idle_in_transaction_session_timeout=0"
         )
         lock = "SELECT FROM relais.jobs WHERE id = %s FOR UPDATE"
         await self.connection.execute(lock, (parent,))

@@ -138,7 +138,7 @@ class TransactionOpen(OnPostgres):
     async def inject(self) -> None:
         """Take a snapshot and keep it."""
         self.connection = await psycopg.AsyncConnection.connect(
-            self.cluster.postgres.url, options="-c idle_in_transaction_session_timeout=0"
+            self.cluster.postgres.superuser_url, options="-c idle_in_transaction_session_timeout=0"
         )
         await self.connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         await self.connection.execute("SELECT count(*) FROM relais.jobs")
