@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 ABOUT = """\
-Submit a job and move on; Relais runs it, retries it, accounts for it and reports back.
+Submit a job and move on; Relais runs it, retries it, keeps track of it and calls back.
 
 A `202` means that the job is committed to Postgres. Every refusal is a problem (RFC 9457) with a \
 stable `code`. Credentials go into `Authorization: Bearer <key>` or `X-API-Key`."""

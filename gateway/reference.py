@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
+from tasks.kinds import Kind
+
 ORDER = ("get", "post", "put", "patch", "delete")
+_DEPTH_MAX = 4
 METHODS_WITH_BODY = ("post", "put", "patch")
 
 
@@ -23,6 +27,32 @@ def groups(document: dict[str, Any]) -> list[dict[str, Any]]:
         {"name": tag["name"], "about": tag["description"], "operations": found[tag["name"]]}
         for tag in document["tags"]
     ]
+
+
+def kinds(known: Iterable[Kind]) -> list[dict[str, Any]]:
+    """Every kind that callers may ask for, by name, each with the fields of its payload."""
+    shown = []
+    for kind in sorted(known, key=lambda one: one.name):
+        if kind.internal:
+            continue
+        schema = kind.payload.model_json_schema()
+        shown.append(
+            {
+                "name": kind.name,
+                "about": kind.summary,
+                "queue": kind.queue,
+                "payload": _fields(schema, schema.get("$defs", {})),
+                "examples": [
+                    _curl(
+                        method="post",
+                        path="/api/v1/jobs",
+                        value={"kind": kind.name, "payload": example},
+                    )
+                    for example in schema.get("examples", [])[:1]
+                ],
+            }
+        )
+    return shown
 
 
 def _operation(
@@ -50,7 +80,11 @@ def _operation(
         "parameters": [_parameter(entry, schemas) for entry in operation.get("parameters", [])],
         "body": _fields(_items(_resolve(body, schemas), schemas), schemas),
         "examples": [
-            {**example, "curl": _curl(method=method, path=path, value=example["value"])}
+            {
+                **example,
+                "curl": _curl(method=method, path=path, value=example["value"]),
+                "text": json.dumps(example["value"], indent=2, ensure_ascii=False),
+            }
             for example in _examples(bodies, schemas)
         ]
         or _bare(operation, method=method, path=path, has_body=bool(bodies)),
@@ -90,7 +124,7 @@ def _curl(*, method: str, path: str, value: object, is_open: bool = False) -> st
     if method != "get" and not (method == "post" and value is not None):
         parts.append(f"-X {method.upper()}")
     if not is_open:
-        parts.append('-H "Authorization: Bearer $RELAIS_KEY"')
+        parts.append('-H "Authorization: Bearer $RELAIS_API_KEY"')
     if value is not None:
         body = json.dumps(value, indent=2, ensure_ascii=False).replace("'", "'\\''")
         parts += ['-H "Content-Type: application/json"', f"-d '{body}'"]
@@ -135,17 +169,19 @@ def _resolve(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def _type(schema: dict[str, Any], schemas: dict[str, Any]) -> str:
+def _type(schema: dict[str, Any], schemas: dict[str, Any], *, depth: int = 0) -> str:
+    if depth > _DEPTH_MAX:  # a payload of one's own may be made of itself
+        return "..."
     schema = _resolve(schema, schemas)
     if "anyOf" in schema:
-        kinds = [_type(option, schemas) for option in schema["anyOf"]]
-        return " or ".join(kind for kind in kinds if kind != "null") or "null"
+        options = [_type(option, schemas, depth=depth + 1) for option in schema["anyOf"]]
+        return " or ".join(option for option in options if option != "null") or "null"
     if "enum" in schema:
         return " | ".join(str(value) for value in schema["enum"])
     if "const" in schema:
         return str(schema["const"])
     if schema.get("type") == "array":
-        return f"list of {_type(schema.get('items', {}), schemas)}"
+        return f"list of {_type(schema.get('items', {}), schemas, depth=depth + 1)}"
     if schema.get("type") == "object":
         return str(schema.get("title", "object")) if schema.get("properties") else "object"
     text = str(schema.get("format") or schema.get("type", "any"))

@@ -63,7 +63,6 @@ class Settings(BaseSettings):
         default_factory=dict,
         description='Further relays by name, as JSON: `{"marketing": "smtps://..."}`.',
     )
-    qdrant_url: str = Field("", description="Qdrant server; empty: the embedded engine.")
 
     # identity
     colour: Colour = Field("blue", description="Which of the two sets this process belongs to.")
@@ -96,7 +95,12 @@ class Settings(BaseSettings):
         "such limit. Leave it at 0 behind a proxy, whose address is that of all callers.",
     )
     public_url: str = Field(
-        "", description="Address under which callers reach the gateway; empty: derived."
+        "",
+        description="Address under which callers reach the gateway, shown on its pages; empty: the "
+        "one that the page was opened under.",
+    )
+    inbox_url: str = Field(
+        "", description="The local inbox, to link to it from `/`; the local stack sets it."
     )
     body_max_bytes: int = Field(
         1_048_576, ge=1024, description="Largest body of a single job; refused before parsing."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,19 +26,35 @@ if TYPE_CHECKING:
 router = APIRouter(include_in_schema=False, route_class=GuardedRoute)
 
 FOLDER = Path(__file__).parent.parent / "pages"
-# One style sheet of our own; no script, no frame, no form, nothing from elsewhere.
+# One style sheet and one script of our own, which talks to this gateway only; nothing inline,
+# no frame, nothing from elsewhere.
 POLICY = (
-    "default-src 'none'; style-src 'self'; img-src 'self' data:; base-uri 'none';"
-    " form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; style-src 'self'; img-src 'self' data:; script-src 'self';"
+    " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+_HOST = re.compile(r"[A-Za-z0-9.:\[\]-]{1,255}")
 KEEP = "public, max-age=300"
 
 
 @router.get("/", openapi_extra=only(ANYONE))
-async def root(gateway: TheServices) -> Response:
+async def root(request: Request, gateway: TheServices) -> Response:
     """What this is, with links."""
-    page = _pages().get_template("root.html").render(settings=gateway.settings)
-    return _html(page)
+    settings = gateway.settings
+    has_flower = bool(settings.flower_password.get_secret_value())
+    page = (
+        _pages()
+        .get_template("root.html")
+        .render(
+            settings=settings,
+            url=settings.public_url.rstrip("/") or _address(request),
+            flower_url=f"http://{settings.flower_host}:{settings.flower_port}"
+            if has_flower
+            else "",
+        )
+    )
+    answer = _html(page)
+    answer.headers["vary"] = "Host"
+    return answer
 
 
 @router.get("/docs", openapi_extra=only(ANYONE))
@@ -59,6 +76,13 @@ async def style() -> Response:
     return Response(content, media_type="text/css", headers={"cache-control": KEEP})
 
 
+@router.get("/docs.js", openapi_extra=only(ANYONE))
+async def script() -> Response:
+    """What sends the calls that a reader of /docs tries."""
+    content = (FOLDER / "docs.js").read_bytes()
+    return Response(content, media_type="text/javascript", headers={"cache-control": KEEP})
+
+
 @router.get("/favicon.ico", openapi_extra=only(ANYONE))
 async def icon() -> Response:
     """A small horn, as couriers blew it."""
@@ -78,8 +102,19 @@ def _docs_page(app: FastAPI) -> str:
     return (
         _pages()
         .get_template("docs.html")
-        .render(groups=reference.groups(document), info=document["info"], codes=CODES)
+        .render(
+            groups=reference.groups(document),
+            kinds=reference.kinds(app.state.services.kinds.values()),
+            info=document["info"],
+            codes=CODES,
+        )
     )
+
+
+def _address(request: Request) -> str:
+    """Scheme and host that the page was opened under: part of a command that people paste."""
+    host = request.headers.get("host", "")
+    return f"{request.url.scheme}://{host}" if _HOST.fullmatch(host) else "$RELAIS_URL"
 
 
 @lru_cache(maxsize=1)

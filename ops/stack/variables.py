@@ -49,6 +49,7 @@ def of(
         "RELAIS_SMTP_URL": f"smtp://{LOOPBACK}:{shared.inbox_smtp}?policy=at_least_once",
         "RELAIS_GATEWAY_HOST": LOOPBACK,
         "RELAIS_GATEWAY_PORT": str(layout.port(places.GATEWAY)),
+        "RELAIS_INBOX_URL": f"http://{LOOPBACK}:{shared.inbox_http}",
         "RELAIS_FLOWER_PORT": str(layout.port(places.FLOWER)),
         "RELAIS_FLOWER_USER": "relais",
         "RELAIS_FLOWER_PASSWORD": secrets["flower_password"],

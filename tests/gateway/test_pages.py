@@ -45,13 +45,41 @@ async def test_a_page_stands_alone(gateway: Gateway, path: str) -> None:
         assert "default-src 'none'" in policy
         assert "unsafe" not in policy
         assert page.headers["x-frame-options"] == "DENY"
-        assert "<script" not in page.text
+        # One script of our own on /docs, nothing inline.
+        scripts = re.findall(r"<script[^>]*>[^<]*", page.text)
+        assert scripts == (['<script src="/docs.js">'] if path == "/docs" else [])
+        assert "script-src 'self';" in policy
         assert "style=" not in page.text
         wanted = re.findall(r'(?:src|href)="([^"#]+)"', page.text)
         for reference_ in wanted:
             assert reference_.startswith("/"), reference_
             answer = await client.get(reference_)
             assert answer.status_code == 200, reference_
+
+
+async def test_the_first_page_shows_the_address_it_was_opened_under(gateway: Gateway) -> None:
+    async with httpx.AsyncClient(base_url=gateway.url) as client:
+        page = (await client.get("/")).text
+        odd = (await client.get("/", headers={"Host": 'a"; reboot "'})).text
+    assert f'curl "{gateway.url}/api/v1/jobs"'.replace('"', "&#34;") in page.replace('"', "&#34;")
+    assert "reboot" not in odd
+
+
+async def test_the_docs_show_the_payload_of_each_kind(
+    gateway: Gateway, api: httpx.AsyncClient
+) -> None:
+    page = (await api.get("/docs")).text
+    for kind in (await api.get("/api/v1/kinds")).json()["kinds"]:
+        about = page[page.index(f'id="kind-{kind["name"]}"') :].split("</details>")[0]
+        full = (await api.get(f"/api/v1/kinds/{kind['name']}")).json()
+        for field in full["payload_schema"]["properties"]:
+            assert re.search(rf'<code class="(must)?">{field}</code>', about), (kind, field)
+
+
+def test_a_payload_that_is_made_of_itself_can_be_shown() -> None:
+    looped = {"anyOf": [{"type": "array", "items": {"$ref": "#/$defs/Loop"}}, {"type": "null"}]}
+    [shown] = reference._fields({"properties": {"a": looped}}, {"Loop": looped})
+    assert shown["type"].startswith("list of list of")
 
 
 async def test_the_docs_show_everything(gateway: Gateway) -> None:
