@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from lab.chaos.play import Progress
 
-LINES_EVERY_S = 10.0
+LINES_EVERY_S = 2.5
 FIGURES = (
     ("acknowledged", "jobs acknowledged"),
     ("lost", "lost"),
@@ -122,7 +122,8 @@ def _table(progress: Progress) -> Group:
     table.add_row("going wrong now", ", ".join(progress.under_way) or "nothing")
     if progress.open_jobs is not None:
         table.add_row("jobs open", str(progress.open_jobs))
-    return Group(bar, table)
+    # A line of its own below the bar: whatever is printed meanwhile must not run into it.
+    return Group(table, Text(), bar)
 
 
 def _lines() -> Callable[[Progress], None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module, util
+from typing import Annotated
 
 import typer
 
@@ -11,13 +12,15 @@ import typer
 from typer._click.exceptions import ClickException, UsageError
 
 from ops import errors
-from ops.cli import callback_secret, demo, doctor, down, jobs, key, logs, status, test, up
+from ops.cli import callback_secret, demo, doctor, down, jobs, key, logs, screen, status, test, up
 from runtime.errors import RelaisError
+from runtime.version import VERSION
 
 app = typer.Typer(
     name="relais",
     help="Relais: a durable job engine for people who automate with n8n.",
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
@@ -40,7 +43,14 @@ _INTERRUPTED = 130
 
 
 @app.callback(invoke_without_command=True)
-def _help(context: typer.Context) -> None:
+def _help(
+    context: typer.Context,
+    *,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"relais {VERSION}")
+        raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -53,13 +63,13 @@ def main(arguments: list[str]) -> int:
         where = error.ctx.command_path if error.ctx else "./relais"
         message = error.format_message().rstrip(".?")
         end = "?" if "Did you mean" in message else "."
-        print(f"{message}{end} See {where} --help.", file=sys.stderr)
+        print(screen.visible(f"{message}{end} See {where} --help."), file=sys.stderr)
         return 2
     except ClickException as error:
-        print(error.format_message(), file=sys.stderr)
+        print(screen.visible(error.format_message()), file=sys.stderr)
         return 1
     except RelaisError as error:
-        print(error, file=sys.stderr)
+        print(screen.visible(str(error)), file=sys.stderr)
         return 2 if isinstance(error, errors.UsageError) else 1
     except (typer.Abort, KeyboardInterrupt):
         return _INTERRUPTED

@@ -1,4 +1,4 @@
-"""`relais jobs`: see and steer jobs through the gateway, as any other client would."""
+"""`relais jobs`: list and control jobs through the gateway, as any other client would."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ops.cli import screen
 from ops.cli.options import AsJson, Colour, DataDir
 
 app = typer.Typer(help="Jobs: list, show, retry, cancel.", no_args_is_help=False)
@@ -29,7 +30,7 @@ def list_jobs(
     queue: Annotated[str | None, typer.Option(help="Only jobs of this queue.")] = None,
     kind: Annotated[str | None, typer.Option(help="Only jobs of this kind.")] = None,
     tag: Annotated[str | None, typer.Option(help="Only jobs with this tag.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most this many.")] = 20,
     colour: Colour = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
@@ -45,7 +46,7 @@ def list_jobs(
     from ops.cli import listing
 
     rows = [{name: job.get(name) for name in _SHOWN} for job in answer["jobs"]]
-    listing.show(rows, empty="There are no such jobs.")
+    listing.show(rows, empty="No jobs match.")
     return 0
 
 
@@ -94,7 +95,7 @@ def cancel(job_id: JobId, *, colour: Colour = None, data_dir: DataDir = None) ->
 
 def _order(job_id: str, verb: str, *, colour: str | None, data_dir: Path | None) -> int:
     job = _call("POST", f"{_path(job_id)}/{verb}", colour=colour, data_dir=data_dir)
-    print(f"{job['id']} is {job['state']}.")
+    print(screen.visible(f"{job['id']} is {job['state']}."))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`relais key`: API keys, made and taken back in the ledger itself."""
+"""`relais key`: API keys, created and revoked in the ledger itself."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from ops.cli import screen
 from ops.cli.options import AsJson, Colour, DataDir
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def create(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> int:
-    """Make a key and print it, this once."""
+    """Create a key and print it; it is not shown again."""
     from ledger import api_keys
     from ledger.errors import InvalidKey
     from ops.errors import UsageError
@@ -75,7 +76,7 @@ def list_keys(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> int:
-    """Show the keys there are, by their prefix."""
+    """List keys, by their prefix."""
     from ledger import api_keys
 
     rows = _in_ledger(
@@ -115,7 +116,7 @@ def revoke(
     colour: Colour = None,
     data_dir: DataDir = None,
 ) -> int:
-    """Take a key back for good."""
+    """Revoke a key permanently."""
     from ledger import api_keys
     from ops.errors import UsageError
 
@@ -127,7 +128,7 @@ def revoke(
     if not found:
         sentence = f"{tenant} has no key that begins with {prefix}."
         raise UsageError(sentence, remedy="See ./relais key list.")
-    print(f"{prefix} is revoked.")
+    print(screen.visible(f"{prefix} is revoked."))
     return 0
 
 

@@ -10,6 +10,8 @@ from rich.text import Text
 
 from ops.cli import screen
 
+_PAIR = 2  # names and values: long values go on below themselves
+
 
 def show(rows: Sequence[Mapping[str, object]], *, empty: str) -> None:
     """Print the rows, headed by their keys, or `empty` where there are none."""
@@ -21,5 +23,9 @@ def show(rows: Sequence[Mapping[str, object]], *, empty: str) -> None:
     for name in rows[0]:
         table.add_column(name.replace("_", " "), overflow="fold")
     for row in rows:
-        table.add_row(*(Text("" if value is None else str(value)) for value in row.values()))
-    console.print(table)
+        values = ("" if value is None else str(value) for value in row.values())
+        table.add_row(*(Text(screen.visible(value)) for value in values))
+    if len(table.columns) > _PAIR:
+        screen.show(console, table)
+    else:
+        console.print(table)

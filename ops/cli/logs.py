@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ops.cli import screen
 from ops.cli.options import Colour, DataDir
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from ops.stack.logfiles import Follower
 
 _LOOK_S = 0.2
+_SAME_FOR_ALL = {"service", "colour", "process", "logger"}
 
 
 def logs(
@@ -29,6 +32,9 @@ def logs(
     lines: Annotated[
         int, typer.Option("-n", "--lines", min=0, help="How many to begin with.")
     ] = 50,
+    as_written: Annotated[
+        bool, typer.Option("--json", help="Also on a terminal: JSON, as the services wrote it.")
+    ] = False,
     colour: Colour = None,
     data_dir: DataDir = None,
 ) -> int:
@@ -41,9 +47,14 @@ def logs(
     width = max(len(path.stem) for path in files)
     for path in files:
         for line in logfiles.last_lines(path, lines):
-            _print(path, line, width=0 if service else width)
+            _print(path, line, width=0 if service else width, as_written=as_written)
     if follow_on:
-        _follow(followers, width=0 if service else width, going_on=lambda: True)
+        _follow(
+            followers,
+            width=0 if service else width,
+            going_on=lambda: True,
+            as_written=as_written,
+        )
     return 0
 
 
@@ -56,11 +67,17 @@ def follow(place: Layout, *, going_on: Callable[[], bool]) -> None:
     _follow([logfiles.Follower(path) for path in files], width=width, going_on=going_on)
 
 
-def _follow(followers: list[Follower], *, width: int, going_on: Callable[[], bool]) -> None:
+def _follow(
+    followers: list[Follower],
+    *,
+    width: int,
+    going_on: Callable[[], bool],
+    as_written: bool = False,
+) -> None:
     while going_on():
         for follower in followers:
             for line in follower.new_lines():
-                _print(follower.path, line, width=width)
+                _print(follower.path, line, width=width, as_written=as_written)
         sys.stdout.flush()
         time.sleep(_LOOK_S)
 
@@ -86,5 +103,26 @@ def _files(place: Layout, service: str | None) -> list[Path]:
     return [found[service]]
 
 
-def _print(path: Path, line: str, *, width: int) -> None:
+def _print(path: Path, line: str, *, width: int, as_written: bool) -> None:
+    if sys.stdout.isatty() and not as_written:
+        line = readable(line)
+    line = screen.visible(line)
     print(f"{path.stem:<{width}} | {line}" if width else line)
+
+
+def readable(line: str) -> str:
+    """A JSON line of ours as time, level, action, message and fields; others as they are."""
+    try:
+        said = json.loads(line) if line.startswith("{") else None
+    except ValueError:
+        said = None
+    if not isinstance(said, dict) or "action" not in said:
+        return line
+    time_of_day = str(said.pop("at", ""))[11:19]
+    parts = [time_of_day, f"{said.pop('level', ''):<7}", str(said.pop("action"))]
+    fields = (
+        f"{name}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+        for name, value in said.items()
+        if name not in _SAME_FOR_ALL and value not in (None, "")
+    )
+    return " ".join([*filter(None, parts), *fields])

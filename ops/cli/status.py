@@ -9,6 +9,8 @@ from ops.cli.options import AsJson, Colour, DataDir
 if TYPE_CHECKING:
     from ops.stack import Layout
 
+_MEBIBYTE = 1024 * 1024
+
 
 def status(*, colour: Colour = None, data_dir: DataDir = None, as_json: AsJson = False) -> int:
     """Show every service: state, pid, uptime, restarts, memory, address.
@@ -41,7 +43,7 @@ def _show(place: Layout, seen: dict[str, Any]) -> None:
         how = place.command("up")
         console.print(f"{place.colour} is down. Start it: {how}", soft_wrap=True)
         return
-    console.print(table.of(seen["services"]))
+    screen.show(console, table.of(seen["services"]))
     if seen["stack"] == report.ORPHANED:
         over, end = place.command("up"), place.command("down")
         console.print(
@@ -52,7 +54,7 @@ def _show(place: Layout, seen: dict[str, Any]) -> None:
     console.print(
         f"{place.colour} is {'up' if seen['ready'] else 'not ready'}; supervisor: "
         f"pid {supervisor.get('pid')}, {table.uptime(supervisor.get('uptime_s'))}, "
-        f"{table.memory(supervisor.get('memory_bytes'))}; "
-        f"together {table.memory(seen['memory_bytes'])}; data: {place.data_dir}",
+        f"{table.memory(supervisor.get('pss_mb', supervisor.get('rss_mb')))}; "
+        f"together {table.memory(seen['memory_bytes'] / _MEBIBYTE)}; data: {place.data_dir}",
         soft_wrap=True,
     )

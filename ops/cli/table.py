@@ -8,6 +8,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from ops.cli import screen
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -20,19 +22,27 @@ _STYLES = {
     "restarting": "bold yellow",
     "orphaned": "bold yellow",
 }
-_MEBIBYTE = 1024 * 1024
 
 
 def of(services: Iterable[dict[str, Any]], *, title: str = "") -> Table:
     """One row per service: what it is, how it is, where it is, what happened to it."""
-    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
+    # Fits 80 columns: what is empty everywhere has no column.
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=title or None,
+        title_justify="left",
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    rows = list(services)
     for name in ("service", "state"):
         table.add_column(name, no_wrap=True)
-    for name in ("pid", "uptime", "restarts", "memory"):
+    restarts = ["restarts"] if any(one["restarts"] for one in rows) else []
+    for name in ("pid", "uptime", *restarts, "PSS", "RSS"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("address", overflow="fold")
-    rows = list(services)
-    if any(_note(one) for one in rows):
+    has_notes = any(_note(one) for one in rows)
+    if has_notes:
         table.add_column("note", overflow="fold")
     for one in rows:
         state = one["state"]
@@ -41,10 +51,11 @@ def of(services: Iterable[dict[str, Any]], *, title: str = "") -> Table:
             Text(state, style=_STYLES.get(state, "")),
             str(one["pid"] or ""),
             uptime(one.get("uptime_s")),
-            str(one["restarts"] or ""),
-            memory(one.get("memory_bytes")),
-            one.get("address") or "",
-            *filter(None, [_note(one)]),
+            *(str(one["restarts"] or "") for _ in restarts),
+            memory(one.get("pss_mb")),
+            memory(one.get("rss_mb")),
+            (one.get("address") or "").replace(", ", "\n"),
+            *([Text(screen.visible(_note(one)))] if has_notes else []),
         )
     return table
 
@@ -60,9 +71,9 @@ def uptime(seconds: float | None) -> str:
     return f"{whole // 60}m{whole % 60:02}s" if whole >= 60 else f"{whole}s"
 
 
-def memory(size_bytes: int | None) -> str:
-    """Mebibytes; empty where unknown."""
-    return "" if size_bytes is None else f"{size_bytes / _MEBIBYTE:.0f} MB"
+def memory(size_mb: float | None) -> str:
+    """Whole mebibytes; empty where unknown."""
+    return "" if size_mb is None else f"{size_mb:.0f} MB"
 
 
 def _note(one: dict[str, Any]) -> str:

@@ -92,7 +92,7 @@ def _watch_until_ready(console: Console, place: Layout) -> None:
     from ops.stack import control
 
     if not console.is_terminal:
-        control.wait_ready(place)
+        control.wait_ready(place, watch=control.telling(lambda line: print(line, file=sys.stderr)))
         return
     with Live(console=console, refresh_per_second=8, transient=True) as live:
         show: Callable[[dict[str, Any]], None] = lambda seen: live.update(  # noqa: E731
@@ -102,11 +102,11 @@ def _watch_until_ready(console: Console, place: Layout) -> None:
 
 
 def _show(console: Console, place: Layout, *, took_s: float | None) -> None:
-    from ops.cli import table
+    from ops.cli import screen, table
     from ops.stack import report
 
     seen = report.make(place)
-    console.print(table.of(seen["services"]))
+    screen.show(console, table.of(seen["services"]))
     how = "was already up" if took_s is None else f"is up after {took_s:.1f} s"
     console.print(f"{place.colour} {how}: {seen['urls'].get('gateway', place.data_dir)}")
 

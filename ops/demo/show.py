@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
@@ -16,8 +18,11 @@ if TYPE_CHECKING:
     from ops.demo.balance import Balance
 
 
+LINES_EVERY_S = 2.0
+
+
 class Bar:
-    """Two bars on stderr; silent where that is no terminal."""
+    """Two bars on stderr; where that is no terminal, a line every two seconds."""
 
     def __init__(self, total: int) -> None:
         """`total` jobs will be handed over."""
@@ -30,6 +35,9 @@ class Bar:
             console=console,
             disable=not console.is_terminal,
         )
+        self._total = total
+        self._is_silent = not console.is_terminal
+        self._told = time.monotonic()
         self._accepted = self._progress.add_task("accepted", total=total)
         self._finished = self._progress.add_task("finished", total=total)
 
@@ -49,6 +57,10 @@ class Bar:
         """Move both bars."""
         self._progress.update(self._accepted, completed=accepted)
         self._progress.update(self._finished, completed=finished)
+        if self._is_silent and time.monotonic() - self._told >= LINES_EVERY_S:
+            self._told = time.monotonic()
+            line = f"  ... {accepted:,} accepted, {finished:,} finished of {self._total:,} jobs"
+            print(line, file=sys.stderr)
 
 
 def results(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,9 @@ def bring_up(place: Layout) -> Target:
     """
     if os.environ.get("RELAIS_SMTP_URL") and not control.is_running(place):
         raise _elsewhere(place)
-    control.up(place)
+    if not control.is_running(place):
+        print("Starting the stack ...", file=sys.stderr)
+    control.up(place, watch=control.telling(lambda line: print(line, file=sys.stderr)))
     variables = control.environment(place)
     urls = report.make(place)["urls"]
     api_key = secrets.read(place.secrets).get("admin_key")

@@ -19,6 +19,7 @@ from ops.stack.service import READY, State
 from ops.stack.sharing import Membership
 
 _LOOK_S = 0.05
+_TELL_S = 2.0
 _UP_S: Final = 120.0
 _DOWN_S: Final = 180.0
 _HOPELESS_AFTER = 3
@@ -98,6 +99,21 @@ def up(place: Layout, *, only: tuple[str, ...] = (), watch: Watcher = lambda _: 
     """Start what is not running and return when everything is healthy; raises StackError."""
     start(place, only=only)
     wait_ready(place, watch=watch)
+
+
+def telling(say: Callable[[str], None]) -> Watcher:
+    """A watcher that says every two seconds what is not healthy yet."""
+    began = told = time.monotonic()
+
+    def watch(seen: dict[str, Any]) -> None:
+        nonlocal told
+        if time.monotonic() - told < _TELL_S:
+            return
+        told = time.monotonic()
+        waiting = [one["name"] for one in seen["services"] if one["state"] not in READY]
+        say(f"  ... {told - began:.0f} s, waiting for {', '.join(waiting) or 'nothing'}")
+
+    return watch
 
 
 def down(place: Layout, *, say: Callable[[str], None] = lambda _: None) -> bool:

@@ -101,13 +101,17 @@ def family(pid: int) -> list[int]:
     return found
 
 
-def memory_bytes(pids: list[int]) -> int | None:
+def pss_bytes(pids: list[int]) -> int | None:
     """Proportional set size of these processes together: shared pages are shared out.
 
-    Resident size where the kernel does not tell this process the proportional one.
+    None where the kernel does not tell this process.
     """
-    sizes = [size for pid in pids if (size := _memory_bytes(pid)) is not None]
-    return sum(sizes) if sizes else None
+    return _together(pids, file="smaps_rollup", key="Pss:")
+
+
+def rss_bytes(pids: list[int]) -> int | None:
+    """Resident size of these processes together: shared pages count once for each."""
+    return _together(pids, file="status", key="VmRSS:")
 
 
 def marked(variable: str, start: str) -> list[Identity]:
@@ -126,16 +130,15 @@ def marked(variable: str, start: str) -> list[Identity]:
     return found
 
 
-def _memory_bytes(pid: int) -> int | None:
-    for file, key in (("smaps_rollup", "Pss:"), ("status", "VmRSS:")):
+def _together(pids: list[int], *, file: str, key: str) -> int | None:
+    sizes = []
+    for pid in pids:
         try:
             lines = (_PROC / str(pid) / file).read_text().splitlines()
         except OSError:
             continue
-        for line in lines:
-            if line.startswith(key):
-                return int(line.split()[1]) * 1024
-    return None
+        sizes += [int(line.split()[1]) * 1024 for line in lines if line.startswith(key)]
+    return sum(sizes) if sizes else None
 
 
 def _stat(pid: int) -> list[str] | None:

@@ -73,7 +73,7 @@ def _supervisor(place: Layout) -> dict[str, Any] | None:
 
 def _service(seen: dict[str, Any]) -> dict[str, Any]:
     shown = {name: value for name, value in seen.items() if name not in {"started", "failures"}}
-    measured: dict[str, Any] = {"uptime_s": None, "memory_bytes": None}
+    measured: dict[str, Any] = {"uptime_s": None, "memory_bytes": None, "rss_mb": None}
     if seen["pid"] is not None:
         measured = _measured(Identity(seen["pid"], seen["started"]), alone=False)
     elif seen.get("kept") in {"other", "outside"}:
@@ -84,6 +84,17 @@ def _service(seen: dict[str, Any]) -> dict[str, Any]:
 def _measured(identity: Identity, *, alone: bool) -> dict[str, Any]:
     uptime_s = identity.uptime_s()
     if uptime_s is None:
-        return {"uptime_s": None, "memory_bytes": None}
+        return {"uptime_s": None, "memory_bytes": None, "rss_mb": None}
     pids = [identity.pid] if alone else processes.family(identity.pid)
-    return {"uptime_s": round(uptime_s, 1), "memory_bytes": processes.memory_bytes(pids)}
+    proportional, resident = processes.pss_bytes(pids), processes.rss_bytes(pids)
+    sizes: dict[str, Any] = {
+        "memory_bytes": resident if proportional is None else proportional,
+        "rss_mb": _mebibytes(resident),
+    }
+    if proportional is not None:  # macOS does not tell
+        sizes["pss_mb"] = _mebibytes(proportional)
+    return {"uptime_s": round(uptime_s, 1), **sizes}
+
+
+def _mebibytes(size_bytes: int | None) -> float | None:
+    return None if size_bytes is None else round(size_bytes / 1_048_576, 1)

@@ -55,6 +55,6 @@ def test_strays_are_found_by_their_mark_and_nothing_else_is_touched() -> None:
 
 def test_memory_and_family_can_be_read() -> None:
     assert os.getpid() in processes.family(os.getppid())
-    size = processes.memory_bytes([os.getpid()])
+    size = processes.pss_bytes([os.getpid()])
     assert size is not None
     assert size > 1_000_000
