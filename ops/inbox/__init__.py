@@ -8,5 +8,5 @@ answered, and every refusal is remembered too.
 - `journal.py`    an append-only file of JSON lines with one fsync for many writers
 - `mailbox.py`    what was accepted, deferred and refused; counts and look-ups
 - `callbacks.py`  HTTP requests that were posted to `/callbacks/{name}`
-- `web.py`, `routes.py`, `page.py`  the small HTTP side
+- `web.py`, `routes.py`, `page.py`, `reading.py`  the small HTTP side
 """

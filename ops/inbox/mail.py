@@ -38,13 +38,14 @@ def read_header(raw: bytes) -> Header:
     message_id = found.group(1).strip().decode("utf-8", "replace") if found else ""
     found = _SUBJECT.search(head)
     subject = found.group(1).replace(b"\r\n", b"").decode("utf-8", "replace") if found else ""
-    return Header(message_id, _decoded(subject))
+    return Header(message_id, decoded(subject))
 
 
-def _decoded(subject: str) -> str:
+def decoded(subject: str) -> str:
+    """A header field with its encoded words (RFC 2047) decoded; as it came where they are wrong."""
     if "=?" not in subject:
         return subject
     try:
         return str(make_header(decode_header(subject)))
-    except (HeaderParseError, LookupError, UnicodeError):
+    except (HeaderParseError, LookupError, ValueError):
         return subject  # an unknown charset: shown as it came

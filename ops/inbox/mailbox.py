@@ -42,6 +42,7 @@ class Search:
     recipient: str = ""
     recipient_domain: str = ""
     message_id: str = ""
+    text: str = ""  # in subject, sender or recipient; any case
 
 
 class Mailbox:
@@ -122,10 +123,12 @@ class Mailbox:
             **turned,
         }
 
-    def search(self, search: Search, *, limit: int) -> tuple[int, list[dict[str, Any]]]:
-        """How many deliveries match, and the newest `limit` of them without their text."""
+    def search(
+        self, search: Search, *, limit: int, skip: int = 0
+    ) -> tuple[int, list[dict[str, Any]]]:
+        """How many deliveries match, and the newest `limit` after `skip`, without their text."""
         rows = list(self._matching(search))
-        newest = rows[-limit:][::-1] if limit else []
+        newest = rows[::-1][skip : skip + limit]
         found = []
         for row in newest:
             record = self._record(row)
@@ -156,8 +159,14 @@ class Mailbox:
         if search.message_id:
             tests.append((self._message_ids, _key(search.message_id)))
         for row in range(len(self._offsets)):
-            if all(column[row] == key for column, key in tests):
+            if all(column[row] == key for column, key in tests) and (
+                not search.text or self._contains(row, search.text.casefold())
+            ):
                 yield row
+
+    def _contains(self, row: int, text: str) -> bool:
+        record = self._record(row)
+        return any(text in record[name].casefold() for name in ("subject", "sender", "recipient"))
 
     def _record(self, row: int) -> dict[str, Any]:
         data = self._journal.read(Line(self._offsets[row], self._sizes[row]))

@@ -58,7 +58,7 @@ def test_the_page_escapes_and_loads_nothing(inbox: Inbox) -> None:
     answer = inbox.http.get("/")
     assert "<script" not in answer.text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;&amp;" in answer.text
-    assert not re.search(r'(src|href)="(?!/messages/\d+/raw")', answer.text)
+    assert not re.search(r'(src|href)="(?!/messages/\d+")', answer.text)
     policy = answer.headers["content-security-policy"]
     [style] = re.findall("<style>(.*?)</style>", answer.text, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -92,6 +92,76 @@ def test_wrong_requests(inbox: Inbox, method: str, path: str, status: int) -> No
 def test_another_host_name_is_refused(inbox: Inbox) -> None:
     assert inbox.http.get("/messages", headers={"Host": "evil.example.org"}).status_code == 403
     assert inbox.http.get("/messages", headers={"Host": "localhost:8082"}).status_code == 200
+
+
+HOSTILE = b"""\
+From: =?utf-8?q?Zo=C3=AB?= <z@example.org>\r
+Subject: =?utf-8?q?Gr=C3=BC=C3=9Fe_<b>?=\r
+Content-Type: multipart/mixed; boundary=x\r
+\r
+--x\r
+Content-Type: text/html; charset=utf-8\r
+\r
+<script>alert(1)</script><img src=http://127.0.0.1:1/>\r
+--x\r
+Content-Type: text/html; name="<i>.html"\r
+Content-Disposition: attachment; filename="a\\"<i>.html"\r
+\r
+<script>alert(2)</script>\r
+--x--\r
+"""
+
+
+def test_a_mail_is_shown_decoded_and_its_html_only_in_a_sandbox(inbox: Inbox) -> None:
+    with inbox.smtp() as smtp:
+        smtp.sendmail("s@example.org", ["a@example.org"], HOSTILE)
+    shown = inbox.http.get("/messages/1")
+    assert "Zoë &lt;z@example.org&gt;" in shown.text
+    assert "Grüße &lt;b&gt;" in shown.text
+    assert "<script" not in shown.text
+    assert "<i>" not in shown.text
+    assert '<iframe sandbox title="HTML of the mail" src="/messages/1/html">' in shown.text
+    html = inbox.http.get("/messages/1/html")
+    assert "<script>alert(1)" in html.text
+    assert html.headers["content-security-policy"].startswith("sandbox; default-src 'none'; ")
+    assert "script-src" not in html.headers["content-security-policy"]
+    attached = inbox.http.get("/messages/1/attachments/0")
+    assert attached.text.strip() == "<script>alert(2)</script>"
+    assert attached.headers["content-type"] == "application/octet-stream"
+    assert re.fullmatch(r'attachment; filename="[\w.-]+"', attached.headers["content-disposition"])
+    for path in ("/messages/1/attachments/1", "/messages/2", "/messages/2/html"):
+        assert inbox.http.get(path).status_code == 404
+
+
+def test_the_page_searches_and_shows_every_mail(inbox: Inbox) -> None:
+    for first in range(0, 101, 50):
+        with inbox.smtp() as smtp:
+            for n in range(first, min(first + 50, 101)):
+                smtp.sendmail(
+                    "s@example.org", ["a@example.org"], f"Subject: mail {n}!\r\n\r\nx\r\n"
+                )
+    newest, oldest = inbox.http.get("/").text, inbox.http.get("/?page=2").text
+    assert "mail 100!" in newest
+    assert "mail 0!" not in newest
+    assert 'href="/?q=&amp;page=2"' in newest
+    assert "mail 0!" in oldest
+    found = inbox.http.get("/", params={"q": "MAIL 7!"}).text
+    assert re.findall(r"mail \d+!", found) == ["mail 7!"]
+    assert inbox.http.get("/?page=0").status_code == 400
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://evil.example.org"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site", "Origin": "http://127.0.0.1:1"},
+    ],
+)
+def test_a_page_of_another_site_cannot_post(inbox: Inbox, headers: dict[str, str]) -> None:
+    assert inbox.http.post("/callbacks/x", content=b"1", headers=headers).status_code == 403
+    assert inbox.http.get("/callbacks/x").json() == []
 
 
 def test_a_body_beyond_the_limit_is_refused(inbox: Inbox) -> None:
