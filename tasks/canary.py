@@ -20,8 +20,11 @@ class Canary(BaseModel, extra="forbid"):
     queue: str
 
 
+NAME = "relais.canary"
+
+
 @kind(
-    "relais.canary",
+    NAME,
     payload=Canary,
     queue="critical",
     max_attempts=1,

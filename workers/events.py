@@ -16,6 +16,7 @@ from celery.events import EventDispatcher
 from doorbell.ringer import UNREACHABLE
 from runtime import logs
 from runtime.redaction import redacted
+from tasks import canary
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -42,7 +43,13 @@ class TaskEvents:
         self._thread.start()
 
     def started(self, job: ClaimedJob) -> None:
-        """The job was claimed and is about to run."""
+        """The job was claimed and is about to run; a canary is not shown.
+
+        Every queue has one every few seconds: they would drown the jobs that people look for.
+        Health and metrics tell of them.
+        """
+        if job.kind == canary.NAME:
+            return
         uuid, now = str(job.id), time.time()
         retries = max(0, job.counted - 1)
         described = {
@@ -69,6 +76,8 @@ class TaskEvents:
         error: ErrorReport | None = None,
     ) -> None:
         """The attempt ended: `event` is succeeded, failed, retried, revoked or rejected."""
+        if job.kind == canary.NAME:
+            return
         fields: dict[str, Any] = {"uuid": str(job.id), "timestamp": time.time()}
         if event == "succeeded":
             fields |= {"result": "", "runtime": seconds}

@@ -120,8 +120,9 @@ def readable(line: str) -> str:
         return line
     time_of_day = str(said.pop("at", ""))[11:19]
     parts = [time_of_day, f"{said.pop('level', ''):<7}", str(said.pop("action"))]
+    parts.append(" ".join(str(said.pop("message", "")).split()))
     fields = (
-        f"{name}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+        f"{name}={' '.join(value.split()) if isinstance(value, str) else json.dumps(value)}"
         for name, value in said.items()
         if name not in _SAME_FOR_ALL and value not in (None, "")
     )

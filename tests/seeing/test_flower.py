@@ -13,10 +13,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from celery import Celery
 from pydantic import SecretStr
 from redis import Redis
 
@@ -26,6 +28,7 @@ from runtime.settings import Settings
 from tests import waiting
 from tests.ledger import jobs
 from tests.workers.process import WorkerProcess
+from workers.events import TaskEvents
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -312,3 +315,13 @@ def test_it_starts_and_ends_without_redis() -> None:
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=15)
     assert process.returncode == 0
+
+
+def test_canaries_do_not_drown_the_jobs() -> None:
+    events = TaskEvents(Celery(broker="redis://127.0.0.1:1/0"), hostname="bulk@test")
+    events.close()  # nothing is sent any more: what would be told stays where it can be read
+    for kind in ("relais.canary", "email.send"):
+        job: Any = SimpleNamespace(id=kind, kind=kind, queue="bulk", counted=1)
+        events.started(job)
+        events.ended(job, "succeeded", seconds=0.1)
+    assert {fields["uuid"] for _, fields in events._waiting} == {"email.send"}

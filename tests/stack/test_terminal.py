@@ -104,6 +104,8 @@ def test_logs_are_shown_as_escapes(cluster: Cluster) -> None:
 def test_a_line_of_json_is_readable_on_a_terminal() -> None:
     line = {"at": "2026-11-24T22:54:15.730+00:00", "level": "info", "action": "a.b", "n": 1}
     assert logs.readable(json.dumps(line)) == "22:54:15 info    a.b n=1"
+    lines = json.dumps({**line, "message": "one\n\ntwo"})
+    assert logs.readable(lines) == "22:54:15 info    a.b one two n=1"
     for other in ("plain", "{broken", '{"no": "action"}', "[1]"):
         assert logs.readable(other) == other
 
