@@ -146,7 +146,7 @@ class JobRequest(BaseModel):
     )
     run_at: Moment | None = Field(None, description="Not before; ISO 8601 with a zone.")
     delay_s: Annotated[float, Field(strict=True, ge=0, le=TEN_YEARS_S)] | None = Field(
-        None, description="Not before so many seconds from now."
+        None, description="Wait this many seconds before running."
     )
     timeout_s: Annotated[float, Field(strict=True, gt=0, le=DAY_S)] | None = Field(
         None, description="Longest one attempt may run, in seconds; left out, the kind decides."

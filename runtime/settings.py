@@ -141,7 +141,7 @@ class Settings(BaseSettings):
         1.0, gt=0, description="How often an idle worker looks into the ledger (jittered)."
     )
     lease_s: float = Field(
-        60.0, gt=0, description="A running job whose worker is silent this long is taken back."
+        60.0, gt=0, description="A running job whose worker has been silent this long is reclaimed."
     )
     heartbeat_s: float = Field(1.0, gt=0, description="How often a worker proves it is alive.")
     dead_after_s: float = Field(
@@ -193,7 +193,7 @@ class Settings(BaseSettings):
     snooze_max_s: float = Field(
         3 * 86_400.0,
         gt=0,
-        description="A job that is put off again and again, at no cost, fails after this long.",
+        description="A job that keeps being snoozed, at no cost, fails after this long.",
     )
     unknown_kind_max_s: float = Field(
         86_400.0,

@@ -86,7 +86,7 @@ class RetryRequest(BaseModel):
 
     filter: RetryFilter = Field(description="Which jobs.")
     limit: Annotated[int, Field(strict=True, ge=1, le=10_000)] = Field(
-        1_000, description="At most so many, oldest first."
+        1_000, description="At most this many, oldest first."
     )
     dry_run: Annotated[bool, Field(strict=True)] = Field(
         False, description="Only say how many jobs it would be."

@@ -93,7 +93,7 @@ async def show_job(
     ] = 0,
     payload: Annotated[bool, Query(description="Show the payload too.")] = False,  # noqa: FBT002
 ) -> Response:
-    """With `wait`, answers as soon as the job is over, or after so many seconds as it is then."""
+    """With `wait`, responds when the job has ended, or after that many seconds with its state."""
     loop = asyncio.get_running_loop()
     until = loop.time() + wait
     row = await _job(gateway, tenant=caller.tenant, job_id=job_id, payload=payload)

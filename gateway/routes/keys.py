@@ -117,7 +117,7 @@ async def create_key(asked: KeyRequest, gateway: TheServices, caller: TheCaller)
 async def revoke_key(
     prefix: Annotated[str, Path(max_length=64)], gateway: TheServices, caller: TheCaller
 ) -> Response:
-    """Take the key back for good."""
+    """Revoke the key permanently."""
     if not await gateway.ledger.call(api_keys.revoke, tenant=caller.tenant, prefix=prefix):
         raise Problem(Code.NOT_FOUND, "There is no key with this prefix.")
     log.info("key.revoked", by=caller.name, prefix=prefix)

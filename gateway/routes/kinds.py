@@ -67,7 +67,9 @@ async def show_kind(name: str, gateway: TheServices) -> Response:
     kind = gateway.kinds.get(name)
     if kind is None or kind.internal:
         raise Problem(
-            Code.NOT_FOUND, "There is no such kind.", remedy="GET /api/v1/kinds lists them."
+            Code.NOT_FOUND,
+            "There is no kind with this name.",
+            remedy="GET /api/v1/kinds lists them.",
         )
     return JsonResponse(_brief(kind) | {"payload_schema": kind.payload.model_json_schema()})
 

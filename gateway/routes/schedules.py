@@ -221,7 +221,7 @@ async def change_schedule(
     openapi_extra=only(WRITE),
 )
 async def delete_schedule(schedule_id: UUID, gateway: TheServices, caller: TheCaller) -> Response:
-    """Remove it for good."""
+    """Delete it permanently."""
     await gateway.ledger.call(schedules.delete, tenant=caller.tenant, schedule_id=schedule_id)
     log.info("schedule.deleted", by=caller.name, schedule=str(schedule_id))
     return Response(status_code=204)

@@ -29,7 +29,7 @@ def bench(
     ] = 1,
     as_json: AsJson = False,
 ) -> int:
-    """Measure Relais on this machine, beside Celery and Dramatiq or beside itself untroubled."""
+    """Measure Relais on this machine, beside Celery and Dramatiq, or itself undisturbed."""
     from lab import bench as benches
 
     options = benches.Options(minutes=minutes, rate=rate, flood=flood, jobs=jobs, gateways=gateways)

@@ -12,15 +12,15 @@ from ops.cli.options import AsJson, DataDir
 def chaos(
     *,
     seed: Annotated[int, typer.Option(help="The same seed plays the same faults and load.")] = 1,
-    minutes: Annotated[float, typer.Option(min=0.1, max=1440, help="How long to strain it.")] = 5.0,
+    minutes: Annotated[float, typer.Option(min=0.1, max=1440, help="How long to run.")] = 5.0,
     faults: Annotated[
         str, typer.Option(help="Names, comma-separated.", show_default="all there are")
     ] = "",
     control: Annotated[
-        bool, typer.Option("--control", help="The same on a plain Celery app, to compare.")
+        bool, typer.Option("--control", help="The same on a plain Celery app, for comparison.")
     ] = False,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Keep the history of a good run as well, to look into.")
+        bool, typer.Option("--keep", help="Keep the history even if nothing went wrong.")
     ] = False,
     as_json: AsJson = False,
     data_dir: DataDir = None,

@@ -11,13 +11,15 @@ from ops.cli.options import AsJson, Colour, DataDir, PortBase
 
 def demo(
     *,
-    recipients: Annotated[int, typer.Option(min=1, max=100_000, help="Bulk mails to send.")] = 1000,
+    recipients: Annotated[
+        int, typer.Option(min=1, max=100_000, help="Bulk emails to send.")
+    ] = 1000,
     as_json: AsJson = False,
     colour: Colour = None,
     data_dir: DataDir = None,
     port_base: PortBase = None,
 ) -> int:
-    """Play an evening of n8n against the stack, and account for every mail."""
+    """Send n8n-shaped requests through the stack, and account for every email."""
     from ops import demo as play
 
     return play.run(

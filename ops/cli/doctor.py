@@ -47,7 +47,7 @@ def doctor(
         table.add_row(check.name, mark, Text(check.found), Text(check.remedy))
     console = screen.console()
     console.print(table)
-    console.print("All is well." if well else "Something is wrong.")
+    console.print("Everything is fine." if well else "Something is wrong.")
     return code
 
 

@@ -24,13 +24,13 @@ _SAME_FOR_ALL = {"service", "colour", "process", "logger"}
 
 
 def logs(
-    service: Annotated[str | None, typer.Argument(help="One service; all without it.")] = None,
+    service: Annotated[str | None, typer.Argument(help="One service; default: all.")] = None,
     *,
     follow_on: Annotated[
-        bool, typer.Option("-f", "--follow", help="Go on printing what is added.")
+        bool, typer.Option("-f", "--follow", help="Keep printing new lines.")
     ] = False,
     lines: Annotated[
-        int, typer.Option("-n", "--lines", min=0, help="How many to begin with.")
+        int, typer.Option("-n", "--lines", min=0, help="How many lines to start with.")
     ] = 50,
     as_written: Annotated[
         bool, typer.Option("--json", help="Also on a terminal: JSON, as the services wrote it.")

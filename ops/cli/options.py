@@ -13,7 +13,7 @@ Colour = Annotated[
 ]
 DataDir = Annotated[
     Path | None,
-    typer.Option("--data-dir", help="The one folder that everything is written to."),
+    typer.Option("--data-dir", help="The folder that all data is written to."),
 ]
 PortBase = Annotated[
     int | None,

@@ -29,7 +29,7 @@ def up(
     port_base: PortBase = None,
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", help="Just this service and what it needs; may be repeated."),
+        typer.Option("--only", help="Only this service and what it needs; repeatable."),
     ] = None,
 ) -> int:
     """Start the local stack: Postgres, Redis, inbox, gateway, workers, beat, Flower.

@@ -48,7 +48,7 @@ def tell(run: str, *, recipients: int, callback_url: str) -> Story:
         *templated,
         _mail(f"later@{domain}", "Two seconds later", queue="template", delay_s=DELAY_S),
         _mail(f"report@{domain}", "Tell me when", queue="critical", callback_url=callback_url),
-        _mail(f"defer-once+a@{domain}", "Put off once, then taken", queue="template"),
+        _mail(f"defer-once+a@{domain}", "Deferred once, then accepted", queue="template"),
         _mail(f"refuse+a@{domain}", "Nobody lives here", queue="template"),
     ]
     bulk = [

@@ -93,7 +93,7 @@ def results(
         f" {books.duplicates:,} duplicates"
     )
     console.print(
-        f"The inbox put {books.deferred:,} off at first and refused {books.refused:,};"
+        f"The inbox deferred {books.deferred:,} at first and refused {books.refused:,};"
         f" {books.callbacks:,} signed callback arrived."
     )
     for fault in faults:
