@@ -14,12 +14,11 @@ import secrets
 import zlib
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast, get_args
 from uuid import UUID
 
-from sqlalchemy import text
-
-from ledger import ids
+from ledger import ids, statements
 from ledger.errors import InvalidKey
 
 if TYPE_CHECKING:
@@ -38,31 +37,7 @@ LONGEST_LIFE_S = 100 * 366 * 86_400.0
 _SHAPE = re.compile(r"rls_[A-Za-z0-9_-]{49}")
 _TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
-# One statement each.
-INSERT_TENANT = text("INSERT INTO relais.tenants (name) VALUES (:tenant) ON CONFLICT DO NOTHING")
-INSERT_KEY = text(
-    "INSERT INTO relais.api_keys (id, tenant, name, prefix, sha256, role, rate_per_s, expires_at)"
-    " VALUES (:id, :tenant, :name, :prefix, :sha256, :role, :rate_per_s,"
-    " clock_timestamp() + CAST(:expires_in_s AS float8) * interval '1 second')"
-)
-_COLUMNS = (
-    "id, tenant, name, prefix, sha256, role, rate_per_s, created_at, expires_at, revoked_at,"
-    " last_used_at, coalesce(expires_at <= clock_timestamp(), false) AS is_expired"
-)
-FIND_KEYS = text(f"SELECT {_COLUMNS} FROM relais.api_keys WHERE sha256 = ANY(:fingerprints)")
-LIST_KEYS = text(f"SELECT {_COLUMNS} FROM relais.api_keys WHERE tenant = :tenant ORDER BY id DESC")
-REVOKE_KEY = text(
-    "UPDATE relais.api_keys SET revoked_at = coalesce(revoked_at, clock_timestamp())"
-    " WHERE tenant = :tenant AND prefix = :prefix RETURNING id"
-)
-# At most once a minute and key, so that a busy key does not rewrite its row all day. A row that
-# somebody holds is left out: no caller waits for it.
-TOUCH_KEYS = text(
-    "UPDATE relais.api_keys SET last_used_at = clock_timestamp() WHERE id IN ("
-    "SELECT id FROM relais.api_keys WHERE id = ANY(:ids)"
-    " AND (last_used_at IS NULL OR last_used_at < clock_timestamp() - interval '1 minute')"
-    " FOR UPDATE SKIP LOCKED)"
-)
+SQL = statements.load(Path(__file__).with_suffix(".sql"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +102,9 @@ async def create(
         raise InvalidKey(message, remedy="Leave it out to have one made.")
     made = key or mint()
     new = NewKey(id=ids.new(), key=made, prefix=made[:PREFIX_LENGTH])
-    await connection.execute(INSERT_TENANT, {"tenant": tenant})
+    await connection.execute(SQL["insert_tenant"], {"tenant": tenant})
     await connection.execute(
-        INSERT_KEY,
+        SQL["insert_key"],
         {
             "id": new.id,
             "tenant": tenant,
@@ -152,24 +127,24 @@ async def find(connection: AsyncConnection, sha256: bytes) -> KeyRow | None:
 
 async def find_all(connection: AsyncConnection, fingerprints: Sequence[bytes]) -> list[KeyRow]:
     """The keys with these fingerprints, in no order; of those there are."""
-    rows = await connection.execute(FIND_KEYS, {"fingerprints": list(fingerprints)})
+    rows = await connection.execute(SQL["find_keys"], {"fingerprints": list(fingerprints)})
     return [_key(row) for row in rows]
 
 
 async def list_all(connection: AsyncConnection, *, tenant: str) -> list[KeyRow]:
     """Every key of `tenant`, newest first."""
-    return [_key(row) for row in await connection.execute(LIST_KEYS, {"tenant": tenant})]
+    return [_key(row) for row in await connection.execute(SQL["list_keys"], {"tenant": tenant})]
 
 
 async def revoke(connection: AsyncConnection, *, tenant: str, prefix: str) -> bool:
     """Take a key back for good; False: there is none with this prefix."""
-    result = await connection.execute(REVOKE_KEY, {"tenant": tenant, "prefix": prefix})
+    result = await connection.execute(SQL["revoke_key"], {"tenant": tenant, "prefix": prefix})
     return result.first() is not None
 
 
 async def touch(connection: AsyncConnection, *, key_ids: Sequence[UUID]) -> None:
     """Note that these keys are in use, to the minute."""
-    await connection.execute(TOUCH_KEYS, {"ids": list(key_ids)})
+    await connection.execute(SQL["touch_keys"], {"ids": list(key_ids)})
 
 
 def _checksum(secret: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
-from sqlalchemy import text
 
 from ledger import dependence, ids, lanes, queries
 from ledger.models.jobs import State
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 CALLBACK_KIND = "http.callback"
 CALLBACK_ATTEMPTS = 10
 CALLBACK_TIMEOUT_S = 60.0
-
-STATE_OF = text("SELECT state FROM relais.jobs WHERE tenant = :tenant AND id = :id")
 
 
 async def follow(
@@ -101,7 +98,7 @@ async def _lock(connection: AsyncConnection, children: Sequence[UUID]) -> set[UU
 
 async def state_of(connection: AsyncConnection, *, tenant: str, job_id: UUID) -> State | None:
     """The state of one job of `tenant`."""
-    result = await connection.execute(STATE_OF, {"tenant": tenant, "id": job_id})
+    result = await connection.execute(SQL["state_of"], {"tenant": tenant, "id": job_id})
     value = result.scalar_one_or_none()
     return None if value is None else State(value)
 

@@ -106,3 +106,7 @@ SELECT j.id, j.tenant, j.kind, j.queue, j.state, j.attempt, j.reason, body.resul
        j.finished_at
 FROM relais.jobs AS j LEFT JOIN relais.job_bodies AS body ON body.job_id = j.id
 WHERE j.id = ANY(CAST(:ids AS uuid[])) AND j.callback_url IS NOT NULL
+
+-- name: state_of
+-- The state of one job of a tenant.
+SELECT state FROM relais.jobs WHERE tenant = :tenant AND id = :id

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
 from pydantic_core import to_json
-from sqlalchemy import text
 
-from ledger import cron, ids, ticks
+from ledger import cron, ids, statements, ticks
 from ledger.errors import InvalidSchedule
 from ledger.schedules import JOB_OPTIONAL, JOB_REQUIRED, check_job
 from ledger.shapes import NewJob
@@ -24,42 +24,7 @@ LaneOf = Callable[[str, str, dict[str, Any]], str]
 
 PART_MAX_BYTES = 4_194_304  # of schedules' jobs that are in hand at once
 
-# Without their jobs, which `fire` reads afresh.
-ENABLED = text(
-    "SELECT id, cron, timezone, changed_at, fired_until FROM relais.schedules WHERE enabled"
-)
-
-# Says whether `enabled` would answer differently than before, without reading it all.
-FINGERPRINT = text("""
-SELECT statement_timestamp() AS now, count(*) AS schedules,
-       coalesce(sum(extract(epoch FROM changed_at)), 0) AS changes
-FROM relais.schedules WHERE enabled
-""")
-
-# A beat that is frozen in the middle holds up the others for no longer than this.
-NOT_FOR_LONG = text("""
-SELECT set_config('idle_in_transaction_session_timeout', '2s', true),
-       set_config('lock_timeout', '2s', true)
-""")
-
-# Those that nobody else is firing or changing; the others are looked at again.
-LOCK = text("""
-SELECT id, enabled, cron, timezone, fired_until, octet_length(job::text) AS bytes
-FROM relais.schedules WHERE id = ANY(CAST(:ids AS uuid[]))
-ORDER BY id FOR UPDATE SKIP LOCKED
-""")
-
-# What becomes of a tick.
-JOBS = text(
-    "SELECT id, tenant, name, job FROM relais.schedules WHERE id = ANY(CAST(:ids AS uuid[]))"
-)
-
-# These nominal times are done with.
-DEAL_WITH = text("""
-UPDATE relais.schedules AS s SET fired_until = d.nominal_at
-FROM unnest(CAST(:ids AS uuid[]), CAST(:nominal AS timestamptz[])) AS d (id, nominal_at)
-WHERE s.id = d.id
-""")
+SQL = statements.load(Path(__file__).with_suffix(".sql"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +87,13 @@ class Fingerprint:
 
 async def fingerprint(connection: AsyncConnection) -> Fingerprint:
     """The database's clock, and whether `enabled` has to be read again."""
-    row = (await connection.execute(FINGERPRINT)).one()
+    row = (await connection.execute(SQL["fingerprint"])).one()
     return Fingerprint(row.now, row.schedules, Decimal(row.changes))
 
 
 async def enabled(connection: AsyncConnection) -> list[Times]:
     """Every enabled schedule of every tenant."""
-    return [Times(*row) for row in await connection.execute(ENABLED)]
+    return [Times(*row) for row in await connection.execute(SQL["enabled"])]
 
 
 async def fire(
@@ -139,8 +104,8 @@ async def fire(
     `lane_of` names the lane of a job by kind, tenant and payload; without it, it is the tenant's.
     Nothing waits for another beat. One that the ledger itself refuses raises, for all of them.
     """
-    await connection.execute(NOT_FOR_LONG)
-    locked = await connection.execute(LOCK, {"ids": [tick.times.id for tick in due]})
+    await connection.execute(SQL["not_for_long"])
+    locked = await connection.execute(SQL["lock"], {"ids": [tick.times.id for tick in due]})
     known = {row.id: row for row in locked}
     live = [tick for tick in due if tick.times.id in known and _is_live(tick, known[tick.times.id])]
     answers: dict[UUID, Fired] = {}
@@ -152,7 +117,7 @@ async def fire(
             "ids": [tick.times.id for tick in done],
             "nominal": [tick.nominal_at for tick in done],
         }
-        await connection.execute(DEAL_WITH, values)
+        await connection.execute(SQL["deal_with"], values)
     return [
         answers.get(tick.times.id, Fired("repeated" if tick.times.id in known else "busy"))
         for tick in due
@@ -165,7 +130,8 @@ async def _fire_part(
     """Write the ticks and jobs of schedules that are locked."""
     answers: dict[UUID, Fired] = {}
     rows = {
-        row.id: row for row in await connection.execute(JOBS, {"ids": [t.times.id for t in part]})
+        row.id: row
+        for row in await connection.execute(SQL["jobs"], {"ids": [t.times.id for t in part]})
     }
     made: dict[UUID, ticks.Tick] = {}
     for tick in part:

@@ -14,15 +14,15 @@ import socket
 import threading
 import time
 from contextlib import closing, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import psycopg
 
-from ledger import ids, pooler
+from ledger import ids, pooler, statements
 from ledger.errors import UnfitDatabase
 from ledger.session import BriefSession, expressions, parameters
-from ledger.statements import TRANSITIONS
 from runtime import logs
 
 if TYPE_CHECKING:
@@ -44,34 +44,13 @@ SESSION = {
     "tcp_keepalives_count": 3,
     "tcp_user_timeout": 5_000,
 }
-# What a process says of itself; the rest it says with every beat.
-COLUMNS = ("id", "name", "queue", "colour", "version", "host", "pid", "lock_key", "kinds")
-REGISTER = f"""
-INSERT INTO relais.workers ({", ".join(COLUMNS)}, lease_until)
-VALUES ({", ".join(f"%({name})s" for name in COLUMNS)},
-        statement_timestamp() + %(lease_s)s * interval '1 second')
-ON CONFLICT (id) DO UPDATE SET
-    lock_key = excluded.lock_key, host = excluded.host, pid = excluded.pid,
-    seen_at = statement_timestamp(),
-    lease_until = greatest(workers.lease_until, excluded.lease_until)
-RETURNING pg_backend_pid()
-"""
-
-
-def _for_psycopg(name: str, *parameters: str) -> str:
-    """A statement of transitions.sql as the driver alone reads it."""
-    statement = str(TRANSITIONS[name])
-    for parameter in parameters:
-        statement = statement.replace(f":{parameter}", f"%({parameter})s")
-    return statement
-
-
-EXTEND = _for_psycopg("extend_leases", "lease_s", "ids", "attempts")
-CANCELS = _for_psycopg("asked_to_stop", "ids", "attempts")
-SIGN_OFF = """
-DELETE FROM relais.workers AS w WHERE w.id = %s
-  AND NOT EXISTS (SELECT FROM relais.jobs WHERE state = 'running' AND owner = w.id)
-"""
+SQL = {
+    name: statements.for_psycopg(statement)
+    for name, statement in {
+        **statements.load(Path(__file__).with_suffix(".sql")),
+        **{name: statements.TRANSITIONS[name] for name in ("extend_leases", "asked_to_stop")},
+    }.items()
+}
 
 
 class Presence:
@@ -189,13 +168,13 @@ class Presence:
             if self._stop.wait(self._settings.heartbeat_s):
                 break
         with suppress(psycopg.Error):
-            connection.execute(SIGN_OFF, (self.owner,))
+            connection.execute(SQL["sign_off"], {"id": self.owner})
 
     def _beat(self, connection: BriefSession, pid: int) -> None:
         started = time.monotonic()
         held = self._held() if self._held is not None else []
         lease_s = 0.0 if held is None else self._settings.lease_s
-        row = connection.execute(REGISTER, self._described(lease_s=lease_s)).fetchone()
+        row = connection.execute(SQL["register"], self._described(lease_s=lease_s)).fetchone()
         if row != (pid,):
             raise pooler.shared()  # the lock is in another session than this one
         fences: dict[str, Any] = {
@@ -203,10 +182,10 @@ class Presence:
             "attempts": [attempt for _, attempt in held or ()],
         }
         if held:
-            connection.execute(EXTEND, {**fences, "lease_s": self._settings.lease_s})
+            connection.execute(SQL["extend_leases"], {**fences, "lease_s": self._settings.lease_s})
         self._last_beat = started  # what was true when the beat began
         if held and self._on_cancel is not None:
-            asked = connection.execute(CANCELS, fences).fetchall()
+            asked = connection.execute(SQL["asked_to_stop"], fences).fetchall()
             if asked:
                 self._on_cancel([(row[0], row[1]) for row in asked])
 

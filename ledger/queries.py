@@ -37,12 +37,12 @@ _FULL = (
 )
 
 # One job, whoever asks belongs to its tenant.
-JOB = (
-    f"SELECT {_FULL} FROM relais.jobs AS j"
-    " LEFT JOIN relais.job_bodies AS body ON body.job_id = j.id"
+_ONE = (
+    " FROM relais.jobs AS j LEFT JOIN relais.job_bodies AS body ON body.job_id = j.id"
     " WHERE j.tenant = :tenant AND j.id = :id"
 )
-JOB_WITH_PAYLOAD = JOB.replace(_FULL, f"{_FULL}, coalesce(body.payload, '{{}}') AS payload")
+JOB = f"SELECT {_FULL}{_ONE}"
+JOB_WITH_PAYLOAD = f"SELECT {_FULL}, coalesce(body.payload, '{{}}') AS payload{_ONE}"
 # What became of the callbacks of one job, the newest first: one for each time that it ended.
 CALLBACKS = text(
     "SELECT id, state, attempt - uncounted AS counted, max_attempts, run_at, finished_at, reason"

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import text
-
-from ledger import counts
+from ledger import counts, statements
 from ledger.models.jobs import State
 
 if TYPE_CHECKING:
@@ -15,26 +14,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-# Per queue: since when its longest ready job has been, by lane; what operators decided; canaries.
-LOOK = text("""
-SELECT
-    q.name,
-    extract(epoch FROM statement_timestamp() - (
-        SELECT min(head.ready_at) FROM relais.lanes AS l
-        CROSS JOIN LATERAL (
-            SELECT j.ready_at FROM relais.jobs AS j
-            WHERE j.queue = l.queue AND j.lane = l.lane AND j.kind = l.kind
-              AND j.priority = l.priority AND j.state = 'ready'
-            ORDER BY j.ready_at LIMIT 1
-        ) AS head
-        WHERE l.queue = q.name
-    ))::float8 AS oldest_ready_s,
-    known.paused_at IS NOT NULL AS is_paused,
-    extract(epoch FROM statement_timestamp() - known.canary_at)::float8 AS canary_age_s
-FROM unnest(CAST(:queues AS text[])) WITH ORDINALITY AS q (name, position)
-LEFT JOIN relais.queues AS known ON known.name = q.name
-ORDER BY q.position
-""")
+SQL = statements.load(Path(__file__).with_suffix(".sql"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,5 +43,5 @@ async def look(connection: AsyncConnection, *, queues: Sequence[str]) -> list[Qu
             is_paused=row.is_paused,
             canary_age_s=row.canary_age_s,
         )
-        for row in await connection.execute(LOOK, {"queues": list(queues)})
+        for row in await connection.execute(SQL["look"], {"queues": list(queues)})
     ]

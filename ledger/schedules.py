@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from pydantic_core import to_json
-from sqlalchemy import text
 
-from ledger import ids, ticks
+from ledger import ids, statements, ticks
 from ledger.cron import validate
 from ledger.errors import InvalidSchedule, NotFound
 
@@ -36,41 +36,7 @@ JOB_REQUIRED = ("kind", "payload", "queue", "max_attempts", "timeout_s")
 JOB_OPTIONAL = ("priority", "backoff", "callback_url", "workflow_id", "tags")
 COLUMNS = "id, tenant, name, cron, timezone, job, enabled, created_at, changed_at, fired_until"
 
-# A new schedule; no row: the name is taken. Nominal times before now are nobody's business.
-CREATE = text(f"""
-INSERT INTO relais.schedules (id, tenant, name, cron, timezone, job, enabled, fired_until)
-VALUES (:id, :tenant, :name, :cron, :timezone, CAST(:job AS jsonb), :enabled, clock_timestamp())
-ON CONFLICT (tenant, name) DO NOTHING
-RETURNING {COLUMNS}
-""")
-
-GET = text(f"SELECT {COLUMNS} FROM relais.schedules WHERE id = :id AND tenant = :tenant")
-
-FIND = text(f"SELECT {COLUMNS} FROM relais.schedules WHERE name = :name AND tenant = :tenant")
-
-LIST_ALL = text(f"""
-SELECT {COLUMNS} FROM relais.schedules
-WHERE tenant = :tenant AND (CAST(:after AS text) IS NULL OR name > :after)
-ORDER BY name LIMIT :limit
-""")
-
-# Change what is given. A schedule that starts or changes its times begins now: what it missed
-# while it was off, or under its old times, is not caught up on.
-UPDATE = text(f"""
-UPDATE relais.schedules SET
-    name = coalesce(:name, name), cron = coalesce(:cron, cron),
-    timezone = coalesce(:timezone, timezone), job = coalesce(CAST(:job AS jsonb), job),
-    enabled = coalesce(:enabled, enabled), changed_at = clock_timestamp(),
-    fired_until = CASE
-        WHEN (:enabled AND NOT enabled) OR :cron <> cron OR :timezone <> timezone
-        THEN clock_timestamp() ELSE fired_until END
-WHERE id = :id AND tenant = :tenant
-  AND NOT EXISTS (SELECT FROM relais.schedules AS other
-                  WHERE other.tenant = :tenant AND other.name = :name AND other.id <> :id)
-RETURNING {COLUMNS}
-""")
-
-DELETE = text("DELETE FROM relais.schedules WHERE id = :id AND tenant = :tenant RETURNING id")
+SQL = statements.load(Path(__file__).with_suffix(".sql"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +74,7 @@ async def create(
     check_job(job)
     validate(cron, timezone, now=await ticks.now(connection))
     result = await connection.execute(
-        CREATE,
+        SQL["create"],
         {
             "id": ids.new(),
             "tenant": tenant,
@@ -127,7 +93,7 @@ async def create(
 
 async def get(connection: AsyncConnection, *, tenant: str, schedule_id: UUID) -> Schedule:
     """One schedule of `tenant`, or NotFound."""
-    row = (await connection.execute(GET, {"id": schedule_id, "tenant": tenant})).first()
+    row = (await connection.execute(SQL["get"], {"id": schedule_id, "tenant": tenant})).first()
     if row is None:
         raise _not_found(schedule_id)
     return Schedule(*row)
@@ -135,7 +101,7 @@ async def get(connection: AsyncConnection, *, tenant: str, schedule_id: UUID) ->
 
 async def find(connection: AsyncConnection, *, tenant: str, name: str) -> Schedule | None:
     """The schedule of `tenant` called `name`."""
-    row = (await connection.execute(FIND, {"name": name, "tenant": tenant})).first()
+    row = (await connection.execute(SQL["find"], {"name": name, "tenant": tenant})).first()
     return None if row is None else Schedule(*row)
 
 
@@ -143,7 +109,9 @@ async def list_all(
     connection: AsyncConnection, *, tenant: str, after: str | None = None, limit: int = 100
 ) -> list[Schedule]:
     """Schedules of `tenant` by name, from the first name behind `after`."""
-    result = await connection.execute(LIST_ALL, {"tenant": tenant, "after": after, "limit": limit})
+    result = await connection.execute(
+        SQL["list_all"], {"tenant": tenant, "after": after, "limit": limit}
+    )
     return [Schedule(*row) for row in result]
 
 
@@ -168,7 +136,7 @@ async def update(
         now = await ticks.now(connection)
         validate(cron or known.cron, timezone or known.timezone, now=now)
     result = await connection.execute(
-        UPDATE,
+        SQL["update"],
         {
             "id": schedule_id,
             "tenant": tenant,
@@ -195,7 +163,7 @@ async def enable(
 
 async def delete(connection: AsyncConnection, *, tenant: str, schedule_id: UUID) -> None:
     """Remove a schedule, or NotFound; jobs that it became stay."""
-    gone = await connection.execute(DELETE, {"id": schedule_id, "tenant": tenant})
+    gone = await connection.execute(SQL["delete"], {"id": schedule_id, "tenant": tenant})
     if gone.first() is None:
         raise _not_found(schedule_id)
 

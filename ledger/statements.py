@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from sqlalchemy import TextClause, text
+from sqlalchemy.dialects.postgresql.psycopg import dialect
 
 from ledger.errors import LedgerError
 
@@ -20,6 +21,11 @@ def load(path: Path) -> dict[str, TextClause]:
         message = f"{path.name} names a statement twice."
         raise LedgerError(message)
     return {name: text(body.strip()) for name, body in zip(names, bodies, strict=True)}
+
+
+def for_psycopg(statement: TextClause) -> str:
+    """`statement` as SQLAlchemy hands it to the driver, for connections that it has no part in."""
+    return str(statement.compile(dialect=dialect()))  # type: ignore[no-untyped-call]
 
 
 TRANSITIONS = load(Path(__file__).with_name("transitions.sql")) | load(

@@ -7,11 +7,10 @@ two beats at once the second waits for the first one's commit, and then finds th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import text
-
-from ledger import transitions
+from ledger import statements, transitions
 from ledger.retention import SYSTEM_TENANT
 
 if TYPE_CHECKING:
@@ -25,35 +24,7 @@ if TYPE_CHECKING:
 
 STUCK_S = 900.0  # Relais gives none of its own jobs so much time
 
-# Take ticks; no row for one that was taken before.
-TAKE = text("""
-INSERT INTO relais.schedule_ticks (schedule, nominal_at, tenant, job_id)
-SELECT t.schedule, t.nominal_at, t.tenant, t.job_id
-FROM unnest(CAST(:schedules AS text[]), CAST(:nominal AS timestamptz[]),
-            CAST(:tenants AS text[]), CAST(:job_ids AS uuid[]))
-    AS t (schedule, nominal_at, tenant, job_id)
-ORDER BY t.schedule
-ON CONFLICT (schedule, nominal_at) DO NOTHING
-RETURNING job_id
-""")
-
-# Whether the job of the newest tick has yet to finish, and may yet: one that is older is stuck, and
-# keeps no other back.
-IS_UNDER_WAY = text("""
-SELECT EXISTS (
-    SELECT FROM relais.jobs
-    WHERE finished_at IS NULL
-      AND created_at > statement_timestamp() - :stuck_s * interval '1 second'
-      AND id = (
-        SELECT job_id FROM relais.schedule_ticks
-        WHERE schedule = :schedule ORDER BY nominal_at DESC LIMIT 1
-    )
-)
-""")
-
-MAKE_TENANT = text("INSERT INTO relais.tenants (name) VALUES (:name) ON CONFLICT DO NOTHING")
-
-NOW = text("SELECT statement_timestamp()")
+SQL = statements.load(Path(__file__).with_suffix(".sql"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +38,7 @@ class Tick:
 
 async def now(connection: AsyncConnection) -> datetime:
     """The database's clock: the only one that says what is due."""
-    moment: datetime = (await connection.execute(NOW)).scalar_one()
+    moment: datetime = (await connection.execute(SQL["now"])).scalar_one()
     return moment
 
 
@@ -81,7 +52,7 @@ async def take(connection: AsyncConnection, ticks: Sequence[Tick]) -> set[UUID]:
         "tenants": [tick.job.tenant for tick in ticks],
         "job_ids": [tick.job.id for tick in ticks],
     }
-    taken = set((await connection.execute(TAKE, values)).scalars())
+    taken = set((await connection.execute(SQL["take"], values)).scalars())
     jobs = [tick.job for tick in ticks if tick.job.id in taken]
     if jobs:
         await transitions.accept(connection, jobs)
@@ -90,10 +61,12 @@ async def take(connection: AsyncConnection, ticks: Sequence[Tick]) -> set[UUID]:
 
 async def is_under_way(connection: AsyncConnection, *, schedule: str) -> bool:
     """Whether the job of the schedule's newest tick is still open, and not for STUCK_S already."""
-    result = await connection.execute(IS_UNDER_WAY, {"schedule": schedule, "stuck_s": STUCK_S})
+    result = await connection.execute(
+        SQL["is_under_way"], {"schedule": schedule, "stuck_s": STUCK_S}
+    )
     return bool(result.scalar_one())
 
 
 async def make_system_tenant(connection: AsyncConnection) -> None:
     """The owner of Relais' own jobs, so that they never mix with anybody's."""
-    await connection.execute(MAKE_TENANT, {"name": SYSTEM_TENANT})
+    await connection.execute(SQL["make_tenant"], {"name": SYSTEM_TENANT})

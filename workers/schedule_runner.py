@@ -132,7 +132,7 @@ class ScheduleRunner:
         """`busy`: another beat has stood still in the middle of this very tick."""
         try:
             async with self._database.begin() as connection:
-                await connection.execute(due.NOT_FOR_LONG)
+                await connection.execute(due.SQL["not_for_long"])
                 if await ticks.is_under_way(connection, schedule=line.key):
                     return "skipped"
                 return "fired" if await ticks.take(connection, [tick]) else "repeated"

@@ -39,6 +39,7 @@ OPEN = {
     "/",
     "/docs",
     "/openapi.json",
+    "/docs.js",
     "/relais.css",
     "/favicon.ico",
     "/health/live",

@@ -8,9 +8,9 @@ import re
 from pathlib import Path
 
 from sqlalchemy import TextClause
-from sqlalchemy.dialects.postgresql.psycopg import dialect
 
 import ledger
+from ledger.statements import for_psycopg as as_sent
 from ledger.statements import load
 
 _HAS_PLAN = re.compile(r"(\s*--.*\n)*\s*(SELECT|WITH|INSERT|UPDATE|DELETE)\s")
@@ -19,7 +19,7 @@ _POSITIONAL = re.compile(r"%s")
 
 
 def every() -> dict[str, str]:
-    """What has a plan, by name (`transitions.claim`, `liveness.BURY`), as psycopg reads it."""
+    """What has a plan, by name (`transitions.claim`, `liveness.bury`), as psycopg reads it."""
     found: dict[str, str] = {}
     for path in sorted(Path(ledger.__file__).parent.glob("*.sql")):
         found |= {f"{path.stem}.{name}": as_sent(clause) for name, clause in load(path).items()}
@@ -34,11 +34,6 @@ def every() -> dict[str, str]:
                 is_psycopg = "%(" in value or "%s" in value
                 found[short] = _numbered(value) if is_psycopg else as_sent(TextClause(value))
     return {name: sql for name, sql in found.items() if _HAS_PLAN.match(sql)}
-
-
-def as_sent(clause: TextClause) -> str:
-    """The words that SQLAlchemy hands to psycopg."""
-    return str(clause.compile(dialect=dialect()))
 
 
 def parameters(sql: str) -> list[str]:

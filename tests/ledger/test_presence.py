@@ -242,7 +242,7 @@ async def test_beat_reads_what_is_held_by_its_key_however_many_rows_are_dead(
     everything = [jobs.new_job() for _ in range(2_000)]
     await jobs.accept(database, *everything)
     fences = {"ids": [job.id for job in everything[:50]], "attempts": [1] * 50, "lease_s": 60.0}
-    for statement in (module.CANCELS, module.EXTEND):
+    for statement in (module.SQL["asked_to_stop"], module.SQL["extend_leases"]):
         async with database.connect() as connection:
             await connection.exec_driver_sql("SET LOCAL jit = off")
             plan = await connection.exec_driver_sql(f"EXPLAIN {statement}", fences)

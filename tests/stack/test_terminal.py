@@ -71,7 +71,9 @@ def is_harmless(text: str) -> bool:
     return screen.visible(text) == text
 
 
-@pytest.mark.parametrize("words", [["list"], ["show", "1"], ["cancel", "1"], ["retry", HOSTILE]])
+@pytest.mark.parametrize(
+    "words", [["list"], ["show", JOB_ID], ["cancel", JOB_ID], ["retry", HOSTILE]]
+)
 def test_jobs_show_hostile_values_as_escapes(
     cluster: Cluster, gateway: dict[str, str], words: list[str]
 ) -> None:
