@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
+from sqlalchemy.exc import SQLAlchemyError
 
-from ledger import canary
+from ledger import canary, outage
 from tasks.kinds import kind
-from tasks.outcomes import Outcome, Succeeded
+from tasks.outcomes import Outcome, Snooze, Succeeded
 
 if TYPE_CHECKING:
     from tasks.context import Context
@@ -21,6 +22,7 @@ class Canary(BaseModel, extra="forbid"):
 
 
 NAME = "relais.canary"
+AGAIN_S = 1.0
 
 
 @kind(
@@ -34,6 +36,12 @@ NAME = "relais.canary"
 async def come_through(_: Canary, context: Context) -> Outcome:
     """Note in the ledger that the queue is alive."""
     # The queue it really ran in counts, not the one that the payload hoped for.
-    async with context.database.begin() as connection:
-        await canary.mark(connection, queue=context.queue)
+    try:
+        async with context.database.begin() as connection:
+            await canary.mark(connection, queue=context.queue)
+    except (SQLAlchemyError, OSError) as error:
+        if not outage.is_passing(error):
+            raise
+        # Not the queue's fault: it is noted as alive once there is a ledger to note it in.
+        return Snooze(AGAIN_S, "the ledger did not take the note")
     return Succeeded()
