@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 RESTARTS = 50
 DEAF_S = (8.0, 14.0)
 
+FLUSHES = 300
+FLUSH = "local keys = redis.call('DBSIZE') redis.call('FLUSHALL') return keys"
+
 
 class OnRedis(Fault):
     """Any of them."""
@@ -37,10 +40,6 @@ class OnRedis(Fault):
     async def _start(self) -> None:
         if self.cluster.valkey.pid is None:
             await asyncio.to_thread(self.cluster.valkey.start)
-
-
-FLUSHES = 300
-FLUSH = "local keys = redis.call('DBSIZE') redis.call('FLUSHALL') return keys"
 
 
 class Killed(OnRedis):
