@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,27 +14,27 @@ from tests import services
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-_STARTED = pytest.StashKey[services.Services]()
+_FOLDER = pytest.StashKey[Path]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start the services once, in the controlling process; workers inherit the addresses."""
-    is_controller = not hasattr(config, "workerinput")
-    if is_controller and not config.option.collectonly and not config.option.help:
-        for name in [name for name in os.environ if name.startswith(("RELAIS_", "OTEL_"))]:
-            del os.environ[name]
-        config.stash[_STARTED] = services.start()
+    """Make room for the services, which start when a test asks; xdist's workers inherit where."""
+    if not hasattr(config, "workerinput"):
+        for name in list(os.environ):
+            is_for_tests = name.startswith("RELAIS_TEST_")  # RELAIS_TEST_N8N, for one
+            if name.startswith(("RELAIS_", "OTEL_")) and not is_for_tests:
+                del os.environ[name]
+        config.stash[_FOLDER] = services.prepare()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Stop what this process started."""
-    started = config.stash.get(_STARTED, None)
-    if started is not None:
-        started.stop()
+    """Stop the services of this run."""
+    folder = config.stash.get(_FOLDER, None)
+    if folder is not None:
+        services.stop(folder)
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def database_url() -> Iterator[str]:
 @pytest.fixture
 def redis_url() -> str:
     """The shared Redis; use keys or a database of your own where it matters."""
-    return os.environ[services.REDIS_VARIABLE]
+    return services.redis_url()
 
 
 @pytest.fixture

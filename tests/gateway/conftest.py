@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,7 +31,7 @@ def gateway(
         made = Gateway(
             settings_for(
                 database_url=url,
-                redis_url=os.environ[services.REDIS_VARIABLE],
+                redis_url=services.redis_url(),
                 data_dir=tmp_path_factory.mktemp("gateway"),
             ),
             extra=gateway_settings,

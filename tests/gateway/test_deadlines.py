@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +40,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         made = Gateway(
             settings_for(
                 database_url=url,
-                redis_url=os.environ[services.REDIS_VARIABLE],
+                redis_url=services.redis_url(),
                 data_dir=tmp_path_factory.mktemp("gateway"),
             )
         )

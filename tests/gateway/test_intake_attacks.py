@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import socket
 import struct
 from collections import Counter
@@ -45,7 +44,7 @@ def second(gateway: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     made = Gateway(
         settings_for(
             database_url=gateway.settings.database_url.get_secret_value(),
-            redis_url=os.environ[services.REDIS_VARIABLE],
+            redis_url=services.redis_url(),
             data_dir=tmp_path_factory.mktemp("second"),
         ),
         extra=gateway.extra,

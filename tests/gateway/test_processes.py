@@ -100,9 +100,7 @@ def short_lived(tmp_path: Path) -> Iterator[Gateway]:
     """A gateway of two processes for one test, not yet started."""
     with services.fresh_database() as url:
         made = Gateway(
-            settings_for(
-                database_url=url, redis_url=os.environ[services.REDIS_VARIABLE], data_dir=tmp_path
-            ),
+            settings_for(database_url=url, redis_url=services.redis_url(), data_dir=tmp_path),
             extra={"RELAIS_GATEWAY_PROCESSES": str(COUNT)},
         )
         made.make_keys()

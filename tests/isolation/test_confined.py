@@ -106,7 +106,7 @@ def test_nothing_is_in_reach_of_what_got_out_of_a_template(tmp_path: Path) -> No
 
 def test_neither_postgres_nor_redis_answers_it(tmp_path: Path) -> None:
     """The same against the real ones, which answer this process."""
-    address = os.environ[services.REDIS_VARIABLE].rpartition("@")[2].partition("/")[0]
+    address = services.redis_url().rpartition("@")[2].partition("/")[0]
     host, _, port = address.partition(":")
     with socket.create_connection((host, int(port)), timeout=5):
         pass

@@ -6,7 +6,6 @@ would take many. One database for the whole run; whoever needs it first writes i
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -83,7 +82,7 @@ class Filled:
 
 def filled() -> Filled:
     """The filled ledger of this run."""
-    server = os.environ[services.POSTGRES_VARIABLE]
+    server = services.postgres_url()
     url = f"{server.rsplit('/', 1)[0]}/{NAME}"
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute("SELECT pg_advisory_lock(%s)", (LOCK_KEY,))

@@ -25,7 +25,7 @@ from redis import Redis
 from doorbell.broker import celery_app
 from ops.stack import Valkey
 from runtime.settings import Settings
-from tests import waiting
+from tests import services, waiting
 from tests.ledger import jobs
 from tests.workers.process import WorkerProcess
 from workers.events import TaskEvents
@@ -78,7 +78,7 @@ def is_healthy(url: str) -> bool:
 
 @pytest.fixture(scope="module")
 def flower() -> Iterator[tuple[str, subprocess.Popen[str], str]]:
-    redis_url = os.environ["RELAIS_TEST_REDIS"].rsplit("/", 1)[0] + "/41"
+    redis_url = services.redis_url(41)
     port = free_port()
     process = start(redis_url, port)
     url = f"http://127.0.0.1:{port}"

@@ -104,7 +104,7 @@ def stack() -> Iterator[Stack]:
     """Gateway, workers, beat and inbox, all exporting to one receiver; one mail went through."""
     folder = Path(tempfile.mkdtemp(prefix="relais-seeing-"))
     gateway_port, inbox_http, inbox_smtp = free_ports(3)
-    redis_url = f"{os.environ[services.REDIS_VARIABLE].rsplit('/', 1)[0]}/{REDIS_DATABASE}"
+    redis_url = services.redis_url(REDIS_DATABASE)
     with services.fresh_database() as database_url, Receiver() as receiver:
         environment = {
             **{

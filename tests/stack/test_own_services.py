@@ -102,7 +102,7 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def places() -> Iterator[dict[str, Any]]:
     """What the values above leave open: servers, roles and databases that are wrong somehow."""
-    server, redis = os.environ[services.POSTGRES_VARIABLE], os.environ[services.REDIS_VARIABLE]
+    server, redis = services.postgres_url(), services.redis_url()
     owner, _, pg = server.rpartition("/")[0].rpartition("@")
     name = f"t_{uuid4().hex[:8]}"
     with (

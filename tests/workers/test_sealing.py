@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,7 +49,7 @@ OUTCOMES = st.one_of(
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[psycopg.Connection]:
-    with psycopg.connect(os.environ[services.POSTGRES_VARIABLE], autocommit=True) as connection:
+    with psycopg.connect(services.postgres_url(), autocommit=True) as connection:
         yield connection
 
 
