@@ -26,7 +26,7 @@ import redis
 from ledger import api_keys, database
 from runtime.settings import Settings
 from tests import services
-from tests.seeing.receiver import Receiver, plain
+from tests.observability.receiver import Receiver, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -102,7 +102,7 @@ def answers(url: str) -> bool:
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
     """Gateway, workers, beat and inbox, all exporting to one receiver; one mail went through."""
-    folder = Path(tempfile.mkdtemp(prefix="relais-seeing-"))
+    folder = Path(tempfile.mkdtemp(prefix="relais-traced-"))
     gateway_port, inbox_http, inbox_smtp = free_ports(3)
     redis_url = services.redis_url(REDIS_DATABASE)
     with services.fresh_database() as database_url, Receiver() as receiver:
@@ -161,7 +161,7 @@ def make_key(database_url: str) -> str:
     async def make() -> str:
         engine = database.engine(Settings.model_validate({"database_url": database_url}))
         async with engine.begin() as connection:
-            made = await api_keys.create(connection, tenant="default", name="seeing", role="admin")
+            made = await api_keys.create(connection, tenant="default", name="traced", role="admin")
         await engine.dispose()
         return made.key
 

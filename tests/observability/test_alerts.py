@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from runtime import metrics, telemetry
-from tests.seeing.actions import PACKAGES, ROOT
+from tests.observability.actions import PACKAGES, ROOT
 
 DEPLOY = ROOT / "deploy" / "prometheus"
 NAME = re.compile(r"\brelais_[a-z_]+\b")

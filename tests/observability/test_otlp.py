@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.seeing.receiver import Receiver, plain
+from tests.observability.receiver import Receiver, plain
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +30,7 @@ def speak(
         "OTEL_EXPORTER_OTLP_ENDPOINT": url,
     }
     return subprocess.run(
-        [sys.executable, "-m", "tests.seeing.speaker", service, *parent],
+        [sys.executable, "-m", "tests.observability.speaker", service, *parent],
         env=environment | more,
         capture_output=True,
         text=True,

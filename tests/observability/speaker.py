@@ -1,6 +1,6 @@
 """A process that does what a service does: spans, metrics, logs. Prints its traceparent.
 
-python -m tests.seeing.speaker SERVICE [TRACEPARENT]
+python -m tests.observability.speaker SERVICE [TRACEPARENT]
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import pytest
 
 from runtime import logs
 from runtime.redaction import redacted
-from tests.seeing.actions import ROOT, Line, lines
+from tests.observability.actions import ROOT, Line, lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
