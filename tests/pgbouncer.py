@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from ops.stack import account, ports
-from tests.stack.cluster import wait_for
+from tests.waiting import block_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,7 +80,7 @@ def pgbouncer(url: str, *, mode: PoolMode, pool_size: int = 60) -> Iterator[str]
     )
     through = parts._replace(netloc=f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{listen_port}")
     try:
-        wait_for(lambda: process.poll() is not None or _listens(listen_port))
+        block_until(lambda: process.poll() is not None or _listens(listen_port))
         assert process.poll() is None, (home / "pgbouncer.log").read_text()
         yield through.geturl()
     finally:

@@ -6,12 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from runtime.settings import Settings
@@ -49,12 +48,3 @@ def beat(settings: Settings, log: Path, **more: str) -> Iterator[subprocess.Pope
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
         process.wait()
-
-
-def wait_for(condition: Callable[[], bool], *, within_s: float, what: str) -> float:
-    """Seconds until `condition` held; fails with `what` after `within_s`."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < within_s, f"not within {within_s} s: {what}"
-        time.sleep(0.02)
-    return time.monotonic() - began

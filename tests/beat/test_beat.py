@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from tests.beat.processes import CANARY_S, beat, wait_for
+from tests.beat.processes import CANARY_S, beat
+from tests.waiting import block_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,8 +79,8 @@ def test_two_beats_fire_each_tick_once_and_outlive_each_other(
             finish_all(ledger)
             return ticks(ledger) >= count
 
-        wait_for(lambda: has(4), within_s=20, what="four ticks with two beats")
-        wait_for(
+        block_until(lambda: has(4), within_s=20, what="four ticks with two beats")
+        block_until(
             lambda: scalar(ledger, "SELECT count(*) FROM relais.workers WHERE queue = 'beat'") == 2,
             within_s=10,
             what="both beats in the ledger",
@@ -87,7 +88,7 @@ def test_two_beats_fire_each_tick_once_and_outlive_each_other(
         one.kill()
         one.wait()
         before = ticks(ledger)
-        wait_for(lambda: has(before + 3), within_s=10, what="ticks after one beat was killed")
+        block_until(lambda: has(before + 3), within_s=10, what="ticks after one beat was killed")
         other.send_signal(signal.SIGTERM)
         assert other.wait(timeout=5) == 0
     jobs = scalar(
@@ -122,7 +123,7 @@ def test_a_killed_beat_leaves_no_half_tick(
                 finish_all(ledger)
                 return ticks(ledger) > before + 3
 
-            wait_for(moved, within_s=20, what="some ticks")
+            block_until(moved, within_s=20, what="some ticks")
             process.kill()
     assert scalar(ledger, "SELECT count(*) FROM relais.schedule_ticks") == scalar(
         ledger, "SELECT count(*) FROM relais.jobs"
@@ -137,7 +138,9 @@ def test_nothing_piles_up_where_nobody_works(
 ) -> None:
     log = tmp_path / "beat.log"
     with beat(settings, log):
-        wait_for(lambda: log.read_text().count('"skipped"') >= 8, within_s=20, what="skipped ticks")
+        block_until(
+            lambda: log.read_text().count('"skipped"') >= 8, within_s=20, what="skipped ticks"
+        )
     assert (
         scalar(
             ledger,
@@ -152,7 +155,7 @@ def test_a_user_schedule_fires_the_newest_missed_tick_only(
 ) -> None:
     schedule = new_schedule(ledger, ago="3 hours")
     with beat(settings, tmp_path / "beat.log"), beat(settings, tmp_path / "beat.log"):
-        wait_for(lambda: ticks(ledger, schedule) == 1, within_s=20, what="the missed tick")
+        block_until(lambda: ticks(ledger, schedule) == 1, within_s=20, what="the missed tick")
     row = ledger.execute(
         "SELECT tenant, kind, queue, payload, max_attempts, tags, accepted_by, trace_id, traceparent, created_at FROM relais.jobs JOIN relais.job_bodies ON job_id = id WHERE tenant = 'default'"
     ).fetchone()
@@ -181,8 +184,8 @@ def test_a_bad_schedule_does_not_hold_up_the_others(
     good = new_schedule(ledger, name="good")
     log = tmp_path / "beat.log"
     with beat(settings, log):
-        wait_for(lambda: ticks(ledger, good) == 1, within_s=20, what="the good schedule's tick")
-        wait_for(
+        block_until(lambda: ticks(ledger, good) == 1, within_s=20, what="the good schedule's tick")
+        block_until(
             lambda: log.read_text().count("schedule.refused") >= 2, within_s=10, what="two refusals"
         )
     assert ticks(ledger, broken) == ticks(ledger, alien) == 0
@@ -195,10 +198,12 @@ def test_a_new_schedule_is_noticed_and_a_switched_off_one_is_left_alone(
     ledger.execute("UPDATE relais.schedules SET enabled = false")
     log = tmp_path / "beat.log"
     with beat(settings, log):
-        wait_for(lambda: ticks(ledger) > 0, within_s=20, what="the beat to run")
+        block_until(lambda: ticks(ledger) > 0, within_s=20, what="the beat to run")
         late = new_schedule(ledger, name="late")
         assert (
-            wait_for(lambda: ticks(ledger, late) == 1, within_s=5, what="the new schedule's tick")
+            block_until(
+                lambda: ticks(ledger, late) == 1, within_s=5, what="the new schedule's tick"
+            )
             < 3
         )
     assert ticks(ledger, off) == 0
@@ -213,7 +218,7 @@ def test_without_redis_ticks_are_fired_all_the_same(
             finish_all(ledger)
             return ticks(ledger) >= 3
 
-        wait_for(has_three, within_s=20, what="three ticks")
+        block_until(has_three, within_s=20, what="three ticks")
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=8) == 0
 
@@ -223,7 +228,7 @@ def test_a_lost_database_connection_costs_a_moment(
 ) -> None:
     log = tmp_path / "beat.log"
     with beat(settings, log):
-        wait_for(lambda: ticks(ledger) > 0, within_s=20, what="the first tick")
+        block_until(lambda: ticks(ledger) > 0, within_s=20, what="the first tick")
         ledger.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
@@ -233,7 +238,7 @@ def test_a_lost_database_connection_costs_a_moment(
             finish_all(ledger)
             return ticks(ledger) > before + 1
 
-        wait_for(moved, within_s=10, what="ticks after the connections were cut")
+        block_until(moved, within_s=10, what="ticks after the connections were cut")
 
 
 def test_without_settings_it_says_which(settings: Settings, tmp_path: Path) -> None:
@@ -246,7 +251,7 @@ def test_without_settings_it_says_which(settings: Settings, tmp_path: Path) -> N
 
 def test_it_is_small(settings: Settings, ledger: psycopg.Connection, tmp_path: Path) -> None:
     with beat(settings, tmp_path / "beat.log") as process:
-        wait_for(lambda: ticks(ledger) > 0, within_s=20, what="the first tick")
+        block_until(lambda: ticks(ledger) > 0, within_s=20, what="the first tick")
         own = [
             line.split() for line in Path(f"/proc/{process.pid}/status").read_text().splitlines()
         ]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import text
 
+from tests.waiting import slowdown, within
 from workers.schedule_runner import ScheduleRunner
 
 if TYPE_CHECKING:
@@ -77,10 +78,11 @@ async def test_200_minutely_schedules_fire_at_once(
 ) -> None:
     await make(database, 200, ago_s=120)
     bells = Bells()
-    took_s = await look_s(ScheduleRunner(settings, database=database, ringer=bells))
+    runner = ScheduleRunner(settings, database=database, ringer=bells)
+    with within(1.0):
+        await runner.look()
     assert await count(database, USER_JOBS) == await count(database, USER_TICKS) == 200
     assert len(set(bells.rung)) >= 200
-    assert took_s < 1.0
 
 
 async def test_1_000_schedules_due_at_once_fire_within_two_seconds(
@@ -93,9 +95,9 @@ async def test_1_000_schedules_due_at_once_fire_within_two_seconds(
         await connection.execute(
             text("UPDATE relais.schedules SET fired_until = fired_until - interval '2 hours'")
         )
-    took_s = await look_s(firing)
+    with within(2.0):
+        await firing.look()
     assert await count(database, USER_JOBS) == await count(database, USER_TICKS) == 1_000
-    assert took_s < 2.0
 
 
 async def test_10_000_schedules_cost_little_while_nothing_is_due(
@@ -110,7 +112,7 @@ async def test_10_000_schedules_cost_little_while_nothing_is_due(
     await firing.look()
     looks = sorted([await look_s(firing) for _ in range(11)])
     assert await count(database, USER_JOBS) == 0
-    assert looks[5] < 0.05, looks
+    assert looks[5] < 0.05 * slowdown(), looks
 
 
 async def test_one_changed_schedule_among_10_000_is_all_that_is_planned_again(
@@ -127,6 +129,6 @@ async def test_one_changed_schedule_among_10_000_is_all_that_is_planned_again(
                 " fired_until = clock_timestamp() - interval '2 minutes' WHERE name = 'schedule 77'"
             )
         )
-    took_s = await look_s(firing)
+    with within(1.0):
+        await firing.look()
     assert await count(database, USER_JOBS) == 1
-    assert took_s < 1.0

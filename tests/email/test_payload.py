@@ -176,9 +176,9 @@ def test_no_address_can_break_out_of_its_command(text: str, form: str) -> None:
 @pytest.mark.parametrize("hostile", [" " * 500_000, "a " * 250_000, "<" * 500_000, '"' * 500_001, "a@b.org," * 60_000, "a." * 250_000 + "@x.org"])  # fmt: skip
 @pytest.mark.timeout(10)
 def test_hostile_lists_are_refused_quickly(hostile: str) -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     with pytest.raises(ValidationError):
         Email.model_validate({**GOOD, "to": hostile})
     with pytest.raises(ValidationError):
         Email.model_validate({**GOOD, "to": [hostile]})
-    assert time.perf_counter() - started < 2
+    assert time.thread_time() - started < 2

@@ -148,14 +148,12 @@ async def test_a_revoked_key_is_refused_within_two_seconds(
     ) as client:
         assert (await client.get("/api/v1/jobs")).status_code == 200
         assert (await api.delete(f"/api/v1/keys/{made['prefix']}")).status_code == 204
-        revoked_at = time.monotonic()
 
         async def is_refused() -> bool:
             answer = await client.get("/api/v1/jobs")
             return answer.status_code == 401 and answer.json()["code"] == "key_revoked"
 
-        await wait_for(is_refused, within_s=5)
-        assert time.monotonic() - revoked_at < 2.5
+        await wait_for(is_refused, within_s=2.5)
 
 
 async def test_an_expired_key_says_so(gateway: Gateway) -> None:

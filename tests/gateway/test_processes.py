@@ -305,14 +305,12 @@ async def test_a_revoked_key_is_refused_by_every_process(gateway: Gateway) -> No
             for client in each:
                 assert (await client.get("/api/v1/jobs", headers=headers)).status_code == 200
             assert (await admin.delete(f"/api/v1/keys/{made['prefix']}")).status_code == 204
-            revoked_at = time.monotonic()
 
             async def are_all_refusing() -> bool:
                 answers = [await client.get("/api/v1/jobs", headers=headers) for client in each]
                 return {answer.status_code for answer in answers} == {401}
 
-            await wait_for(are_all_refusing, within_s=5)
-            assert time.monotonic() - revoked_at < 2.5
+            await wait_for(are_all_refusing, within_s=2.5)
 
 
 async def test_numbers_of_all_processes_add_up(short_lived: Gateway) -> None:

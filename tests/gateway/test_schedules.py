@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
+
+from tests.waiting import within
 
 if TYPE_CHECKING:
     import httpx
@@ -91,8 +92,6 @@ async def test_listing_200_minutely_schedules_takes_a_moment(
     for number in range(200):
         body = schedule(name=f"minutely {number:03}", cron="* * * * *")
         assert (await api.post("/api/v1/schedules", json=body)).status_code == 201
-    began = time.monotonic()
-    listed = (await api.get("/api/v1/schedules?limit=500")).json()["schedules"]
-    took_s = time.monotonic() - began
+    with within(1.0):
+        listed = (await api.get("/api/v1/schedules?limit=500")).json()["schedules"]
     assert sum(len(entry["next_times"]) == 5 for entry in listed) >= 200
-    assert took_s < 1.0

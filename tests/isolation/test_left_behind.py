@@ -15,7 +15,8 @@ import pytest
 
 from runtime.settings import Settings
 from tasks.outcomes import Succeeded
-from tests.isolation.processes import children_of, is_running, servers_of, started_by, wait_for
+from tests.isolation.processes import children_of, is_running, servers_of, started_by
+from tests.waiting import wait_for
 from workers.isolation.inside import kernel
 from workers.isolation.pool import ChildDied, IsolationPool, TimedOut
 
@@ -36,9 +37,7 @@ def noted_in(file: Path) -> int:
 
 async def started(noted: Path) -> int:
     """The process id that was noted there, once the program runs."""
-    await asyncio.to_thread(
-        wait_for, lambda: noted.exists() and bool(noted.read_text()), within_s=30
-    )
+    await wait_for(lambda: noted.exists() and bool(noted.read_text()), within_s=30)
     pid = noted_in(noted)
     assert is_running(pid)
     assert os.getsid(pid) == pid  # it has left the session, and so the group, of its job
@@ -46,7 +45,7 @@ async def started(noted: Path) -> int:
 
 
 async def is_gone(pid: int) -> None:
-    await asyncio.to_thread(wait_for, lambda: not is_running(pid), within_s=5)
+    await wait_for(lambda: not is_running(pid), within_s=5)
 
 
 def daemon(noted: Path, then: str = "return") -> dict[str, str]:

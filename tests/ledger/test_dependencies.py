@@ -13,6 +13,7 @@ from sqlalchemy import text
 from ledger import ids, parents, transitions
 from ledger.models.jobs import State
 from tests.ledger.jobs import accept, claim, finish, new_job, row
+from tests.waiting import slowdown, within
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -40,11 +41,10 @@ async def test_cancelling_the_head_of_a_chain_of_a_thousand_ends_it_in_one_go(
     database: AsyncEngine,
 ) -> None:
     head, *_ = await chain(database, depth=1_000)
-    started = time.monotonic()
-    async with database.begin() as connection:
-        state = await transitions.cancel(connection, tenant="default", job_id=head, by="ops")
+    with within(4.0):  # in which the gateway answers
+        async with database.begin() as connection:
+            state = await transitions.cancel(connection, tenant="default", job_id=head, by="ops")
     assert state is State.CANCELLED
-    assert time.monotonic() - started < 4.0  # within the time in which the gateway answers
     assert await states(database) == {"cancelled": 1_001}
 
 
@@ -123,7 +123,7 @@ async def test_the_ten_thousandth_sibling_costs_what_the_first_did(database: Asy
     first = await median_s(30)
     for _ in range(10):
         await accept(database, *(new_job(depends_on=(parent.id,)) for _ in range(1_000)))
-    assert await median_s(30) < 3 * first + 0.005
+    assert await median_s(30) < 3 * first + 0.005 * slowdown()
 
 
 async def test_a_fan_in_of_many_by_many_is_taken_down_link_by_link(database: AsyncEngine) -> None:

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -25,8 +24,9 @@ from redis import Redis
 from doorbell.broker import celery_app
 from ops.stack import Valkey
 from runtime.settings import Settings
-from tests import services, waiting
+from tests import services
 from tests.ledger import jobs
+from tests.waiting import block_until, wait_for
 from tests.workers.process import WorkerProcess
 from workers.events import TaskEvents
 
@@ -62,13 +62,6 @@ def free_port() -> int:
         return port
 
 
-def wait_for(condition: object, within_s: float = 20.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def is_healthy(url: str) -> bool:
     try:
         return httpx.get(f"{url}/healthcheck", trust_env=False).text == "OK"
@@ -83,7 +76,7 @@ def flower() -> Iterator[tuple[str, subprocess.Popen[str], str]]:
     process = start(redis_url, port)
     url = f"http://127.0.0.1:{port}"
     try:
-        wait_for(lambda: is_healthy(url))
+        block_until(lambda: is_healthy(url))
         yield url, process, redis_url
     finally:
         process.send_signal(signal.SIGTERM)
@@ -164,7 +157,7 @@ def test_a_job_that_no_doorbell_brought_is_seen(
     flower: tuple[str, subprocess.Popen[str], str],
 ) -> None:
     url, _, redis_url = flower
-    wait_for(lambda: told_and_shown(url, redis_url, "0199-job"))
+    block_until(lambda: told_and_shown(url, redis_url, "0199-job"))
 
 
 def test_it_sees_again_soon_after_redis_was_away() -> None:
@@ -175,12 +168,12 @@ def test_it_sees_again_soon_after_redis_was_away() -> None:
         process = start(valkey.url, port)
         url = f"http://127.0.0.1:{port}"
         try:
-            wait_for(lambda: is_healthy(url))
-            wait_for(lambda: told_and_shown(url, valkey.url, "before"))
+            block_until(lambda: is_healthy(url))
+            block_until(lambda: told_and_shown(url, valkey.url, "before"))
             valkey.stop("immediate")
             assert is_healthy(url)
             valkey.start()
-            wait_for(lambda: told_and_shown(url, valkey.url, "after"), within_s=10)
+            block_until(lambda: told_and_shown(url, valkey.url, "after"), within_s=10)
         finally:
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=15)
@@ -226,15 +219,15 @@ def message(body: bytes, content_type: str = "application/json") -> str:
 
 def test_no_forged_event_blinds_it(flower: tuple[str, subprocess.Popen[str], str]) -> None:
     url, process, redis_url = flower
-    wait_for(lambda: told_and_shown(url, redis_url, "before-the-forged"))
+    block_until(lambda: told_and_shown(url, redis_url, "before-the-forged"))
     with Redis.from_url(redis_url) as redis:
         forged = list(forged_events())
         assert len(forged) > 150
         for number, event in enumerate(forged):
             heard = redis.publish("/41.celeryev/task.multi", event)
             assert heard or number < 10, "Flower listens to this channel"
-            wait_for(lambda: redis.pubsub_numpat() > 0)
-    wait_for(lambda: told_and_shown(url, redis_url, "after-the-forged"), within_s=5)
+            block_until(lambda: redis.pubsub_numpat() > 0)
+    block_until(lambda: told_and_shown(url, redis_url, "after-the-forged"), within_s=5)
     for page in ("/", "/workers", "/tasks", "/api/tasks", "/api/workers", "/metrics"):
         assert httpx.get(url + page, auth=AUTH, trust_env=False).status_code == 200, page
     assert process.poll() is None
@@ -276,7 +269,7 @@ async def test_jobs_of_a_real_worker_show_their_true_states(
         return shown == {mode: ("test.scripted_async", state) for mode, state in wanted.items()}
 
     with WorkerProcess(mine):
-        await waiting.wait_for(all_are_shown, within_s=30)
+        await wait_for(all_are_shown, within_s=30)
 
 
 def test_it_is_small(flower: tuple[str, subprocess.Popen[str], str]) -> None:
@@ -311,7 +304,7 @@ def test_a_taken_port_is_a_sentence() -> None:
 def test_it_starts_and_ends_without_redis() -> None:
     port = free_port()
     process = start("redis://127.0.0.1:1/0", port)
-    wait_for(lambda: is_healthy(f"http://127.0.0.1:{port}"))
+    block_until(lambda: is_healthy(f"http://127.0.0.1:{port}"))
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=15)
     assert process.returncode == 0

@@ -191,9 +191,9 @@ def test_taking_out_is_quick_whatever_was_written() -> None:
         "\n@?=" * 10**5,
         "rls_" * 10**5,
     ):
-        began = time.perf_counter()
+        began = time.thread_time()
         assert len(redacted(evil)) < 60_000
-        assert time.perf_counter() - began < 0.5
+        assert time.thread_time() - began < 0.5
 
 
 def test_a_hash_ties_lines_and_tells_nothing() -> None:

@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from runtime import exposition, metrics
 from runtime.settings import Settings
+from tests.waiting import block_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,13 +66,6 @@ def succeeded() -> float:
     return sample("relais_jobs_finished_total", SUCCEEDED)
 
 
-def wait_for_total(expected: float) -> None:
-    deadline = time.monotonic() + 15
-    while succeeded() != expected:
-        assert time.monotonic() < deadline, f"{succeeded()} instead of {expected}"
-        time.sleep(0.05)
-
-
 def test_the_living_the_ended_and_the_killed_are_added_up(gateway: Path) -> None:
     metrics.finished(queue="bulk", kind="test.nothing", outcome="succeeded", count=1)
     alive, killed, clean = (
@@ -80,7 +74,7 @@ def test_the_living_the_ended_and_the_killed_are_added_up(gateway: Path) -> None
         start(gateway, 1000, "clean"),
     )
     try:
-        wait_for_total(1111)
+        block_until(lambda: succeeded() == 1111, what="1111 jobs")
         clean.wait()
         killed.send_signal(signal.SIGKILL)
         killed.wait()
@@ -190,11 +184,11 @@ def test_a_folder_that_cannot_be_written_costs_only_the_numbers(tmp_path: Path) 
 
 def test_a_job_costs_three_percent_of_a_core_at_5000_per_second(gateway: Path) -> None:
     def once() -> float:
-        began = time.perf_counter()
+        began = time.thread_time()
         for _ in range(2000):
             metrics.finished(queue="bulk", kind="test.nothing", outcome="succeeded")
             metrics.ran(queue="bulk", kind="test.nothing", seconds=0.02)
             metrics.waited(queue="bulk", seconds=0.3)
-        return (time.perf_counter() - began) / 2000
+        return (time.thread_time() - began) / 2000
 
     assert min(once() for _ in range(10)) < 0.03 / 5000

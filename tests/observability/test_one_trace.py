@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,9 +26,10 @@ from ledger import api_keys, database
 from runtime.settings import Settings
 from tests import services
 from tests.observability.receiver import Receiver, plain
+from tests.waiting import block_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 pytestmark = pytest.mark.timeout(180)
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -84,14 +84,6 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def wait_for(condition: Callable[[], Any], what: str, within_s: float = 30.0) -> Any:
-    deadline = time.monotonic() + within_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
-        time.sleep(0.05)
-    return value
-
-
 def answers(url: str) -> bool:
     try:
         return httpx.get(url, trust_env=False).status_code == 200
@@ -139,8 +131,10 @@ def stack() -> Iterator[Stack]:
             for queue in ("critical", "callback"):
                 stack.start(queue, "workers", queue)
             stack.start("beat", "workers.beat")
-            wait_for(lambda: answers(f"http://127.0.0.1:{gateway_port}/health/live"), "the gateway")
-            wait_for(lambda: answers(f"http://127.0.0.1:{inbox_http}/health"), "the inbox")
+            block_until(
+                lambda: answers(f"http://127.0.0.1:{gateway_port}/health/live"), what="the gateway"
+            )
+            block_until(lambda: answers(f"http://127.0.0.1:{inbox_http}/health"), what="the inbox")
             for name in stack.processes:
                 assert stack.processes[name].poll() is None, stack.said(name)[-2000:]
             send_one(stack)
@@ -198,9 +192,9 @@ def send_one(stack: Stack) -> None:
             jobs.append(answer.json()["id"])
         states = [client.get(f"/api/v1/jobs/{job}?wait=30").json()["state"] for job in jobs]
         assert states == ["succeeded", "failed"]
-    wait_for(lambda: len(callbacks(stack)) == 2, "both callbacks")
-    wait_for(lambda: whole(trace(stack)), "every span of both mails")
-    wait_for(lambda: stack.span("run relais.canary"), "a canary's span")
+    block_until(lambda: len(callbacks(stack)) == 2, what="both callbacks")
+    block_until(lambda: whole(trace(stack)), what="every span of both mails")
+    block_until(lambda: stack.span("run relais.canary"), what="a canary's span")
 
 
 def trace(stack: Stack) -> list[tuple[str, Any]]:
@@ -265,11 +259,11 @@ def test_the_callback_carries_the_trace_on(stack: Stack) -> None:
 
 def test_a_canary_has_a_trace_from_its_tick_on(stack: Stack) -> None:
     run = stack.span("run relais.canary")
-    tick = wait_for(
+    tick = block_until(
         lambda: next(
             (s for _, s in stack.receiver.spans() if s.span_id == run.parent_span_id), None
         ),
-        "the tick's span",
+        what="the tick's span",
     )
     assert tick.name == "schedule.tick"
 
@@ -296,13 +290,13 @@ def test_metrics_show_every_process_in_one_scrape(stack: Stack) -> None:
         "relais_http_requests_total{",
         "relais_doorbells_total{",
     ):
-        wait_for(partial(shows, sample), sample, within_s=10)
-    wait_for(
+        block_until(partial(shows, sample), what=sample, within_s=10)
+    block_until(
         lambda: any(
             metric.name == "relais_jobs_finished" and service == "relais-worker-critical"
             for service, metric in stack.receiver.metrics()
         ),
-        "metrics over OTLP",
+        what="metrics over OTLP",
     )
 
 

@@ -102,13 +102,13 @@ def test_log_lines_carry_the_ids(settings: Settings, capsys: pytest.CaptureFixtu
 
 def test_without_an_exporter_a_span_costs_next_to_nothing() -> None:
     def once() -> float:
-        began = time.perf_counter()
+        began = time.thread_time()
         for _ in range(2000):
             with telemetry.span(
                 "run x", kind="consumer", parent=CALLER, attributes={"queue": "bulk"}
             ):
                 pass
-        return (time.perf_counter() - began) / 2000
+        return (time.thread_time() - began) / 2000
 
     assert min(once() for _ in range(10)) < 5e-6
 

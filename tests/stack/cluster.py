@@ -8,29 +8,15 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from ops.stack import layout, report
+from tests.waiting import block_until
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-WITHIN_S = 30.0
-
-
-def wait_for(condition: Callable[[], Any], *, within_s: float = WITHIN_S) -> Any:
-    """The first true answer of `condition`; fails where none comes in time."""
-    deadline = time.monotonic() + within_s
-    while True:
-        answer = condition()
-        if answer:
-            return answer
-        if time.monotonic() > deadline:
-            message = f"{condition} stayed {answer!r} for {within_s} s"
-            raise AssertionError(message)
-        time.sleep(0.05)
 
 
 def port_base() -> int:
@@ -96,7 +82,7 @@ class Cluster:
             one = self.service(name, colour=colour)
             return one if one["kept"] == "here" and one["state"] == "healthy" else None
 
-        found: dict[str, Any] = wait_for(seen)
+        found: dict[str, Any] = block_until(seen)
         return found
 
 

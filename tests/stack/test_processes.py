@@ -10,7 +10,7 @@ from signal import SIGKILL, SIGTERM
 
 from ops.stack import processes, records
 from ops.stack.processes import Identity
-from tests.stack.cluster import wait_for
+from tests.waiting import block_until
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 
@@ -37,7 +37,7 @@ def test_a_zombie_is_gone() -> None:
         process.kill()
         # Not reaped yet: the number is still taken.
         assert identity.wait(5.0)
-        wait_for(lambda: not identity.alive())
+        block_until(lambda: not identity.alive())
         assert Identity.of(process.pid) is None
 
 
@@ -46,7 +46,9 @@ def test_strays_are_found_by_their_mark_and_nothing_else_is_touched() -> None:
     other = {**os.environ, records.MARK: "/somewhere/run/blue:bulk-two:"}
     with subprocess.Popen(SLEEP, env=mine) as stray, subprocess.Popen(SLEEP, env=other) as kept:
         marked = records.mark(Path("/somewhere/run/blue"), "bulk")
-        wait_for(lambda: [one.pid for one in processes.marked(records.MARK, marked)] == [stray.pid])
+        block_until(
+            lambda: [one.pid for one in processes.marked(records.MARK, marked)] == [stray.pid]
+        )
         records.clear_strays(marked)
         assert stray.wait() == -SIGKILL
         assert kept.poll() is None

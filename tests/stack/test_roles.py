@@ -19,7 +19,7 @@ from ledger import migrate, partitions
 from ledger.database import engine as ledger_engine
 from ops.stack import Postgres, Valkey, account, postgres, programs
 from runtime.settings import Settings
-from tests.stack import cluster as stands
+from tests.waiting import block_until
 
 # What a superuser may do, and with it whoever has the database's URL.
 ESCAPES = {
@@ -160,7 +160,7 @@ def _run_as_before(before: Postgres, folder: Path) -> None:
             words, user=uid, group=uid, env=env, cwd="/", stdout=log, stderr=log
         )
     try:
-        stands.wait_for(before.ping)
+        block_until(before.ping)
         migrate.migrate(before.url, "pre")
         with psycopg.connect(before.url) as connection:
             connection.execute("CREATE TABLE public.mine AS SELECT 1 AS one")

@@ -19,7 +19,7 @@ from ops.stack.service import Place, Service, State
 from ops.stack.service_monitor import ServiceMonitor
 from ops.stack.service_states import ServiceStates
 from runtime import backoff
-from tests.stack.cluster import wait_for
+from tests.waiting import block_until
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_a_service_that_always_ends_is_tried_ever_more_slowly(
 ) -> None:
     code = "import time; print(f'at {time.time()}', flush=True); raise SystemExit('no luck')"
     made = keep(service(tmp_path, code, healthy=lambda _pid, _age: False), kept)
-    wait_for(lambda: made.view()["failures"] >= 4)
+    block_until(lambda: made.view()["failures"] >= 4)
     starts = [
         float(line[3:]) for line in made.service.log.read_text().splitlines() if "at " in line
     ]
@@ -72,8 +72,8 @@ def test_a_service_that_always_ends_is_tried_ever_more_slowly(
 def kill(made: ServiceMonitor) -> None:
     """SIGKILL what it keeps, and wait until it is seen to have ended."""
     restarts = made.view()["restarts"]
-    os.kill(wait_for(lambda: made.view()["pid"]), signal.SIGKILL)
-    wait_for(lambda: made.view()["restarts"] > restarts)
+    os.kill(block_until(lambda: made.view()["pid"]), signal.SIGKILL)
+    block_until(lambda: made.view()["restarts"] > restarts)
 
 
 def test_what_had_been_healthy_is_started_again_at_once_however_often_it_is_killed(
@@ -83,11 +83,9 @@ def test_what_had_been_healthy_is_started_again_at_once_however_often_it_is_kill
     monkeypatch.setattr(service_monitor, "_ASK_S", 0.05)
     made = keep(service(tmp_path, "import time; time.sleep(600)"), kept)
     for time_round in range(1, 7):
-        wait_for(lambda: is_well(made, for_s=0.5))
+        block_until(lambda: is_well(made, for_s=0.5))
         kill(made)
-        began_at = time.monotonic()
-        wait_for(lambda: made.view()["pid"])
-        assert time.monotonic() - began_at < 0.9, f"restart {time_round}"
+        block_until(lambda: made.view()["pid"], within_s=0.9, what=f"restart {time_round}")
 
 
 def is_well(made: ServiceMonitor, *, for_s: float) -> bool:
@@ -104,13 +102,11 @@ def test_after_a_storm_of_kills_it_is_back_within_seconds(
     code = "import time; time.sleep(600)"
     is_up: set[int | None] = set()
     made = keep(service(tmp_path, code, healthy=lambda pid, _age: pid in is_up), kept)
-    is_up.add(wait_for(lambda: made.view()["pid"]))
-    wait_for(lambda: made.view()["state"] == State.HEALTHY)
+    is_up.add(block_until(lambda: made.view()["pid"]))
+    block_until(lambda: made.view()["state"] == State.HEALTHY)
     for _ in range(10):
         kill(made)
-    stopped_at = time.monotonic()
-    wait_for(lambda: made.view()["pid"])
-    assert time.monotonic() - stopped_at < 2.0
+    block_until(lambda: made.view()["pid"], within_s=2.0)
 
 
 def test_back_off_by_what_it_was_before() -> None:
@@ -140,7 +136,7 @@ def test_a_one_shot_is_done_once_and_not_started_again(
     tmp_path: Path, kept: list[ServiceMonitor]
 ) -> None:
     made = keep(service(tmp_path, "print('ran')", once=True), kept)
-    wait_for(lambda: made.view()["state"] == State.DONE)
+    block_until(lambda: made.view()["state"] == State.DONE)
     made.join(timeout=5)
     assert made.service.log.read_text() == "ran\n"
     assert made.view()["restarts"] == 0
@@ -150,11 +146,11 @@ def test_it_waits_for_what_it_needs(tmp_path: Path, kept: list[ServiceMonitor]) 
     board = ServiceStates()
     board.post("store", State.STARTING)
     made = keep(service(tmp_path, "import time; time.sleep(60)", needs=("store",)), kept, board)
-    wait_for(made.is_alive)
+    block_until(made.is_alive)
     assert made.view()["state"] == State.WAITING
     assert made.view()["pid"] is None
     board.post("store", State.HEALTHY)
-    wait_for(lambda: made.view()["state"] == State.HEALTHY)
+    block_until(lambda: made.view()["state"] == State.HEALTHY)
 
 
 def test_what_runs_but_does_not_answer_is_killed_and_started_again(
@@ -169,12 +165,12 @@ def test_what_runs_but_does_not_answer_is_killed_and_started_again(
         ),
         kept,
     )
-    wait_for(lambda: made.view()["state"] == State.HEALTHY)
+    block_until(lambda: made.view()["state"] == State.HEALTHY)
     first = made.view()["pid"]
     answers["well"] = False
-    wait_for(lambda: made.view()["restarts"] == 1)
+    block_until(lambda: made.view()["restarts"] == 1)
     answers["well"] = True
-    wait_for(lambda: made.view()["state"] == State.HEALTHY)
+    block_until(lambda: made.view()["state"] == State.HEALTHY)
     assert made.view()["pid"] != first
 
 
@@ -193,11 +189,11 @@ def test_nothing_is_hung_while_what_it_needs_is_down(
 
     one = service(tmp_path, "import time; time.sleep(60)", needs=("store",), healthy=healthy)
     made = keep(one, kept, board)
-    wait_for(lambda: made.view()["state"] == State.HEALTHY)
+    block_until(lambda: made.view()["state"] == State.HEALTHY)
     board.post("store", State.UNHEALTHY)
-    wait_for(lambda: made.view()["state"] == State.UNHEALTHY)
+    block_until(lambda: made.view()["state"] == State.UNHEALTHY)
     unwell_since = time.monotonic()
-    wait_for(lambda: asked[-1] > unwell_since + 0.6)
+    block_until(lambda: asked[-1] > unwell_since + 0.6)
     assert made.view()["restarts"] == 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from typing import Any
 from uuid import UUID
 
@@ -87,9 +86,7 @@ async def test_a_job_that_does_nothing_is_done_beside_eight_that_hold_connection
         await odd(ledger, 8, holds_s=8.0)
         await wait_for(lambda: _sleeping(ledger, 8), what="eight connections are held")
         (job_id,) = await ledger.accept()
-        accepted_at = time.monotonic()
-        await ledger.reaches(job_id, "succeeded", within_s=5)
-        assert time.monotonic() - accepted_at < 1.0
+        await ledger.reaches(job_id, "succeeded", within_s=1.0)
 
 
 async def _sleeping(ledger: Ledger, count: int) -> bool:
