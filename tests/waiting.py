@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, overload
 
 Value = TypeVar("Value")
 LOOK_EVERY_S = 0.02
@@ -20,17 +20,32 @@ SPIN_S = 0.02
 SLOWDOWN_MAX = 10.0
 
 
+@overload
 async def wait_for(
-    condition: Callable[[], Awaitable[Value] | Value], *, within_s: float = 15.0, what: str = ""
-) -> Value:
+    condition: Callable[[], Coroutine[Any, Any, Value | None]],
+    *,
+    within_s: float = 15.0,
+    what: str = "",
+) -> Value: ...
+
+
+@overload
+async def wait_for(
+    condition: Callable[[], Value | None], *, within_s: float = 15.0, what: str = ""
+) -> Value: ...
+
+
+async def wait_for(
+    condition: Callable[[], Any], *, within_s: float = 15.0, what: str = ""
+) -> object:
     """The first true value of `condition`; fails when none comes within `within_s`."""
     began = time.monotonic()
     while True:
-        value = cast("Any", condition())
+        value = condition()
         if inspect.isawaitable(value):
             value = await value
         if value:
-            return cast("Value", value)
+            return value
         if _is_over(began, within_s):
             raise AssertionError(_failure(condition, value, within_s=within_s, what=what))
         await asyncio.sleep(LOOK_EVERY_S)

@@ -264,8 +264,8 @@ def test_latest_is_the_last_of_after(
 ) -> None:
     parsed = cron.parse(expression, zone)
     until = start + timedelta(minutes=minutes)
-    last = (upto(parsed, start, until) or [None])[-1]
-    assert parsed.latest(after=start, until=until) == last
+    found = upto(parsed, start, until)
+    assert parsed.latest(after=start, until=until) == (found[-1] if found else None)
 
 
 @given(fields, st.sampled_from(ZONES), moments, st.integers(0, 60 * 72))

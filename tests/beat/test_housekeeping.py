@@ -151,7 +151,7 @@ async def test_a_run_whose_process_was_killed_stops_no_later_one(
 
     async def is_in_the_middle() -> bool:
         await firing.look()
-        return await scalar(database, LEFT) < 8_000
+        return bool(await scalar(database, LEFT) < 8_000)
 
     with WorkerProcess(settings, "bulk") as worker:
         await wait_for(is_in_the_middle, within_s=20)
@@ -162,7 +162,8 @@ async def test_a_run_whose_process_was_killed_stops_no_later_one(
 
     async def is_done() -> bool:
         await firing.look()
-        return await scalar(database, LEFT) == 0 and await succeeded(database, "relais.retention")
+        is_empty = await scalar(database, LEFT) == 0
+        return is_empty and bool(await succeeded(database, "relais.retention"))
 
     with WorkerProcess(settings, "bulk"):
         await wait_for(is_done, within_s=40)
@@ -358,7 +359,7 @@ async def test_two_beats_at_once_give_the_work_once(
     async def is_given_again() -> bool:
         await asyncio.gather(firing.look(), other.look())
         given = "SELECT count(*) FROM relais.jobs WHERE kind = 'relais.retention'"
-        return await scalar(database, given) == 2
+        return bool(await scalar(database, given) == 2)
 
     await wait_for(is_given_again, within_s=5)
     await asyncio.gather(firing.look(), other.look())

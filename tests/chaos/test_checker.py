@@ -8,13 +8,18 @@ import pytest
 
 from lab.chaos import checker
 from lab.chaos.history import Call, Delivery, Event, History
-from tests.chaos.histories import DIED, HAPPY, RELEASED, SENT_TWICE, called_back, events, mail
+from tests.chaos.histories import DIED, HAPPY, RELEASED, SENT_TWICE, Step, called_back, events, mail
 
 
 def snoozed(*, repeats: int, attempt: int) -> tuple[Event, ...]:
     """Snoozed in a row, and then run for the last time with this attempt."""
     before = attempt - 1
-    steps = [("ready", 0), ("running", 1), ("scheduled", before, "x"), ("ready", before)]
+    steps: list[Step] = [
+        ("ready", 0),
+        ("running", 1),
+        ("scheduled", before, "x"),
+        ("ready", before),
+    ]
     made = events(*steps, ("running", attempt), ("succeeded", attempt))
     return tuple(replace(e, repeats=repeats) if e.to_state == "scheduled" else e for e in made)
 

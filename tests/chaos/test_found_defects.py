@@ -21,6 +21,7 @@ from doorbell.ringer import Ringer
 from lab.bench.cluster import cluster
 from ledger import database as ledger_database
 from ledger import ids, transitions
+from ledger.models.jobs import State
 from ops.stack import Valkey, processes
 from runtime.settings import Settings
 from tests.ledger.jobs import accept, claim, new_job
@@ -38,7 +39,7 @@ async def test_prolonging_leases_never_waits_for_a_finish(database: AsyncEngine)
     first, second = await claim(database, owner=owner)
     await _age(database)
     async with database.connect() as finishing, database.connect() as prolonging:
-        finish = transitions.Finish(first.id, first.attempt, transitions.State.SUCCEEDED)
+        finish = transitions.Finish(first.id, first.attempt, State.SUCCEEDED)
         assert (await transitions.finish(finishing, [finish])).written == [True]
         await prolonging.execute(text("SET LOCAL statement_timeout = '1s'"))
         await transitions.extend_leases(prolonging, held=[first.fence, second.fence], lease_s=600)
@@ -139,8 +140,7 @@ async def test_parents_that_are_just_being_finished_are_known(
     parents = [new_job() for _ in range(count)]
     await accept(database, *parents)
     ends = [
-        transitions.Finish(job.id, job.attempt, transitions.State.SUCCEEDED)
-        for job in await claim(database)
+        transitions.Finish(job.id, job.attempt, State.SUCCEEDED) for job in await claim(database)
     ]
     children = [new_job(depends_on=(parent.id,)) for parent in parents]
     async with database.connect() as finishing:
@@ -150,7 +150,7 @@ async def test_parents_that_are_just_being_finished_are_known(
         await finishing.commit()
     accepted = await accepting
     assert [child.missing_parents for child in accepted] == [()] * count
-    assert {child.state for child in accepted} == {transitions.State.READY}
+    assert {child.state for child in accepted} == {State.READY}
 
 
 async def _came_in_vain(database: AsyncEngine) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -18,9 +19,7 @@ def failed(reason: str | None) -> tuple[Event, ...]:
     return events(*steps, ("failed", 1, reason) if reason is not None else ("failed", 1))
 
 
-def judged(
-    name: str = "a", *, chain: tuple[Event, ...] = HAPPY, **asked: object
-) -> checker.Verdict:
+def judged(name: str = "a", *, chain: tuple[Event, ...] = HAPPY, **asked: Any) -> checker.Verdict:
     history = History()
     add_task(history, name, chain=chain, **asked)
     return checker.judge(history)
@@ -129,7 +128,7 @@ def test_a_wait_beyond_its_bound_is_late(seconds: float, words: str | None) -> N
     assert words is None or words in verdict.late[0]
 
 
-def flooded(*, waits_s: float, **asked: object) -> History:
+def flooded(*, waits_s: float, **asked: Any) -> History:
     history = History()
     chain = (
         Event(0, None, "ready", 0, None, None, 10.0),

@@ -76,7 +76,7 @@ def watched(*, this_thread: bool) -> Iterator[Watched]:
         yield seen
     finally:
         sys.setprofile(None)
-        threading.setprofile(None)  # type: ignore[arg-type]
+        threading.setprofile(None)
 
 
 def hold(title: str, calls: list[tuple[str, str]]) -> None:

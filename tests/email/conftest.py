@@ -79,7 +79,7 @@ class Jobs:
         self, job_id: UUID | None = None, *, attempt: int = 1, context: Any = None, **payload: Any
     ) -> Outcome:
         surroundings = await self.context(job_id or ids.new(), attempt=attempt, **(context or {}))
-        return await send(Email.model_validate({**MAIL, **payload}), surroundings)  # type: ignore[return-value]
+        return await send(Email.model_validate({**MAIL, **payload}), surroundings)
 
     async def end(self, job_id: UUID, state: str) -> None:
         async with self.database.begin() as connection:

@@ -7,7 +7,7 @@ import base64
 import ssl
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography import x509
@@ -201,7 +201,7 @@ async def test_a_relay_that_trickles_is_timed_out_and_others_flow(
     jobs: Jobs, relay: ScriptedRelay, step: str
 ) -> None:
     names = ["greeting", "command", "data", "dot"]
-    limits = {f"{name}_timeout_s": 0.3 for name in names}
+    limits: dict[str, Any] = {f"{name}_timeout_s": 0.3 for name in names}
     jobs.smtp_url = relay.url(connections=2, backoff_s=0.001, **limits)
     slow = "220 hello" if step == "CONNECT" else "250 OK"
     relay.next(step, Act(f"{slow} {'z' * 1000}", byte_s=0.05))

@@ -84,8 +84,9 @@ async def test_a_silent_name_server_holds_up_only_the_relays_that_it_names(
         outcome = await asyncio.wait_for(both.run(relay="good"), 5)
         assert isinstance(outcome, Succeeded)
         outcomes = await asyncio.gather(*waiting)
-    assert all(isinstance(each, Snooze) for each in outcomes)
-    assert "no connection in time" in outcomes[0].reason
+    for each in outcomes:
+        assert isinstance(each, Snooze)
+        assert "no connection in time" in each.reason
     assert asked == ["silent.example"]  # one lookup for all who want the same
 
 

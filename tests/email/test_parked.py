@@ -104,13 +104,13 @@ async def test_a_relay_that_cannot_be_reached_parks_its_mails(
 
 async def test_a_stop_outlasts_a_wait(jobs: Jobs) -> None:
     named = {"tenant": "default", "name": "default"}
-    wait = {"base_s": 0.1, "cap_s": 1, "reason": "421"}
+    wait: dict[str, Any] = {**named, "base_s": 0.1, "cap_s": 1, "reason": "421"}
     async with jobs.database.begin() as connection:
-        await relay_states.back_off(connection, **named, **wait)
+        await relay_states.back_off(connection, **wait)
         await relay_states.stop(connection, **named, reason="535")
     await wait_for(lambda: _has_waited(jobs))
     async with jobs.database.begin() as connection:
-        await relay_states.back_off(connection, **named, **wait)  # from a mail under way
+        await relay_states.back_off(connection, **wait)  # from a mail under way
     pause = await _pause_of(jobs.database)
     assert (pause.paused_until, pause.reason) == (None, "535")
 

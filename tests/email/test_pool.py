@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.email.scripted_relay import ScriptedRelay
 
 
-def at(relay: ScriptedRelay, **options: object) -> Relay:
+def at(relay: ScriptedRelay, **options: Any) -> Relay:
     return relays.parse("x", relay.url(**options))
 
 

@@ -33,7 +33,7 @@ async def test_templates_are_filled_in(jobs: Jobs, relay: ScriptedRelay) -> None
     assert isinstance(outcome, Succeeded), outcome
     parsed = message_from_bytes(relay.mails[0].data, policy=policy.default)
     assert parsed["Subject"] == "Grüße, Zoë"
-    text, html = parsed.iter_parts()  # type: ignore[attr-defined]
+    text, html = parsed.iter_parts()
     assert text.get_content().strip() == "Zoë & co"
     assert html.get_content().strip() == "<p>Zoë &lt;b&gt;</p>"
 

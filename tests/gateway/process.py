@@ -11,7 +11,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
@@ -86,16 +86,16 @@ class Gateway:
         self.process = None
         return code
 
-    def client(self, role: str | None = "admin", **kwargs: object) -> httpx.Client:
-        return httpx.Client(base_url=self.url, headers=self.headers(role), **kwargs)  # type: ignore[arg-type]
+    def client(self, role: str | None = "admin", **kwargs: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, headers=self.headers(role), **kwargs)
 
-    def async_client(self, role: str | None = "admin", **kwargs: object) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=self.url, headers=self.headers(role), **kwargs)  # type: ignore[arg-type]
+    def async_client(self, role: str | None = "admin", **kwargs: Any) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=self.url, headers=self.headers(role), **kwargs)
 
     def headers(self, role: str | None) -> dict[str, str]:
         return {"authorization": f"Bearer {self.keys[role]}"} if role else {}
 
-    def make_key(self, role: str, *, tenant: str = "default", **kwargs: float) -> str:
+    def make_key(self, role: str, *, tenant: str = "default", **kwargs: Any) -> str:
         async def make() -> str:
             engine = self.engine()
             async with engine.begin() as connection:

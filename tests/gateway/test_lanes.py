@@ -208,7 +208,7 @@ async def test_pages_filters_and_the_next_page(
     seen: list[tuple[str, str]] = []
     after: dict[str, str] = {}
     while True:
-        asked = {"prefix": lane, "limit": 4} | after
+        asked = {"prefix": lane, "limit": "4"} | after
         page = (await operator.get("/api/v1/lanes", params=asked)).json()
         seen += [(found["lane"], found["queue"]) for found in page["lanes"]]
         if page["next"] is None:

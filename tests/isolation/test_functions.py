@@ -35,11 +35,11 @@ async def test_errors_of_tasks_are_raised_as_themselves(pool: IsolationPool) -> 
 async def test_a_hanging_function_is_killed_alone(pool: IsolationPool) -> None:
     await pool.call("render", {"fields": {"a": "a"}}, 10)
     (warm,) = children_of(os.getpid())
-    hung, neighbour = await asyncio.gather(
+    calls = [
         pool.call("render", {"fields": {"a": LOOP}}, 0.3),
         pool.call("render", {"fields": {"a": "neighbour"}}, 10),
-        return_exceptions=True,
-    )
+    ]
+    hung, neighbour = await asyncio.gather(*calls, return_exceptions=True)
     assert isinstance(hung, TimedOut)
     assert "after 0.3 s" in str(hung)
     assert neighbour == {"a": "neighbour"}

@@ -248,11 +248,11 @@ def _around_jobs(connection: psycopg.Connection[Any]) -> None:
 def _samples(connection: psycopg.Connection[Any], url: str) -> Filled:
     def ids(where: str, count: int) -> tuple[UUID, ...]:
         query = composed.SQL("SELECT id FROM relais.jobs WHERE {} LIMIT {}")
-        rows = connection.execute(query.format(composed.SQL(where), count))  # type: ignore[arg-type]
+        rows = connection.execute(query.format(composed.SQL(where), count))
         return tuple(row[0] for row in rows)
 
     def rows(query: str) -> tuple[tuple[Any, ...], ...]:
-        return tuple(connection.execute(query).fetchall())  # type: ignore[arg-type]
+        return tuple(connection.execute(query).fetchall())
 
     running = rows(
         "SELECT id, attempt, owner FROM relais.jobs WHERE state = 'running' AND owner ="

@@ -50,14 +50,14 @@ def explain(
     """Run `sql` in a transaction that is rolled back, and look at what it did."""
     bound = [values[name] for name in statements.parameters(sql)]
     try:
-        connection.execute(f"SET LOCAL plan_cache_mode = {mode}")  # type: ignore[arg-type]
+        connection.execute(f"SET LOCAL plan_cache_mode = {mode}")
         types = f"({', '.join(_types(connection, bound))})" if bound else ""
         prepare = f"PREPARE asked{types} AS {statements.prepared(sql)}"
-        connection.execute(prepare, prepare=False)  # type: ignore[arg-type]
+        connection.execute(prepare, prepare=False)
         literals = [composed.Literal(value).as_string(connection) for value in bound]
         asked = f"EXECUTE asked({', '.join(literals)})" if literals else "EXECUTE asked"
         query = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {asked}"
-        row = connection.execute(query, prepare=False).fetchone()  # type: ignore[arg-type]
+        row = connection.execute(query, prepare=False).fetchone()
         assert row is not None
         document = row[0] if isinstance(row[0], list) else json.loads(row[0])
     finally:

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from ledger import ids, parents, transitions
+from ledger import parents, transitions
 from ledger.models.jobs import State
 from tests.ledger.jobs import accept, claim, finish, new_job, row
 from tests.waiting import slowdown, within
@@ -271,4 +271,4 @@ async def test_a_chain_longer_than_a_slice_is_swept_slice_by_slice(database: Asy
         assert woken == []
         slices += after is not None
     assert slices == 3
-    assert (await row(database, ids.UUID(int=parent.id.int))).state == "ready"
+    assert (await row(database, UUID(int=parent.id.int))).state == "ready"

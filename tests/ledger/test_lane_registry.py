@@ -58,7 +58,7 @@ async def test_the_walk_looks_at_each_lane_once_a_few_at_a_time(database: AsyncE
     )
     await cancel_all(database, "%5")
     walk = lanes.IdleLanes(kept=0)
-    steps = []
+    steps: list[Slice] = []
     async with database.begin() as connection:
         while not steps or steps[-1].looked_at == 4:
             steps.append(await walk.forget(connection, limit=4))

@@ -130,6 +130,7 @@ async def test_a_pause_lengthens_and_never_shortens_one_of_its_side(
     longer = await held(database, by=by, until_s=600, reason="longer")
     assert (longer.reason, longer.paused_at) == ("longer", first.paused_at)
     assert longer.paused_until
+    assert first.paused_until
     assert longer.paused_until > first.paused_until
     for_good = await held(database, by=by, reason="for good")
     assert (for_good.reason, for_good.paused_until) == ("for good", None)

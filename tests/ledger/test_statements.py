@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from sqlalchemy import text
 
 from ledger import queries
 from ledger.filters import JobFilter
@@ -352,7 +353,7 @@ def test_a_list_reads_no_more_than_its_page(
         f"SELECT {queries._BRIEF} FROM relais.jobs AS j WHERE {where}"
         " ORDER BY j.id DESC LIMIT :limit"
     )
-    sent = statements.as_sent(queries.text(sql))
+    sent = statements.as_sent(text(sql))
     values |= {"limit": 100}
     plan = plans.explain(connection, sent, values, mode=plans.MODES[0], large=large)
     _hold_to_its_bounds(f"a list of {wanted}", plan)

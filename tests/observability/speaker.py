@@ -12,7 +12,7 @@ from runtime import exporting, logs, metrics, telemetry
 from runtime import settings as runtime_settings
 
 
-def be_instrumented(log: logs.Logger) -> None:
+def be_instrumented(log: logs.ActionLogger) -> None:
     """What a user's kind does that knows OpenTelemetry alone."""
     from opentelemetry import trace
 

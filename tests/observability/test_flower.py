@@ -189,7 +189,7 @@ EVENT = {
     "pid": 1,
     "timestamp": 1_700_000_000.0,
 }
-WRONG = [None, True, -1, 1e308, float("nan"), "", "x", "\x00", [], {}, {"x": {}}]
+WRONG: list[Any] = [None, True, -1, 1e308, float("nan"), "", "x", "\x00", [], {}, {"x": {}}]
 
 
 def forged_events() -> Iterator[str]:

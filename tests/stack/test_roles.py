@@ -96,8 +96,22 @@ def _cluster_of_before(folder: Path, bin_dir: Path, password: str) -> None:
     secret = room / "password"
     secret.write_text(password)
     secret.chmod(0o644)
-    initdb = [bin_dir / "initdb", "-D", room / "cluster", "-U", "relais", "--pwfile", secret]
-    create = [bin_dir / "postgres", "--single", "-D", room / "cluster", "postgres"]
+    initdb: list[str | Path] = [
+        bin_dir / "initdb",
+        "-D",
+        room / "cluster",
+        "-U",
+        "relais",
+        "--pwfile",
+        secret,
+    ]
+    create: list[str | Path] = [
+        bin_dir / "postgres",
+        "--single",
+        "-D",
+        room / "cluster",
+        "postgres",
+    ]
     for words, text in (
         ([*initdb, "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C"], ""),
         (create, "CREATE DATABASE relais;\n"),
@@ -154,7 +168,15 @@ def _run_as_before(before: Postgres, folder: Path) -> None:
     uid = account.for_servers()
     bin_dir = programs.postgres(folder / "programs")
     env = {**os.environ, "LC_ALL": "C", "LD_LIBRARY_PATH": str(bin_dir.parent / "lib")}
-    words = [bin_dir / "postgres", "-D", before.cluster, "-p", str(before.port), "-k", ""]
+    words: list[str | Path] = [
+        bin_dir / "postgres",
+        "-D",
+        before.cluster,
+        "-p",
+        str(before.port),
+        "-k",
+        "",
+    ]
     with (folder / "before.log").open("ab") as log:
         process = subprocess.Popen(
             words, user=uid, group=uid, env=env, cwd="/", stdout=log, stderr=log

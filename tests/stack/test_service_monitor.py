@@ -90,7 +90,7 @@ def test_what_had_been_healthy_is_started_again_at_once_however_often_it_is_kill
 
 def is_well(made: ServiceMonitor, *, for_s: float) -> bool:
     view = made.view()
-    return view["state"] == State.HEALTHY and time.time() - view["since"] > for_s
+    return bool(view["state"] == State.HEALTHY and time.time() - view["since"] > for_s)
 
 
 def test_after_a_storm_of_kills_it_is_back_within_seconds(

@@ -103,7 +103,7 @@ async def test_frozen_worker_is_taken_over_and_its_late_finish_is_refused(
 
 @asynccontextmanager
 async def frozen_when_it_says(
-    pattern: bytes, settings: Settings, **overrides: object
+    pattern: bytes, settings: Settings, **overrides: Any
 ) -> AsyncIterator[tuple[WorkerProcess, asyncio.Event]]:
     """A worker that stands still from the moment at which it sends `pattern` to Postgres on."""
     url = make_url(settings.require_database_url())

@@ -109,7 +109,7 @@ def test_depth_is_bounded(levels: int, fits: bool) -> None:
 
 
 def test_many_small_brackets_are_not_deep() -> None:
-    result = {"x": [[] for _ in range(10 * DEPTH_MAX)]}
+    result: dict[str, Any] = {"x": [[] for _ in range(10 * DEPTH_MAX)]}
     assert sealed(Succeeded(result), max_bytes=LIMIT).outcome == Succeeded(result)
 
 

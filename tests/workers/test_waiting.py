@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 
 import pytest
 
 from tests.workers.claimed import claimed_job
-from workers import waiting
 from workers.waiting import Waiting
 
 
@@ -49,7 +49,7 @@ def test_a_slot_that_comes_free_is_used_again() -> None:
 
 def test_only_lanes_that_proved_quick_are_claimed_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(waiting.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     queue = Waiting(slots=16)
     assert queue.claimable("new") == 12
     first, second = claimed_job(lane="new"), claimed_job(lane="new")
@@ -65,7 +65,7 @@ def test_only_lanes_that_proved_quick_are_claimed_ahead(monkeypatch: pytest.Monk
 
 def test_what_waited_too_long_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(waiting.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     queue = Waiting(slots=1)
     old = [claimed_job(lane="a"), claimed_job(lane="b")]
     queue.add(old)
