@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks import kinds
+from tests import launcher
 from tests.docs.pages import ROOT, blocks, run_curl
 from tests.gateway.process import Gateway
 
@@ -22,22 +20,12 @@ PAGE = "docs/kinds.md"
 @contextmanager
 def worker_of(gateway: Gateway) -> Iterator[Path]:
     """A worker with the same settings; gives its log."""
-    environment = {
-        **os.environ,
-        **gateway.extra,
-        "RELAIS_DATABASE_URL": gateway.settings.database_url.get_secret_value(),
-        "RELAIS_REDIS_URL": gateway.settings.redis_url.get_secret_value(),
-        "RELAIS_DATA_DIR": str(gateway.settings.data_dir),
-    }
     log = gateway.settings.data_dir / "worker.log"
-    with log.open("wb") as file:
-        command = [sys.executable, "-m", "workers", "template"]
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
+    process = launcher.start("workers", "template", env=gateway.environment(), log=log)
     try:
         yield log
     finally:
-        process.kill()
-        process.wait()
+        launcher.kill(process)
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")

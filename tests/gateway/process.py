@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
 import subprocess
-import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +14,12 @@ import httpx
 
 from ledger import api_keys, database
 from runtime.settings import Settings
+from tests import launcher
+from tests.waiting import block_until
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-ROOT = Path(__file__).parents[2]
 KINDS = "tests.scripted_kind"
 
 
@@ -52,31 +50,20 @@ class Gateway:
         return database.engine(self.settings, pool_size=4)
 
     def environment(self) -> dict[str, str]:
-        return {
-            **{k: v for k, v in os.environ.items() if not k.startswith("RELAIS_")},
-            "PYTHONPATH": str(ROOT),
-            "RELAIS_DATABASE_URL": self.settings.database_url.get_secret_value(),
-            "RELAIS_REDIS_URL": self.settings.redis_url.get_secret_value(),
-            "RELAIS_DATA_DIR": str(self.settings.data_dir),
-            "RELAIS_GATEWAY_PORT": str(self.settings.gateway_port),
-            "RELAIS_KINDS": KINDS,
-            **self.extra,
-        }
+        told = {"RELAIS_GATEWAY_PORT": str(self.settings.gateway_port), "RELAIS_KINDS": KINDS}
+        return launcher.environment(self.settings) | told | self.extra
 
     def start(self) -> None:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "gateway"], env=self.environment(), cwd=ROOT, stderr=log
-            )
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                if httpx.get(f"{self.url}/health/live").status_code == 200:
-                    return
-            except httpx.TransportError:
-                assert self.process.poll() is None, self.log.read_text()
-                assert time.monotonic() < deadline, "the gateway did not come up"
-                time.sleep(0.02)
+        self.process = launcher.start("gateway", env=self.environment(), log=self.log)
+        block_until(self._is_live, within_s=20, what="the gateway comes up")
+
+    def _is_live(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log.read_text()
+        try:
+            return httpx.get(f"{self.url}/health/live").status_code == 200
+        except httpx.TransportError:
+            return False
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         assert self.process is not None

@@ -26,7 +26,8 @@ from gateway.tokens import Tokens
 from ledger import api_keys
 from runtime.errors import SettingsError
 from runtime.settings import Settings
-from tests.gateway.process import ROOT, free_port
+from tests.gateway.process import free_port
+from tests.launcher import ROOT
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:

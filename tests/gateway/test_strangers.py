@@ -22,7 +22,7 @@ from gateway.connections import Connections
 from gateway.errors import Problem
 from gateway.tokens import Tokens
 from ledger import api_keys
-from tests.gateway.process import ROOT
+from tests.launcher import ROOT
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
@@ -24,7 +22,7 @@ import redis
 
 from ledger import api_keys, database
 from runtime.settings import Settings
-from tests import services
+from tests import launcher, services
 from tests.observability.receiver import Receiver, plain
 from tests.waiting import block_until
 
@@ -51,13 +49,7 @@ class Stack:
 
     def start(self, name: str, *words: str) -> None:
         out, log = self.folder / f"{name}.out", self.folder / f"{name}.log"
-        with out.open("ab") as stdout, log.open("ab") as stderr:
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", *words],
-                env=self.environment,
-                stdout=stdout,
-                stderr=stderr,
-            )
+        self.processes[name] = launcher.start(*words, env=self.environment, log=log, out=out)
 
     def stop(self) -> None:
         for process in self.processes.values():
@@ -99,12 +91,7 @@ def stack() -> Iterator[Stack]:
     redis_url = services.redis_url(REDIS_DATABASE)
     with services.fresh_database() as database_url, Receiver() as receiver:
         environment = {
-            **{
-                name: value
-                for name, value in os.environ.items()
-                if not name.startswith(("RELAIS_", "OTEL_"))
-            },
-            "PYTHONPATH": os.getcwd(),  # noqa: PTH109 - as a shell would write it
+            **launcher.environment(),
             "RELAIS_DATABASE_URL": database_url,
             "RELAIS_REDIS_URL": redis_url,
             "RELAIS_DATA_DIR": str(folder / "data"),
