@@ -164,6 +164,19 @@ class Settings(BaseSettings):
     isolated_memory_bytes: int = Field(
         1_073_741_824, ge=67_108_864, description="Address space of an isolated handler's process."
     )
+    render_memory_bytes: int = Field(
+        268_435_456,
+        ge=67_108_864,
+        description="Address space of a process that renders a template, which fails beyond it.",
+    )
+    isolated_memory_total_bytes: int = Field(
+        0,
+        ge=0,
+        description="Memory for all isolated processes of one worker: a quarter for those that "
+        "render, the rest for those of handlers. As many run at once as fit in with their whole "
+        "address space, at least one of each; further jobs wait. 0: the memory of the machine, or "
+        "of its container.",
+    )
 
     # outgoing HTTP
     callback_secret: SecretStr = Field(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -95,11 +96,16 @@ def runs_apart(job: ClaimedJob) -> bool:
 
 
 async def perform(
-    job: ClaimedJob, around: Surroundings, *, is_out_of_time: Callable[[], bool]
+    job: ClaimedJob,
+    around: Surroundings,
+    *,
+    is_out_of_time: Callable[[], bool],
+    waiting: pool.Waiting = nullcontext,
 ) -> Performed:
     """Run one claimed job; raises ProcessDied, Interrupted and CancelledError only.
 
-    Whoever cancels it for having been too long says so by `is_out_of_time`.
+    Whoever cancels it for having been too long says so by `is_out_of_time`. It waits within
+    `waiting()` for a process to render in: that is no time of its own.
     """
     kind = kinds.get(job.kind)
     if kind is None:
@@ -114,7 +120,8 @@ async def perform(
         attributes={"job_id": str(job.id), "queue": job.queue, "attempt": job.attempt},
     ) as span:
         traceparent = span.traceparent
-        returned = await _attempt(job, kind, around, traceparent, is_out_of_time)
+        context = _context(job, around, traceparent, waiting)
+        returned = await _attempt(job, kind, around, context, is_out_of_time)
         sealed = sealing.sealed(returned, max_bytes=around.settings.outcome_max_bytes)
         outcome = sealed.outcome
         if not isinstance(outcome, Succeeded):
@@ -128,11 +135,10 @@ async def _attempt(
     job: ClaimedJob,
     kind: Kind,
     around: Surroundings,
-    traceparent: str,
+    context: Context,
     is_out_of_time: Callable[[], bool],
 ) -> object:
     """What the handler returned, or the outcome that its exception stands for."""
-    context = _context(job, around, traceparent)
     try:
         if kind.is_isolated or job.alone:
             return await _run_apart(job, kind, around, context)
@@ -185,7 +191,9 @@ def timed_out(job: ClaimedJob) -> RetryLater:
     return RetryLater(f"timed out after {job.timeout_s:g} s", error=report)
 
 
-def _context(job: ClaimedJob, around: Surroundings, traceparent: str) -> Context:
+def _context(
+    job: ClaimedJob, around: Surroundings, traceparent: str, waiting: pool.Waiting
+) -> Context:
     return Context(
         job_id=job.id,
         attempt=job.attempt,
@@ -200,16 +208,17 @@ def _context(job: ClaimedJob, around: Surroundings, traceparent: str) -> Context
         tags=tuple(job.tags),
         deaths=job.deaths,
         clock_offset_s=job.started_at.timestamp() - time.monotonic(),
-        isolate=_isolate(around, timeout_s=job.timeout_s),
+        isolate=_isolate(around, timeout_s=job.timeout_s, waiting=waiting),
         still_owned=partial(around.still_owned, job.fence),
     )
 
 
 def _isolate(
-    around: Surroundings, *, timeout_s: float
+    around: Surroundings, *, timeout_s: float, waiting: pool.Waiting
 ) -> Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]:
     async def isolate(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        return await around.isolation.call(name, arguments, min(timeout_s, 30.0))
+        within_s = min(timeout_s, 30.0)
+        return await around.isolation.call(name, arguments, within_s, waiting=waiting)
 
     return isolate
 

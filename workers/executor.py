@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from workers.isolation.errors import Interrupted
 from workers.waiting import Waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from uuid import UUID
 
     from ledger.shapes import ClaimedJob
@@ -48,12 +49,38 @@ class Attempt:
         self.fence = job.fence
         self.started = time.monotonic()
         self._is_out_of_time = False
+        self._waits = 0
+        self._waiting_since = 0.0
+        self._waited_s = 0.0
         self.performed: execute.Performed | None = None
         self.task = asyncio.create_task(self._perform(around))
 
     def seconds(self) -> float:
         """For how long it has been running."""
         return time.monotonic() - self.started
+
+    def over_s(self) -> float:
+        """For how long it has been running beyond its time-out, negative before.
+
+        Others that render keep it waiting: that is no time of its own.
+        """
+        waited_s = self._waited_s
+        if self._waits:
+            waited_s += time.monotonic() - self._waiting_since
+        return self.seconds() - waited_s - self.job.timeout_s
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Its time stands still meanwhile; several waits at once count as one."""
+        if not self._waits:
+            self._waiting_since = time.monotonic()
+        self._waits += 1
+        try:
+            yield
+        finally:
+            self._waits -= 1
+            if not self._waits:
+                self._waited_s += time.monotonic() - self._waiting_since
 
     def is_out_of_time(self) -> bool:
         """Whether it was cancelled for that."""
@@ -67,7 +94,9 @@ class Attempt:
     async def _perform(self, around: execute.Surroundings) -> None:
         self.started = time.monotonic()  # not counting the wait for the loop
         # Kept beside the task's own result: a handler may have its own task cancelled as it ends.
-        self.performed = await execute.perform(self.job, around, is_out_of_time=self.is_out_of_time)
+        self.performed = await execute.perform(
+            self.job, around, is_out_of_time=self.is_out_of_time, waiting=self.waiting
+        )
 
 
 class Executor:
@@ -165,7 +194,7 @@ class Executor:
         A kind that hears its peer out, as a mail behind its dot does, keeps its slot until then.
         """
         for attempt in list(self._running.values()):
-            over_s = attempt.seconds() - attempt.job.timeout_s
+            over_s = attempt.over_s()
             if over_s < 0 or execute.runs_apart(attempt.job):
                 continue
             kind = kinds.get(attempt.job.kind)

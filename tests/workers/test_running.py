@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from runtime.settings import Settings
+from tests.ledger import jobs
 from tests.waiting import wait_for
 from tests.workers.conftest import Ledger
+from tests.workers.in_process import RunningEngine
 from tests.workers.process import WorkerProcess
 
 
@@ -106,3 +108,26 @@ async def test_poison_that_kills_workers_is_quarantined(settings: Settings, ledg
         assert (await ledger.reaches(neighbour, "succeeded")).attempt == 1
         assert second.process.poll() is None
     assert ledger.runs(poison) == 4
+
+
+async def test_waiting_for_a_process_to_render_in_is_no_time_of_the_jobs_own(
+    settings: Settings, ledger: Ledger
+) -> None:
+    loop = "{% for i in range(10000) %}" * 3 + "{% endfor %}" * 3
+    slow, quick = (
+        jobs.new_job(
+            kind="template.render",
+            queue="template",
+            payload={"template": template},
+            timeout_s=timeout_s,
+            max_attempts=1,
+        )
+        for template, timeout_s in ((loop, 4.0), ("ok", 1.5))
+    )
+    with RunningEngine(settings, isolated_memory_total_bytes=1):  # enough for one of them
+        await ledger.accept_jobs(slow)
+        await ledger.reaches(slow.id, "running")
+        await ledger.accept_jobs(quick)
+        done = await ledger.reaches(quick.id, "succeeded", "failed")
+        assert (done.state, done.result) == ("succeeded", {"output": "ok"})
+        assert (await ledger.row(slow.id)).state == "failed"

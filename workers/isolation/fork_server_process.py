@@ -9,7 +9,7 @@ import sys
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from workers.isolation import protocol
+from workers.isolation import memory, protocol
 from workers.isolation.environment import environment
 from workers.isolation.errors import raise_told
 from workers.isolation.handle import Child
@@ -163,7 +163,7 @@ async def start(role: Role, settings: Settings) -> ServerProcess:
                 str(theirs.fileno()),
                 role,
                 str(os.getpid()),
-                str(settings.isolated_memory_bytes),
+                str(memory.limit_bytes(role, settings)),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=2,  # what handlers print belongs to the worker's log

@@ -13,13 +13,14 @@ child is raised again as itself, caused by HandlerRaised.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import signal
 from typing import TYPE_CHECKING, Any, Self
 
 from runtime.errors import RelaisError
 from workers import reports
-from workers.isolation import protocol
+from workers.isolation import memory, protocol
 from workers.isolation.errors import (
     ChildDied,
     HandlerRaised,
@@ -33,12 +34,15 @@ from workers.isolation.warm_children import WarmChildren
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from runtime.settings import Settings
     from tasks.context import Context
     from tasks.outcomes import Outcome
     from workers.isolation.environment import Role
     from workers.isolation.handle import Reply
+
+    Waiting = Callable[[], AbstractContextManager[None]]
 
 __all__ = [
     "ChildDied",
@@ -62,7 +66,10 @@ def fields_of(context: Context) -> dict[str, Any]:
 
 
 class IsolationPool:
-    """At most `size` children for functions and `size` for kinds; belongs to one event loop."""
+    """At most `size` children for functions and `size` for kinds; belongs to one event loop.
+
+    There are fewer where the memory for all of them would not do for so many (`memory`).
+    """
 
     def __init__(
         self,
@@ -77,7 +84,11 @@ class IsolationPool:
         roles: tuple[Role, ...] = ("function", "kind")
         self._children: dict[Role, WarmChildren] = {
             role: WarmChildren(
-                role, settings, size=size, idle_s=idle_s, on_idle_death=on_idle_death
+                role,
+                settings,
+                size=memory.at_once(role, settings, wanted=size),
+                idle_s=idle_s,
+                on_idle_death=on_idle_death,
             )
             for role in roles
         }
@@ -94,15 +105,23 @@ class IsolationPool:
         self._children["kind"].warm()
 
     async def call(
-        self, function_name: str, arguments: dict[str, Any], timeout_s: float
+        self,
+        function_name: str,
+        arguments: dict[str, Any],
+        timeout_s: float,
+        *,
+        waiting: Waiting = contextlib.nullcontext,
     ) -> dict[str, Any]:
         """The result of a function of `isolation.functions`; waiting for a child is not timed.
 
-        Raises TimedOut, ChildDied, Interrupted, HandlerRaised or the error of `tasks.errors`
-        that it raised.
+        It waits within `waiting()`, so that the caller can tell that time from the rest. Raises
+        TimedOut, ChildDied, Interrupted, HandlerRaised or the error of `tasks.errors` that it
+        raised.
         """
         request = {"name": function_name, "arguments": arguments}
-        answer = await self._run("function", request, timeout_s=timeout_s, reply=_unasked)
+        answer = await self._run(
+            "function", request, timeout_s=timeout_s, reply=_unasked, waiting=waiting
+        )
         result: dict[str, Any] = answer["result"]
         return result
 
@@ -160,10 +179,13 @@ class IsolationPool:
         *,
         timeout_s: float,
         reply: Reply,
+        waiting: Waiting = contextlib.nullcontext,
     ) -> dict[str, Any]:
         frame = protocol.pack(request)
         children = self._children[role]
-        async with children.slots:
+        async with contextlib.AsyncExitStack() as slot:
+            with waiting():
+                await slot.enter_async_context(children.slots)
             child = await children.take()
             try:
                 async with asyncio.timeout(timeout_s):

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     Run = Callable[[dict[str, Any]], dict[str, Any]]
     Begin = Callable[[socket.socket], Run]
 
+_SETTINGS = {"function": "RELAIS_RENDER_MEMORY_BYTES", "kind": "RELAIS_ISOLATED_MEMORY_BYTES"}
+
 
 def prepare(role: str) -> Begin:
     """Import and load what children of `role` need; opens no connection and starts no thread.
@@ -64,33 +66,40 @@ def main(role: str, channel: socket.socket, begin: Begin, *, memory_bytes: int) 
     except BaseException as error:  # noqa: BLE001 - told to the worker, which raises it
         channel.sendall(protocol.pack({"raised": reports.raised(error)}))
         os._exit(1)
+    limits = f"its process may take {memory_bytes >> 20} MiB: {_SETTINGS[role]}"
     with contextlib.suppress(ConnectionError):  # the worker was killed: nobody is left to tell
         channel.sendall(protocol.pack({"ready": True}))
         while (request := protocol.receive(channel)) is not None:
-            channel.sendall(_answer(run, request, tidies=role == "kind"))
+            channel.sendall(_answer(run, request, role=role, limits=limits))
     # No atexit hooks and no waiting for threads that a handler may have left behind.
     sys.stdout.flush()
     os._exit(0)
 
 
-def _answer(run: Run, request: dict[str, Any], *, tidies: bool) -> bytes:
+def _answer(run: Run, request: dict[str, Any], *, role: str, limits: str) -> bytes:
     """The frame to answer with, once nothing is left that the handler had started."""
     try:
         content = run(request)
     except BaseException as error:  # noqa: BLE001 - SystemExit of a handler ends its run, not us
-        content = _raised(error)
-    if tidies and kernel.end_descendants():
+        content = _raised(error, limits)
+    if role == "kind" and kernel.end_descendants():
         content["recycle"] = True  # the handler's modules may still count on what is gone
     try:
         return protocol.pack(content, default=_as_json)
     except BaseException as error:  # noqa: BLE001 - whatever a function returned
-        return protocol.pack(_raised(error))
+        return protocol.pack(_raised(error, limits))
 
 
-def _raised(error: BaseException) -> dict[str, Any]:
+def _raised(error: BaseException, limits: str) -> dict[str, Any]:
     # Memory that ran out once is in pieces: the next run gets a fresh process.
     worn_out = isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError)
-    return {"raised": reports.raised(error), "recycle": worn_out}
+    raised = reports.raised(error)
+    if isinstance(error, MemoryError):  # which says nothing by itself
+        said = raised["report"]["message"]
+        raised["report"]["message"] = f"{said} ({limits})" if said else limits
+    elif worn_out and "remedy" in raised:
+        raised["remedy"] = f"{limits[0].upper()}{limits[1:]}."
+    return {"raised": raised, "recycle": worn_out}
 
 
 def _as_json(value: object) -> object:
