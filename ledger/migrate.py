@@ -30,8 +30,17 @@ if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection
 
 PHASES = ("pre", "post")
-LOCK_PATIENCE_S = 600.0
+LOCK_PATIENCE_S = 600.0  # for locks of others, and as long for another migration's turn to end
 HAS_SCHEMA = text(f"SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = '{SCHEMA}')")
+# Any role of the database may take an advisory lock, and everybody may see who has it.
+HOLDER = text("""
+SELECT l.pid, a.application_name, a.usename, a.client_addr, a.backend_start
+FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
+WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND (l.classid::bigint << 32) | l.objid::bigint = :key
+LIMIT 1
+""")
 HAS_JOBS = text("SELECT to_regclass('relais.jobs') IS NOT NULL")
 # A role called "relais" would otherwise have the schema of its name as the default one, and
 # Alembic would take every table for a stranger's. Nothing waits for a lock for longer than
@@ -105,14 +114,44 @@ def _wait_for_turn(connection: Connection) -> None:
 
     The lock goes with the connection.
     """
-    is_told = False
+    deadline = time.monotonic() + LOCK_PATIENCE_S
+    told = ""
     while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK_KEY}):
+        holder = _holder(connection)
         connection.rollback()
-        if not is_told:
-            print("Another migration is running; this one waits for it.", file=sys.stderr)
-            is_told = True
+        if time.monotonic() > deadline:
+            raise _no_turn(holder)
+        if holder and holder != told:
+            print(f"Another migration is running; this one waits for it: {holder}", file=sys.stderr)
+            told = holder
         time.sleep(_TURN_EVERY_S)
     connection.rollback()
+
+
+def _holder(connection: Connection) -> str:
+    """Who has the turn, in words; empty where it has just come free."""
+    row = connection.execute(HOLDER, {"key": _LOCK_KEY}).one_or_none()
+    if row is None:
+        return ""
+    name = row.application_name or "a session without a name"
+    if row.usename is None:  # gone by now
+        return f"pid {row.pid} of Postgres."
+    # Of sessions of other roles one may not see everything.
+    place = f", from {row.client_addr}" if row.client_addr else ""
+    since = (
+        f", connected since {row.backend_start:%Y-%m-%d %H:%M:%S %Z}" if row.backend_start else ""
+    )
+    return f"{name} (pid {row.pid} of Postgres, role {row.usename}{place}{since})."
+
+
+def _no_turn(holder: str) -> LedgerUnavailable:
+    sentence = f"The migration did not get its turn within {LOCK_PATIENCE_S:g} s: the advisory lock"
+    sentence += f" {_LOCK_KEY} is held by {holder or 'one session after the other.'}"
+    return LedgerUnavailable(
+        sentence,
+        remedy="If that is a migration, run this one again later; else end the session"
+        " (SELECT pg_terminate_backend(pid)), then run it again.",
+    )
 
 
 def _upgrade(connection: Connection, phase: str) -> None:

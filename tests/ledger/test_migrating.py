@@ -179,6 +179,27 @@ def test_a_second_migration_waits_without_a_transaction_that_the_first_one_waits
     assert index_is_valid(watcher, "one_more")
 
 
+def test_a_foreign_session_with_the_lock_of_migrations_is_named_and_waited_for_in_vain(
+    database_url: str,
+    server: Callable[[], psycopg.Connection[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(migrate, "LOCK_PATIENCE_S", 0.5)
+    monkeypatch.setenv("RELAIS_DATABASE_URL", database_url)
+    stranger = server()
+    stranger.execute("SET application_name = 'somebody else'")
+    stranger.execute("SELECT pg_advisory_lock(%s)", (migrate._LOCK_KEY,))
+    holder = f"somebody else (pid {stranger.info.backend_pid} of Postgres, role "
+    with pytest.raises(LedgerUnavailable, match=r"within 0\.5 s: the advisory lock") as raised:
+        migrate.migrate(database_url, "pre")
+    assert f"is held by {holder}" in raised.value.sentence
+    assert "pg_terminate_backend" in raised.value.remedy
+    assert f"waits for it: {holder}" in capsys.readouterr().err
+    stranger.execute("SELECT pg_advisory_unlock_all()")
+    migrate.migrate(database_url, "pre")
+
+
 def index_is_valid(connection: psycopg.Connection[Any], name: str) -> bool | None:
     row = connection.execute(
         "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)", (f"relais.{name}",)

@@ -280,3 +280,26 @@ async def test_row_goes_with_a_worker_that_owns_nothing(
 async def test_kinds_are_written(settings: Settings, database: AsyncEngine) -> None:
     with present(settings, kinds=("email.send", "callback")) as presence:
         assert (await row_of(database, presence)).kinds == ["email.send", "callback"]
+
+
+async def test_a_stranger_who_has_the_lock_of_a_dead_worker_does_not_keep_it_alive_past_its_lease(
+    settings: Settings, database: AsyncEngine
+) -> None:
+    with present(settings) as presence:
+        worker = await row_of(database, presence)
+    gone = {"id": worker.id, "key": worker.lock_key}
+    async with database.connect() as stranger:
+        await stranger.execute(text("SELECT pg_advisory_lock(:key)"), gone)
+        await stranger.commit()
+        async with database.begin() as connection:
+            await connection.execute(
+                text(
+                    "INSERT INTO relais.workers"
+                    " (id, name, queue, colour, version, host, pid, lock_key, lease_until)"
+                    " VALUES (:id, 'dead', 'bulk', 'blue', '0', 'test', 1, :key,"
+                    " statement_timestamp() - interval '1 s')"
+                ),
+                gone,
+            )
+        quiet = await liveness.quiet_workers(stranger)
+    assert (worker.id in quiet.silent, worker.id in quiet.overdue) == (False, True)
