@@ -21,6 +21,7 @@ from gateway.ndjson import LongLine, lines
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from gateway.body_memory import Room
     from gateway.intake import Intake, Settle
     from gateway.preparation import Origin
     from ledger.shapes import Accepted, NewJob
@@ -63,12 +64,15 @@ class Batch:
         self._index = 0
         self._committing: asyncio.Task[None] | None = None
 
-    async def take_lines(self, chunks: AsyncIterator[bytes]) -> None:
-        """Accept NDJSON as it arrives; empty lines do not count."""
-        depth = self._settings.body_max_depth
+    async def take_lines(self, chunks: AsyncIterator[bytes], *, room: Room) -> None:
+        """Accept NDJSON as it arrives; empty lines do not count.
+
+        A line takes `room` until it ends.
+        """
+        depth, line_max = self._settings.body_max_depth, self._settings.body_max_bytes
         turn = Turn()
         try:
-            async for line in lines(chunks, line_max_bytes=self._settings.body_max_bytes):
+            async for line in lines(chunks, line_max_bytes=line_max, room=room):
                 if not line.strip():
                     continue
                 try:
@@ -80,7 +84,7 @@ class Batch:
                     await self._commit_behind()
                 await turn.over()
         except LongLine:
-            message = f"Line {self._index} is longer than {self._settings.body_max_bytes} bytes."
+            message = f"Line {self._index} is longer than {line_max} bytes."
             raise TooLarge(Code.BODY_TOO_LARGE, message, headers={"Connection": "close"}) from None
         await self._commit()
 

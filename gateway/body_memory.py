@@ -71,6 +71,14 @@ class Room:
         await self._memory.take(self._name, size)
         self._size += size
 
+    async def keep(self, size: int) -> None:
+        """Have `size` bytes in all: take what is missing, give back what is too many."""
+        if size > self._size:
+            await self.take(size - self._size)
+        elif size < self._size:
+            freed, self._size = self._size - size, size
+            await self._memory.give_back(self._name, freed)
+
     async def __aenter__(self) -> Self:
         return self
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from gateway.body_memory import Room
+
 MEDIA_TYPES = {"application/x-ndjson", "application/ndjson", "application/jsonl"}
 
 
@@ -14,18 +16,24 @@ class LongLine(Exception):  # noqa: N818 - not an error of its own: the batch de
     """A line is longer than it may be; it cannot be skipped without reading on."""
 
 
-async def lines(chunks: AsyncIterator[bytes], *, line_max_bytes: int) -> AsyncIterator[bytes]:
-    """The lines of `chunks` without their ends, empty ones included; the last may have no end."""
-    rest = b""
+async def lines(
+    chunks: AsyncIterator[bytes], *, line_max_bytes: int, room: Room
+) -> AsyncIterator[bytes]:
+    """The lines of `chunks` without their ends, empty ones included; the last may have no end.
+
+    A line that has begun and not ended takes `room`, until the next one begins.
+    """
+    rest = bytearray()  # grows in place: crumbs of a long line are not copied again and again
     async for chunk in chunks:
         head, *tail = chunk.split(b"\n")
         rest += head
-        if len(rest) > line_max_bytes:
-            raise LongLine
         for piece in tail:
-            yield rest.removesuffix(b"\r")
-            rest = piece
             if len(rest) > line_max_bytes:
                 raise LongLine
+            yield bytes(rest).removesuffix(b"\r")
+            rest = bytearray(piece)
+        if len(rest) > line_max_bytes:
+            raise LongLine
+        await room.keep(len(rest))
     if rest:
-        yield rest.removesuffix(b"\r")
+        yield bytes(rest).removesuffix(b"\r")

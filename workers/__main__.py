@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import sys
+import warnings
 
 from runtime import exporting, logs, metrics
 from runtime import settings as runtime_settings
@@ -31,9 +32,13 @@ def main(arguments: list[str]) -> int:
         metrics.configure(settings, service=service, kinds=known)
         # After the settings are known to be good: these imports are most of the start.
         from celery.concurrency import get_implementation  # noqa: PLC0415
+        from celery.exceptions import SecurityWarning  # noqa: PLC0415
 
         from workers.app import build  # noqa: PLC0415
 
+        # It warns root of code in messages, which only formats other than JSON can carry: no other
+        # is accepted here (doorbell/broker.py), and nothing of a message is read at all.
+        warnings.simplefilter("ignore", SecurityWarning)
         app = build(settings)
         for noisy in ("celery.worker.strategy", "celery.app.trace"):
             # They tell of doorbells, twice each; what becomes of jobs the engine tells.

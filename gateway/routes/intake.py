@@ -143,7 +143,9 @@ async def accept_batch(request: Request) -> Response:
     batch = Batch(gateway.intake, origin=_origin(request), settings=settings, key=_key(request))
     try:
         if media_type in MEDIA_TYPES:
-            await batch.take_lines(body.chunks(request, max_bytes=settings.batch_max_bytes))
+            chunks = body.chunks(request, max_bytes=settings.batch_max_bytes)
+            async with gateway.bodies.room(caller(request)) as room:
+                await batch.take_lines(chunks, room=room)
         else:
             body.require_json(request)
             max_bytes = min(ARRAY_MAX_BYTES, settings.batch_max_bytes)

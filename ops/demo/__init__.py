@@ -5,8 +5,8 @@
 - `client.py`    the gateway and the inbox over HTTP
 - `receiver.py`  where its callback goes
 - `play.py`      hands everything over and watches it finish
-- `performance.py`  all of it, in order
-- `books.py`     counts both sides and judges
+- `performance.py` all of it, in order
+- `balance.py`   counts both sides and judges
 - `show.py`      what a person sees of it
 """
 
