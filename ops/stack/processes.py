@@ -116,7 +116,7 @@ def rss_bytes(pids: list[int]) -> int | None:
 
 def marked(variable: str, start: str) -> list[Identity]:
     """Every process but this one whose environment has a `variable` that begins with `start`."""
-    wanted = f"{variable}={start}".encode()
+    wanted = os.fsencode(f"{variable}={start}")  # a path, whatever the locale makes of it
     found: list[Identity] = []
     for entry in _PROC.glob("[0-9]*"):
         try:

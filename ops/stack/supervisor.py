@@ -42,6 +42,7 @@ class Supervisor:
         self._place = place
         self._only = only
         self._stop = threading.Event()
+        self._broken: StackError | None = None
         self._membership = Membership(place)
         self._monitors: list[ServiceMonitor] = []
         self._written: dict[str, Any] | None = None
@@ -51,10 +52,20 @@ class Supervisor:
         """Have `run` stop everything and return."""
         self._stop.set()
 
+    def break_down(self, problem: threading.ExceptHookArgs) -> None:
+        """Have `run` stop everything and raise: nobody would watch or restart that service."""
+        name = problem.thread.name if problem.thread else "?"
+        log.error("stack.keeper_broken", name=name, exc_info=problem.exc_value)
+        sentence = f"The thread that keeps {name} broke down: {problem.exc_type.__name__}: "
+        remedy = f"See {self._place.logs / 'supervisor.log'}."
+        self._broken = StackError(f"{sentence}{problem.exc_value}.", remedy=remedy)
+        self._stop.set()
+
     def run(self) -> None:
         """Start everything, keep it, and stop it in reverse order when asked.
 
-        Raises StackError, with nothing started, where a port is taken or the disk is full.
+        Raises StackError, with nothing started, where a port is taken or the disk is full, and with
+        everything stopped where one of its own threads breaks down.
         """
         known = secrets.ensure(self._place.secrets)
         user = dict(os.environ)
@@ -74,6 +85,8 @@ class Supervisor:
             self._keep()
         finally:
             self._shut_down()
+        if self._broken is not None:
+            raise self._broken
 
     def _start(self, services: list[Service]) -> None:
         board = ServiceStates()
@@ -142,12 +155,6 @@ class Supervisor:
             self._written = content
 
 
-def _tell(problem: threading.ExceptHookArgs) -> None:
-    """A monitor that breaks must be heard: nobody would restart its service."""
-    name = problem.thread.name if problem.thread else "?"
-    log.error("stack.keeper_broken", name=name, exc_info=problem.exc_value)
-
-
 def _say_stopped(name: str) -> None:
     log.info("stack.stopping", name=name)
 
@@ -189,7 +196,7 @@ def _run_alone(place: Layout, only: tuple[str, ...]) -> int:
     for how in (signal.SIGTERM, signal.SIGINT):
         signal.signal(how, lambda _number, _frame: supervisor.ask_to_stop())
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    threading.excepthook = _tell
+    threading.excepthook = supervisor.break_down
     supervisor.run()
     return 0
 
