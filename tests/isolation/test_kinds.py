@@ -14,7 +14,7 @@ from tasks.errors import KindError, PayloadError
 from tasks.outcomes import Failed, RetryLater, Snooze, Succeeded
 from tests.isolation.processes import children_of, is_running, servers_of
 from tests.waiting import block_until, wait_for, within
-from workers.isolation.pool import ChildDied, HandlerRaised, IsolationPool, TimedOut
+from workers.isolation.pool import ChildDied, HandlerRaised, IsolationError, IsolationPool, TimedOut
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -239,3 +239,24 @@ def test_a_spinning_child_dies_with_a_worker_that_is_killed(tmp_path: Path) -> N
         parent.kill()
         parent.wait()
     block_until(lambda: not is_running(child) and not is_running(server))
+
+
+async def test_another_limit_than_the_jobs_own_is_not_reported_as_that(
+    pool: IsolationPool, fields: Fields
+) -> None:
+    def slow() -> bool:
+        message = "somebody else's limit"
+        raise TimeoutError(message)
+
+    with pytest.raises(TimeoutError, match="somebody else's limit"):
+        await pool.run_kind("test.scripted", {"mode": "ask"}, fields(), 86_400, still_owned=slow)
+
+
+async def test_a_process_that_does_not_start_in_time_is_told_as_that(
+    pool: IsolationPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await pool.call("render", {"fields": {"a": "a"}}, 30)  # its fork server is there
+    pool._children["function"]._retire(pool._children["function"]._idle[0])
+    monkeypatch.setattr("workers.isolation.warm_children.START_S", 0.0)
+    with pytest.raises(IsolationError, match=r"for functions did not start within 0 s\."):
+        await pool.call("render", {"fields": {"a": "a"}}, 30)

@@ -188,10 +188,12 @@ class IsolationPool:
                 await slot.enter_async_context(children.slots)
             child = await children.take()
             try:
-                async with asyncio.timeout(timeout_s):
+                async with asyncio.timeout(timeout_s) as limit:
                     answer = await child.ask(frame, reply=reply)
             except TimeoutError:
                 children.end(child, at_once=True)
+                if not limit.expired():  # another limit, of what `reply` waited for
+                    raise
                 sentence = f"{request['name']} was not done after {timeout_s:g} s and was killed."
                 raise TimedOut(sentence) from None
             except EndOfChild:

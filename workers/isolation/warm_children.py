@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from runtime import logs
 from workers.isolation import protocol
-from workers.isolation.errors import ChildDied, Interrupted, raise_told
+from workers.isolation.errors import ChildDied, Interrupted, IsolationError, raise_told
 from workers.isolation.fork_server import START_S, ForkServer
 from workers.isolation.handle import END_S
 
@@ -52,7 +52,8 @@ class WarmChildren:
     async def take(self) -> Child:
         """A child that waits for a request, the warmest there is.
 
-        Raises ChildDied, Interrupted or HandlerRaised where a new one does not start.
+        Raises ChildDied, Interrupted, HandlerRaised or IsolationError where a new one does not
+        start.
         """
         while self._idle:
             child = self._idle.pop()
@@ -112,6 +113,10 @@ class WarmChildren:
         try:
             async with asyncio.timeout(START_S):
                 answer = await protocol.read(child.reader)
+        except TimeoutError:
+            self.end(child, at_once=True)
+            sentence = f"A process for {self._role}s did not start within {START_S:g} s."
+            raise IsolationError(sentence) from None
         except (EOFError, OSError):
             what = f"{self._role}s, while it started,"
             raise await self.obituary(child, what, had_begun=False) from None
