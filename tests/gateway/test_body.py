@@ -13,11 +13,8 @@ from hypothesis import strategies as st
 
 from gateway import body
 from gateway.errors import Problem
-from gateway.ndjson import LongLine, lines
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from tests.gateway.process import Gateway
 
 VALUES = st.recursive(
@@ -104,31 +101,6 @@ def test_unclosed_strings_take_no_longer(piece: bytes, times: int) -> None:
 @given(VALUES.filter(lambda value: "\0" not in json.dumps(value).encode().decode("unicode_escape")))
 def test_what_is_fine_is_kept(value: Any) -> None:
     assert body.parse(json.dumps(value).encode(), max_depth=100) == value or value != value  # noqa: PLR0124
-
-
-@given(
-    st.lists(st.binary(max_size=30).map(lambda b: b.replace(b"\n", b"").replace(b"\r", b""))),
-    st.integers(1, 7),
-)
-async def test_lines_survive_any_cut(wanted: list[bytes], size: int) -> None:
-    whole = b"\n".join(wanted)
-
-    async def chunks() -> AsyncIterator[bytes]:
-        for start in range(0, len(whole), size):
-            yield whole[start : start + size]
-
-    found = [line async for line in lines(chunks(), line_max_bytes=100)]
-    assert found == whole.split(b"\n")[: len(found)]
-    assert b"\n".join(found) == whole.removesuffix(b"\n") or not whole
-
-
-async def test_a_long_line_is_noticed_before_its_end() -> None:
-    async def chunks() -> AsyncIterator[bytes]:
-        for _ in range(100):
-            yield b"x" * 50
-
-    with pytest.raises(LongLine):
-        [line async for line in lines(chunks(), line_max_bytes=100)]
 
 
 async def talk(gateway: Gateway, head: str, *, send: int, key: str | None = "producer") -> bytes:

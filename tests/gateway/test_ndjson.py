@@ -6,6 +6,8 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.body_memory import BodyMemory
 from gateway.callers import Caller
@@ -76,3 +78,25 @@ async def test_what_there_is_no_room_for_is_refused(monkeypatch: pytest.MonkeyPa
                     pieces(b"x" * 3 * MIB, 1_000), line_max_bytes=9 * MIB, room=room
                 )
             ]
+
+
+@given(
+    st.lists(st.binary(max_size=30).map(lambda b: b.replace(b"\n", b"").replace(b"\r", b""))),
+    st.integers(1, 7),
+)
+async def test_lines_survive_any_cut(wanted: list[bytes], size: int) -> None:
+    whole = b"\n".join(wanted)
+    found = await cut(whole, size=size, line_max_bytes=100)
+    assert found == whole.split(b"\n")[: len(found)]
+    assert b"\n".join(found) == whole.removesuffix(b"\n") or not whole
+
+
+async def test_a_long_line_is_noticed_before_its_end() -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(100):
+            yield b"x" * 50
+        pytest.fail("all of it was read")
+
+    async with BodyMemory(MIB).room(CALLER) as room:
+        with pytest.raises(LongLine):
+            [line async for line in lines(chunks(), line_max_bytes=100, room=room)]

@@ -10,8 +10,7 @@ from pathlib import Path
 from sqlalchemy import TextClause
 
 import ledger
-from ledger.statements import for_psycopg as as_sent
-from ledger.statements import load
+from ledger.statements import for_psycopg, load
 
 _HAS_PLAN = re.compile(r"(\s*--.*\n)*\s*(SELECT|WITH|INSERT|UPDATE|DELETE)\s")
 _NAMED = re.compile(r"%\((\w+)\)s")
@@ -22,17 +21,17 @@ def every() -> dict[str, str]:
     """What has a plan, by name (`transitions.claim`, `liveness.bury`), as psycopg reads it."""
     found: dict[str, str] = {}
     for path in sorted(Path(ledger.__file__).parent.glob("*.sql")):
-        found |= {f"{path.stem}.{name}": as_sent(clause) for name, clause in load(path).items()}
+        found |= {f"{path.stem}.{name}": for_psycopg(clause) for name, clause in load(path).items()}
     for module in pkgutil.iter_modules(ledger.__path__, "ledger."):
         if module.ispkg:
             continue
         for name, value in vars(importlib.import_module(module.name)).items():
             short = f"{module.name.removeprefix('ledger.')}.{name}"
             if isinstance(value, TextClause):
-                found[short] = as_sent(value)
+                found[short] = for_psycopg(value)
             elif isinstance(value, str) and name.isupper():
                 is_psycopg = "%(" in value or "%s" in value
-                found[short] = _numbered(value) if is_psycopg else as_sent(TextClause(value))
+                found[short] = _numbered(value) if is_psycopg else for_psycopg(TextClause(value))
     return {name: sql for name, sql in found.items() if _HAS_PLAN.match(sql)}
 
 

@@ -19,6 +19,7 @@ from sqlalchemy import text
 from ledger import queries
 from ledger.filters import JobFilter
 from ledger.models.jobs import State
+from ledger.statements import for_psycopg
 from tests.ledger import plans, statements
 from tests.ledger.filled import Filled, filled
 
@@ -353,7 +354,7 @@ def test_a_list_reads_no_more_than_its_page(
         f"SELECT {queries._BRIEF} FROM relais.jobs AS j WHERE {where}"
         " ORDER BY j.id DESC LIMIT :limit"
     )
-    sent = statements.as_sent(text(sql))
+    sent = for_psycopg(text(sql))
     values |= {"limit": 100}
     plan = plans.explain(connection, sent, values, mode=plans.MODES[0], large=large)
     _hold_to_its_bounds(f"a list of {wanted}", plan)
