@@ -50,11 +50,15 @@ def _show(place: Layout, seen: dict[str, Any]) -> None:
             f"Its supervisor is gone. {over} takes these over, {end} ends them.", soft_wrap=True
         )
         return
-    supervisor = seen["supervisor"] or {}
+    others = "; ".join(
+        f"{name}: pid {one['pid']}, {table.uptime(one['uptime_s'])}, "
+        f"{table.memory(one.get('pss_mb', one['rss_mb']))}"
+        for name in ("supervisor", "fork_server")
+        if (one := seen[name])
+    )
     console.print(
-        f"{place.colour} is {'up' if seen['ready'] else 'not ready'}; supervisor: "
-        f"pid {supervisor.get('pid')}, {table.uptime(supervisor.get('uptime_s'))}, "
-        f"{table.memory(supervisor.get('pss_mb', supervisor.get('rss_mb')))}; "
+        f"{place.colour} is {'up' if seen['ready'] else 'not ready'}; "
+        f"{others.replace('_', ' ')}; "
         f"together {table.memory(seen['memory_bytes'] / _MEBIBYTE)}; data: {place.data_dir}",
         soft_wrap=True,
     )

@@ -140,6 +140,7 @@ class Catalogue:
         return Service(
             place=self._place("migrate"),
             command=self._python("ledger.migrate", "pre"),
+            forked=True,
             needs=("postgres",),
             once=True,
             order=_ONCE,
@@ -149,6 +150,7 @@ class Catalogue:
         return Service(
             place=self._place("admin-key"),
             command=self._python("ops.stack.admin_key"),
+            forked=True,
             needs=_SCHEMA,
             once=True,
             order=_ONCE,
@@ -159,6 +161,7 @@ class Catalogue:
         return Service(
             place=self._place(f"worker-{queue}"),
             command=self._python("workers", queue),
+            forked=True,
             healthy=self._present(queue),
             needs=_SCHEMA,
             after=("redis",),
@@ -170,6 +173,7 @@ class Catalogue:
         return Service(
             place=self._place("beat"),
             command=self._python("workers.beat"),
+            forked=True,
             healthy=self._present("beat"),
             needs=_SCHEMA,
             order=_PROCESSES,
@@ -181,6 +185,7 @@ class Catalogue:
             place=self._place("gateway"),
             address=f"http://{LOOPBACK}:{port}",
             command=self._python("gateway"),
+            forked=True,
             healthy=lambda _pid, _age_s: health.http(port, "/health/ready"),
             needs=_SCHEMA,
             ports=(port,),
@@ -193,6 +198,7 @@ class Catalogue:
             place=self._place("flower"),
             address=f"http://{LOOPBACK}:{port}",
             command=self._python("workers.flower"),
+            forked=True,
             healthy=lambda _pid, _age_s: health.http(port, "/healthcheck"),
             needs=("redis",),
             ports=(port,),

@@ -8,7 +8,7 @@ import subprocess
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Protocol
 
 from ops.errors import StackError
 
@@ -32,6 +32,24 @@ class Command:
     def marked(self, variable: str, value: str) -> Command:
         """The same with one more variable."""
         return replace(self, env={**self.env, variable: value})
+
+
+class Process(Protocol):
+    """One that was started: a `Popen`, or what does the same for a forked one."""
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+
+    def poll(self) -> int | None:
+        """Its exit code, None while it runs; ChildProcessError where nobody knows any more."""
+
+
+class Spawn(Protocol):
+    """A way to start a process in a session of its own."""
+
+    def __call__(self, command: Command, *, log: IO[bytes]) -> Process:
+        """Start `command`, output appended to `log`."""
 
 
 def spawn(command: Command, *, log: IO[bytes]) -> subprocess.Popen[bytes]:

@@ -20,6 +20,7 @@ def make(place: Layout) -> dict[str, Any]:
         "colour": place.colour,
         "data_dir": str(place.data_dir),
         "supervisor": None,
+        "fork_server": None,
         "memory_bytes": None,
         "urls": {},
         "services": [],
@@ -29,7 +30,8 @@ def make(place: Layout) -> dict[str, Any]:
         content |= {
             "stack": own_services.RUNNING,
             "ready": seen["ready"],
-            "supervisor": _supervisor(place),
+            "supervisor": _alone(documents.read(place.supervisor)),
+            "fork_server": _alone(seen.get("fork_server")),
             "urls": urls(seen["services"]),
             "services": [_service(one) for one in seen["services"]],
         }
@@ -47,7 +49,8 @@ def make(place: Layout) -> dict[str, Any]:
             )
             for record in left
         ]
-    parts = [*content["services"], *filter(None, [content["supervisor"]])]
+    alone = (content["supervisor"], content["fork_server"])
+    parts = [*content["services"], *filter(None, alone)]
     content["memory_bytes"] = sum(part["memory_bytes"] or 0 for part in parts)
     return content
 
@@ -64,8 +67,8 @@ def urls(services: list[dict[str, Any]]) -> dict[str, str]:
     return found
 
 
-def _supervisor(place: Layout) -> dict[str, Any] | None:
-    found = documents.read(place.supervisor)
+def _alone(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A process without those that it has started."""
     if found is None:
         return None
     return {"pid": found["pid"], **_measured(Identity(found["pid"], found["started"]), alone=True)}

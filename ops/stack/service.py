@@ -49,7 +49,8 @@ class Service:
     is set): it is asked, never started or stopped. `needs` must be healthy
     before every start, `after` only before the first. The stack is ready
     without one that is `optional`. `order` is where it stands in the graph:
-    lower starts earlier and stops later.
+    lower starts earlier and stops later. What is `forked` runs a Python module, and shares
+    what it imports with others (`fork_server`).
     """
 
     place: Place
@@ -63,6 +64,7 @@ class Service:
     once: bool = False
     optional: bool = False
     restart_when_hung: bool = True
+    forked: bool = False
     stop_signal: Signals = SIGTERM
     grace_s: float = 10.0
     order: int = 0

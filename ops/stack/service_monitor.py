@@ -15,8 +15,7 @@ from runtime import logs
 from runtime.backoff import Backoff
 
 if TYPE_CHECKING:
-    import subprocess
-
+    from ops.stack.child import Spawn
     from ops.stack.locks import FileLock
 
 log = logs.logger("stack")
@@ -33,17 +32,24 @@ class ServiceMonitor(threading.Thread):
     """One thread, one service. `lock` is given for a shared service: who holds it keeps it."""
 
     def __init__(
-        self, service: Service, states: ServiceStates, *, mark: str, lock: FileLock | None
+        self,
+        service: Service,
+        states: ServiceStates,
+        *,
+        mark: str,
+        lock: FileLock | None,
+        spawn: Spawn = child.spawn,
     ) -> None:
-        """Nothing starts before `start`."""
+        """Nothing starts before `start`; `spawn` starts its processes."""
         super().__init__(name=service.name, daemon=True)
         self.service = service
         self.state = State.WAITING
         self._states = states
         self._mark = mark
         self._lock = lock
+        self._spawn_process = spawn
         self._halt = threading.Event()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: child.Process | None = None
         self._identity: Identity | None = None
         self._log_from = 0
         self._restarts = 0
@@ -155,7 +161,7 @@ class ServiceMonitor(threading.Thread):
             ports.require_free(port, service=self.service.name)
         with logfiles.to_append(self.service.log) as output:
             self._log_from = output.tell()
-            self._process = child.spawn(command, log=output)
+            self._process = self._spawn_process(command, log=output)
         # A child that ended at once is still there as a zombie until it is polled.
         self._identity = Identity.of(self._process.pid)
         if self._identity is not None:
@@ -225,8 +231,12 @@ class ServiceMonitor(threading.Thread):
     def _ending(self) -> str | None:
         """How the process ended, in words; None while it runs."""
         if self._process is not None:
-            code = self._process.poll()
-            return None if code is None else child.ending(code)
+            try:
+                code = self._process.poll()
+            except ChildProcessError:  # its parent has ended, who would have known
+                self._process = None
+            else:
+                return None if code is None else child.ending(code)
         alive = self._identity is not None and self._identity.alive()
         return None if alive else "ended unseen"
 

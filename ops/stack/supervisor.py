@@ -17,8 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from ops.errors import OpsError, StackError, UsageError
-from ops.stack import disk_space, documents, layout, logfiles, ports, records, secrets
+from ops.stack import (
+    child,
+    disk_space,
+    documents,
+    fork_server,
+    layout,
+    logfiles,
+    ports,
+    records,
+    secrets,
+)
 from ops.stack.catalogue import Catalogue
+from ops.stack.fork_server import ForkServer
 from ops.stack.layout import Layout
 from ops.stack.locks import FileLock
 from ops.stack.processes import Identity
@@ -45,6 +56,7 @@ class Supervisor:
         self._broken: StackError | None = None
         self._membership = Membership(place)
         self._monitors: list[ServiceMonitor] = []
+        self._fork_server = ForkServer(records.mark(place.run, fork_server.NAME))
         self._written: dict[str, Any] | None = None
         self._started_at = time.time()
 
@@ -93,7 +105,11 @@ class Supervisor:
         for service in services:
             mark = records.mark(service.place.run, service.name)
             lock = self._membership.lock(service.name) if service.place.shared else None
-            self._monitors.append(ServiceMonitor(service, board, mark=mark, lock=lock))
+            is_forked = service.forked and fork_server.IS_AVAILABLE
+            spawn = self._fork_server.spawn if is_forked else child.spawn
+            self._monitors.append(ServiceMonitor(service, board, mark=mark, lock=lock, spawn=spawn))
+        if fork_server.IS_AVAILABLE and any(service.forked for service in services):
+            self._fork_server.warm()  # it imports while the servers start
         self._clear_forgotten(services)
         for monitor in self._monitors:
             monitor.start()
@@ -133,11 +149,13 @@ class Supervisor:
         self._write(stopping=True)
         records.stop_all(records.read_all(self._place.run), say=_say_stopped)
         self._membership.leave(say=_say_stopped)
+        self._fork_server.close()
         self._place.state.unlink(missing_ok=True)
         self._place.supervisor.unlink(missing_ok=True)
 
     def _write(self, *, stopping: bool = False) -> None:
         views = [monitor.view() for monitor in self._monitors]
+        forking = self._fork_server.identity
         ready = all(State(view["state"]) in READY or view["optional"] for view in views)
         content = {
             "colour": self._place.colour,
@@ -148,6 +166,9 @@ class Supervisor:
             "ready": ready and not stopping,
             "stopping": stopping,
             "only": list(self._only),
+            "fork_server": (
+                None if forking is None else {"pid": forking.pid, "started": forking.started}
+            ),
             "services": views,
         }
         if content != self._written:
