@@ -16,7 +16,8 @@ from ops.stack import child, fork_server, logfiles, processes, records, variable
 from ops.stack.child import Command
 from ops.stack.fork_server import Forked, ForkServer
 from ops.stack.processes import Identity
-from tests.stack.cluster import Cluster, wait_for
+from tests.stack.cluster import Cluster
+from tests.waiting import block_until
 
 pytestmark = pytest.mark.skipif(not fork_server.IS_AVAILABLE, reason="services are forked on Linux")
 
@@ -79,7 +80,7 @@ class Toys:
 
 def told(log: Path) -> dict[str, object]:
     found: dict[str, object] = json.loads(
-        wait_for(lambda: log.read_text().endswith("\n") and log.read_text())
+        block_until(lambda: log.read_text().endswith("\n") and log.read_text())
     )
     return found
 
@@ -98,7 +99,7 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Toys]:
 
 def test_what_is_forked_is_as_if_it_had_been_started_by_itself(toys: Toys) -> None:
     started, log = toys.start("3", RELAIS_ONLY_FIRST="secret")
-    assert wait_for(started.poll) == 3
+    assert block_until(started.poll) == 3
     seen = told(log)
     assert seen["name"] == "__main__"
     assert seen["arguments"] == ["3"]
@@ -123,7 +124,7 @@ def test_nothing_of_one_services_environment_is_in_another(toys: Toys) -> None:
         - {"PATH", "LC_CTYPE"}
     )
     os.kill(first.pid, SIGKILL)
-    assert wait_for(first.poll) == -SIGKILL
+    assert block_until(first.poll) == -SIGKILL
 
 
 def test_ps_shows_what_runs_and_the_stack_finds_it_by_its_mark(toys: Toys) -> None:
@@ -138,7 +139,7 @@ def test_ps_shows_what_runs_and_the_stack_finds_it_by_its_mark(toys: Toys) -> No
     assert [one.pid for one in servers] == [toys.server.identity.pid]
     assert len(list(Path(f"/proc/{servers[0].pid}/task").iterdir())) == 1
     os.kill(started.pid, SIGTERM)
-    assert wait_for(started.poll) == -SIGTERM
+    assert block_until(started.poll) == -SIGTERM
     assert child.ending(-SIGTERM) == "SIGTERM"
 
 
@@ -149,12 +150,12 @@ def test_no_service_is_forked_from_code_that_has_changed_since(toys: Toys) -> No
     assert old is not None
     (toys.folder / "sitecustomize.py").write_text("CHANGED = True\n")
     after, _ = toys.start("0")
-    assert wait_for(lambda: after.poll() == 0)
+    assert block_until(lambda: after.poll() == 0)
     assert toys.server.identity != old
     # Whoever knows how the earlier service ends stays until it has ended.
     assert old.alive()
     os.kill(before.pid, SIGKILL)
-    assert wait_for(before.poll) == -SIGKILL
+    assert block_until(before.poll) == -SIGKILL
     assert old.wait(10.0)
 
 
@@ -167,11 +168,11 @@ def test_services_outlive_the_process_that_forked_them(toys: Toys) -> None:
     assert server.wait(10.0)
     for _ in range(2):
         with pytest.raises(ChildProcessError):
-            wait_for(lambda: started.poll() is not None)
+            block_until(lambda: started.poll() is not None)
     running = Identity.of(started.pid)
     assert running is not None
     after, _ = toys.start("4")
-    assert wait_for(after.poll) == 4
+    assert block_until(after.poll) == 4
     assert running.alive()
     assert running.send(SIGKILL)
 
@@ -187,7 +188,7 @@ def test_a_killed_service_and_a_killed_fork_server_are_started_again(cluster: Cl
     assert cluster.service("flower")["state"] == "healthy"
     # Nobody is left who could tell how it ended.
     assert restarted(cluster, by=SIGKILL)["last_exit"] == "ended unseen"
-    second = wait_for(lambda: cluster.status()["fork_server"])
+    second = block_until(lambda: cluster.status()["fork_server"])
     assert second["pid"] != first["pid"]
     left = [Identity.of(one["pid"]) for one in (second, cluster.service("flower"))]
     assert cluster.down().returncode == 0
@@ -198,7 +199,7 @@ def restarted(cluster: Cluster, *, by: int) -> dict[str, object]:
     """Kill Flower, and what it is when it is healthy again."""
     before = cluster.service("flower")
     os.kill(before["pid"], by)
-    found: dict[str, object] = wait_for(
+    found: dict[str, object] = block_until(
         lambda: (
             (one := cluster.service("flower"))["restarts"] > before["restarts"]
             and one["state"] == "healthy"

@@ -31,9 +31,8 @@ def kept(tmp_path: Path) -> Iterator[list[ServiceMonitor]]:
         one.halt()
         one.join()
     records.stop_all(records.read_all(tmp_path))
-    for one in started:
-        if one._process is not None:
-            one._process.wait(timeout=5)
+    processes = [one._process for one in started if one._process is not None]
+    block_until(lambda: all(process.poll() is not None for process in processes), within_s=5)
 
 
 def service(tmp_path: Path, code: str, **rest: object) -> Service:
