@@ -79,9 +79,8 @@ class Toys:
 
 
 def told(log: Path) -> dict[str, object]:
-    found: dict[str, object] = json.loads(
-        block_until(lambda: log.read_text().endswith("\n") and log.read_text())
-    )
+    block_until(lambda: log.read_text().endswith("\n"))
+    found: dict[str, object] = json.loads(log.read_text())
     return found
 
 
