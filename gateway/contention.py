@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from gateway import exception_handlers
 from gateway.errors import Problem
 from gateway.handover import LOCKED, hand_over
+from ledger import lanes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -97,6 +98,6 @@ class Contention:
 def _things(job: NewJob) -> tuple[Hashable, ...]:
     """What `job` needs and somebody else may hold: its key, its parents; else its lane."""
     if job.idempotency_key is None and not job.depends_on:
-        return ((job.queue, job.lane or job.tenant, job.kind, job.priority),)
+        return (lanes.registered(job),)
     key = (job.tenant, job.idempotency_key) if job.idempotency_key else None
     return (*sorted(job.depends_on), *((key,) if key else ()))

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from gateway.connections import Connections
+    from gateway.lane_registry import LaneRegistry
     from ledger.shapes import Accepted, NewJob
 
 COMMIT_TOGETHER_MAX = 200
@@ -92,10 +93,12 @@ class Door:
         self,
         ledger: Connections,
         *,
+        lanes: LaneRegistry,
         tell: Callable[[Sequence[NewJob], Sequence[Accepted | Problem | None]], None],
     ) -> None:
         """`tell` is called after every commit."""
         self._ledger = ledger
+        self._lanes = lanes
         self._tell = tell
         self._waiting: dict[asyncio.Future[Accepted | Problem | None], float] = {}
         self._together: GroupCommit[NewJob, Accepted | Problem | None] = GroupCommit(
@@ -136,6 +139,7 @@ class Door:
 
     async def _write(self, jobs: Sequence[NewJob]) -> Sequence[Accepted | Problem | None]:
         try:
+            await self._lanes.register(jobs)
             found = await hand_over(self._ledger, jobs)
         except LedgerUnavailable:
             self.failed_at = time.monotonic()

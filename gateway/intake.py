@@ -17,6 +17,7 @@ from gateway import exception_handlers
 from gateway.contention import Contention
 from gateway.errors import Code, Problem
 from gateway.handover import Door, hand_over
+from gateway.lane_registry import LaneRegistry
 from gateway.preparation import Preparation, too_late
 from ledger import first_jobs
 from ledger.errors import LedgerError
@@ -58,8 +59,9 @@ class Intake:
         self.prepare = self._preparation.prepare
         self._ringer = ringer
         self._answer_within_s = answer_within_s
+        self._lanes = LaneRegistry(handing_over.share(1, is_single=True))
         self._plain, self._keyed, self._children = (
-            Door(handing_over.share(1, is_single=is_single), tell=self._tell)
+            Door(handing_over.share(1, is_single=is_single), lanes=self._lanes, tell=self._tell)
             for is_single in (True, False, False)
         )
         self._batches = handing_over.share(BATCHES_AT_ONCE)
@@ -110,6 +112,7 @@ class Intake:
             for index in sort:
                 (held_up if self._contention.concerns(jobs[index]) else together).append(index)
             asked = [jobs[index] for index in together]
+            await self._lanes.register(asked)
             found = await hand_over(self._batches, asked) if asked else []
             self._tell(asked, found)
             for index, result in zip(together, found, strict=True):

@@ -19,10 +19,12 @@ from ledger import statements
 from ledger.shapes import Slice
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from uuid import UUID
 
     from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from ledger.shapes import NewJob
 
 SQL = statements.load(Path(__file__).with_suffix(".sql"))
 
@@ -35,6 +37,7 @@ RUNNING_SEEN = 1_000  # of all lanes
 REGISTRY_MAX = 500  # lanes, kinds and priorities; each costs a look a probe
 
 Group = tuple[str, str, int]  # lane, kind, priority
+Registered = tuple[str, str, str, int]  # queue, lane, kind, priority
 _KEY = "\x1f"  # between them; in none of them
 
 
@@ -219,6 +222,23 @@ async def list_all(
         "running_seen": RUNNING_SEEN,
     }
     return [LaneRecord(*row) for row in await connection.execute(SQL["list"], values)]
+
+
+def registered(job: NewJob) -> Registered:
+    """Under what claims find `job`."""
+    return job.queue, job.lane or job.tenant, job.kind, job.priority
+
+
+async def register(connection: AsyncConnection, found: Collection[Registered]) -> None:
+    """Make sure that these are looked into by claims."""
+    queues, names, kinds, priorities = zip(*found, strict=True)
+    values = {
+        "queues": list(queues),
+        "lanes": list(names),
+        "kinds": list(kinds),
+        "priorities": list(priorities),
+    }
+    await connection.execute(SQL["register"], values)
 
 
 async def register_missing(connection: AsyncConnection) -> int:

@@ -142,6 +142,16 @@ CROSS JOIN LATERAL (
 ) AS ready
 ORDER BY p.lane, p.queue COLLATE "C"
 
+-- name: register
+-- Lanes that jobs are about to come to, in the order in which the trigger registers them.
+INSERT INTO relais.lanes (queue, lane, kind, priority)
+SELECT * FROM unnest(
+    CAST(:queues AS text[]), CAST(:lanes AS text[]), CAST(:kinds AS text[]),
+    CAST(:priorities AS smallint[])
+) AS asked (queue, lane, kind, priority)
+ORDER BY queue, lane, kind, priority
+ON CONFLICT DO NOTHING
+
 -- name: register_missing
 -- Lanes of ready and scheduled jobs that the registry does not have.
 INSERT INTO relais.lanes (queue, lane, kind, priority)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -13,7 +14,8 @@ from sqlalchemy import event, text
 from gateway.connections import Connections
 from gateway.errors import Problem
 from gateway.handover import GROUP_WAITS_MS, LOCKED, hand_over
-from ledger import consequences, transitions
+from gateway.lane_registry import LaneRegistry
+from ledger import consequences, ids, transitions
 from ledger import database as ledger_database
 from ledger.models.jobs import State
 from ledger.shapes import Accepted
@@ -80,6 +82,29 @@ async def cross(
 
 def keyed(key: str) -> NewJob:
     return new_job(idempotency_key=key, request_hash=b"a body")
+
+
+async def test_first_job_of_a_lane_holds_up_nobody_while_its_gateway_is_frozen(
+    settings: Settings, database: AsyncEngine
+) -> None:
+    registered, unregistered = (new_job(lane=f"default/relay:{name}") for name in ("one", "two"))
+    async with gateway_connections(settings) as connections, database.connect() as frozen:
+        registry = LaneRegistry(connections.share(1, is_single=True))
+        await registry.register([registered])
+        await transitions.accept(frozen, [registered])
+        (found,) = await hand_over(connections, [replace(registered, id=ids.new())])
+        assert isinstance(found, Accepted)
+        await transitions.accept(frozen, [unregistered])
+        assert await hand_over(connections, [replace(unregistered, id=ids.new())]) == [LOCKED]
+
+
+async def test_a_lane_that_cannot_be_registered_is_left_to_its_job(settings: Settings) -> None:
+    async with gateway_connections(settings) as connections:
+        registry = LaneRegistry(connections.share(1, is_single=True))
+        bad = new_job(lane="default/a\x00b")
+        await registry.register([bad])
+        (found,) = await hand_over(connections, [bad])
+    assert isinstance(found, Problem)
 
 
 async def test_one_statement_commits_itself_and_leaves_the_connection_to_transactions(

@@ -265,6 +265,12 @@ OWN: dict[str, Own] = {
     "liveness.bury": lambda at: {"ids": [at.owner]},
     "api_keys.find_keys": lambda _: {"fingerprints": [bytes(32)] * 500},
     "api_keys.insert_key": lambda _: {"id": uuid4(), "tenant": "default"},
+    "lanes.register": lambda _: {
+        "queues": ["bulk"] * 2,
+        "lanes": ["big", "big/relay:new"],
+        "kinds": ["email.send"] * 2,
+        "priorities": [5] * 2,
+    },
     "presence.register": lambda _: {"id": uuid4(), "kinds": ["email.send"]},
     "retention.prune_jobs": lambda _: {"after": None, "after_id": UUID(int=0), "limit": 1_000},
     "retention.prune_messages": lambda _: {"after_id": UUID(int=0), "limit": 1_000},
