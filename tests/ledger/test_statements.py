@@ -271,6 +271,7 @@ OWN: dict[str, Own] = {
         "kinds": ["email.send"] * 2,
         "priorities": [5] * 2,
     },
+    "migrate.HOLDER": lambda _: {"key": 1},
     "presence.register": lambda _: {"id": uuid4(), "kinds": ["email.send"]},
     "retention.prune_jobs": lambda _: {"after": None, "after_id": UUID(int=0), "limit": 1_000},
     "retention.prune_messages": lambda _: {"after_id": UUID(int=0), "limit": 1_000},
