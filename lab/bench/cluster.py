@@ -48,7 +48,7 @@ class Cluster:
         """Settings that point here."""
         return Settings.model_validate(
             {
-                "database_url": self.postgres.superuser_url,
+                "database_url": self.postgres.url,
                 "redis_url": self.valkey.url,
                 "data_dir": self.folder,
             }
@@ -79,7 +79,7 @@ class Cluster:
         environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("RELAIS_", "OTEL_"))},
             "PYTHONPATH": str(ROOT),
-            "RELAIS_DATABASE_URL": self.postgres.superuser_url,
+            "RELAIS_DATABASE_URL": self.postgres.url,
             "RELAIS_REDIS_URL": self.valkey.url,
             "RELAIS_DATA_DIR": str(self.folder),
             "RELAIS_GATEWAY_PORT": str(self.gateway_port),
@@ -126,7 +126,7 @@ def cluster(*, is_migrated: bool = True) -> Iterator[Cluster]:
         made.postgres.start()
         made.valkey.start()
         if is_migrated:
-            migrate.migrate(made.postgres.superuser_url, "pre")
+            migrate.migrate(made.postgres.url, "pre")
         yield made
     finally:
         made.postgres.stop("immediate")

@@ -10,7 +10,9 @@ CREATE TABLE chaos.marks (
     tries int NOT NULL,
     at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
-CREATE FUNCTION chaos.witness() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION chaos.witness() RETURNS trigger LANGUAGE plpgsql
+-- With its owner's rights: the processes under test may not write here themselves.
+SECURITY DEFINER SET search_path = chaos, pg_temp AS $$
 BEGIN
     INSERT INTO chaos.marks (message, job, recipient, attempt, state, tries)
     VALUES (NEW.id, NEW.job_id, NEW.recipient, NEW.attempt, NEW.state,

@@ -125,7 +125,7 @@ class Cluster:
         config = {"enable-debug-command": "local"}
         self.valkey = Valkey(self.folder / "valkey", config=config).start()
         for phase in ("pre", "post"):
-            migrate.migrate(self.postgres.superuser_url, phase)
+            migrate.migrate(self.postgres.url, phase)
         with psycopg.connect(self.postgres.superuser_url, autocommit=True) as connection:
             connection.execute(audit_trigger.SQL)
         self.keys = asyncio.run(self._make_keys())
@@ -141,7 +141,7 @@ class Cluster:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     async def _make_keys(self) -> dict[str, str]:
-        url = {"database_url": self.postgres.superuser_url}
+        url = {"database_url": self.postgres.url}
         engine = ledger_database.engine(Settings.model_validate(url))
         made: dict[str, str] = {}
         async with engine.begin() as connection:

@@ -67,9 +67,10 @@ OPEN = """
 SELECT count(*) AS n FROM relais.jobs
 WHERE tenant IN ('default', 'flood') AND state IN ('scheduled', 'ready', 'running')
 """
+# In the queues that a worker of the run reads: a canary of another one waits for ever.
 WAITING = """
 SELECT count(*) AS n FROM relais.jobs
-WHERE state = 'ready' AND run_at < clock_timestamp() - interval '2 seconds'
+WHERE state = 'ready' AND run_at < clock_timestamp() - interval '2 seconds' AND queue = ANY(%s)
 """
 UNKNOWN = """
 SELECT j.id::text, array_agg(m.recipient) FILTER (WHERE m.state = 'unknown') AS doubtful

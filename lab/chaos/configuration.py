@@ -17,7 +17,7 @@ HISTORY_VARIABLE = "CHAOS_HISTORY"  # the folder in which the kinds of the harne
 
 def of(cluster: Cluster) -> dict[str, str]:
     """The settings by name, without their prefix."""
-    database = cluster.postgres.superuser_url.replace(
+    database = cluster.postgres.url.replace(
         f":{cluster.postgres.port}/", f":{cluster.postgres_proxy.port}/"
     )
     redis = cluster.valkey.url.replace(f":{cluster.valkey.port}/", f":{cluster.redis_proxy.port}/")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lab.chaos import checker, collect_history, report
 from lab.chaos.client import Client
-from lab.chaos.cluster import cluster
+from lab.chaos.cluster import QUEUES, cluster
 from lab.chaos.conductor import Conductor
 from lab.chaos.faults.fault import Scene
 from lab.chaos.journal import Journal
@@ -140,7 +140,7 @@ async def _settle(made: Cluster) -> None:
     async def is_calm() -> bool:
         if not all(launched.pid for launched in made.launcher.processes.values()):
             return False
-        return not (await made.query(collect_history.WAITING))[0]["n"]
+        return not (await made.query(collect_history.WAITING, list(QUEUES)))[0]["n"]
 
     await comes(is_calm, within_s=SETTLED_WITHIN_S)
 
