@@ -25,6 +25,7 @@ class Options:
 
     minutes: float = 10.0  # horizon: how long each of its two halves lasts
     rate: int = 1_000  # horizon: jobs per second
+    batch: int = 1  # horizon: jobs per POST
     flood: int = 1_000_000  # fair: jobs of the tenant that floods
     jobs: int = 1_000_000  # upgrade: jobs in the ledger
     gateways: int = 1  # intake: processes of the gateway

@@ -55,10 +55,11 @@ async def post_many(*, port: int, key: str, body: bytes, requests: int, connecti
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """So many jobs a second, for so long."""
+    """So many jobs a second, for so long, and how many in a POST."""
 
     rate: int
     seconds: float
+    batch: int = 1
 
 
 async def post_at_rate(
@@ -70,12 +71,15 @@ async def post_at_rate(
     connections: int,
     tell: Callable[[int], None] | None = None,
 ) -> tuple[int, int]:
-    """Send a POST of one job at each of its times, whether or not earlier ones are answered.
+    """Send a POST of `pace.batch` jobs at each of its times, whatever became of earlier ones.
 
-    Where all `connections` wait for answers, times pass: what was posted, and what was refused.
+    Where all `connections` wait for answers, times pass. Returns how many jobs were posted, and how
+    many POSTs were refused.
     """
     request = _request(key, body)
-    total = int(pace.rate * pace.seconds)
+    if pace.batch > 1:
+        request = _request(key, b"[" + b",".join([body] * pace.batch) + b"]", path="/jobs/batch")
+    total = int(pace.rate * pace.seconds / pace.batch)
     next_number = posted = refused = 0
     began = time.perf_counter()
 
@@ -84,7 +88,7 @@ async def post_at_rate(
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
             while next_number < total:
-                wait_s = next_number / pace.rate - (time.perf_counter() - began)
+                wait_s = next_number * pace.batch / pace.rate - (time.perf_counter() - began)
                 next_number += 1
                 if wait_s > 0:
                     await asyncio.sleep(wait_s)
@@ -92,7 +96,7 @@ async def post_at_rate(
                     break  # too slow for this rate: over is over
                 writer.write(request)
                 refused += await _answer(reader) != b"202"
-                posted += 1
+                posted += pace.batch
         finally:
             writer.close()
 
@@ -107,9 +111,9 @@ async def post_at_rate(
     return posted, refused
 
 
-def _request(key: str, body: bytes) -> bytes:
+def _request(key: str, body: bytes, path: str = "/jobs") -> bytes:
     head = (
-        "POST /api/v1/jobs HTTP/1.1\r\nHost: bench\r\n"
+        f"POST /api/v1{path} HTTP/1.1\r\nHost: bench\r\n"
         f"Authorization: Bearer {key}\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )

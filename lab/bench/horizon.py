@@ -2,7 +2,7 @@
 
 While a transaction is open, Postgres keeps every row version that it might still see; a queue
 that reads past its own dead rows gets slower with each job. Jobs come at a fixed rate, one
-POST each, a worker runs them, and another connection holds a snapshot open all the time; the
+POST each or several to a POST, a worker runs them, and another connection holds a snapshot open all the time; the
 peer is the same without it. The duration of a claim is the worker's own (lab/bench/tap.py).
 """
 
@@ -103,6 +103,7 @@ def measure(options: Options, say: Say) -> dict[str, Any]:
         **{name: with_it[name] for name in names},
         "minutes": options.minutes,
         "rate_per_s": options.rate,
+        "jobs_per_post": options.batch,
         "with_snapshot": with_it,
         "without_snapshot": without,
     }
@@ -140,7 +141,7 @@ def _run(
     words: str,
 ) -> Half:
     began, started = time.time(), time.monotonic()
-    pace = Pace(rate=options.rate, seconds=60 * options.minutes)
+    pace = Pace(rate=options.rate, seconds=60 * options.minutes, batch=options.batch)
 
     def tell(posted: int) -> None:
         passed_s = time.monotonic() - started

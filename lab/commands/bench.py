@@ -18,6 +18,7 @@ def bench(
         float, typer.Option(min=0.5, max=1440, help="horizon: the length of each half.")
     ] = 10.0,
     rate: Annotated[int, typer.Option(min=1, max=100_000, help="horizon: jobs a second.")] = 1_000,
+    batch: Annotated[int, typer.Option(min=1, max=1_000, help="horizon: jobs to a POST.")] = 1,
     flood: Annotated[
         int, typer.Option(min=1, max=100_000_000, help="fair: jobs of the tenant that floods.")
     ] = 1_000_000,
@@ -32,5 +33,7 @@ def bench(
     """Measure Relais on this machine, beside Celery and Dramatiq, or itself undisturbed."""
     from lab import bench as benches
 
-    options = benches.Options(minutes=minutes, rate=rate, flood=flood, jobs=jobs, gateways=gateways)
+    options = benches.Options(
+        minutes=minutes, rate=rate, batch=batch, flood=flood, jobs=jobs, gateways=gateways
+    )
     return benches.run(name, as_json=as_json, options=options)
