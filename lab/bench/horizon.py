@@ -1,9 +1,9 @@
 """`bench horizon`: whether somebody's long transaction slows the queue down.
 
 While a transaction is open, Postgres keeps every row version that it might still see; a queue
-that reads past its own dead rows gets slower with each job. Jobs come at a fixed rate, one
-POST each or several to a POST, a worker runs them, and another connection holds a snapshot open all the time; the
-peer is the same without it. The duration of a claim is the worker's own (lab/bench/tap.py).
+that reads past its own dead rows gets slower with each job. Jobs come at a fixed rate, one or
+several to a POST, a worker runs them, and another connection holds a snapshot open all the time;
+the peer is the same without it. The duration of a claim is the worker's own (lab/bench/tap.py).
 """
 
 from __future__ import annotations
