@@ -132,3 +132,34 @@ async def test_dense_arrays_take_neither_memory_nor_the_loop(
         assert (await sending).status_code in {413, 422}
     assert most < 200 * MIB
     assert longest_s < max(1.0, 5 * quiet_s)
+
+
+async def test_a_thousand_international_domains_leave_the_loop_to_others(
+    gateway: Gateway, api: httpx.AsyncClient
+) -> None:
+    """Each distinct domain costs the better part of a millisecond: none waits for all of them."""
+    jobs = [
+        {
+            "kind": "email.send",
+            "payload": {
+                "from": "a@example.org",
+                "to": f"ada@straßenbahn-{number}.größe.example",
+                "subject": "s",
+                "text": "t",
+            },
+            "delay_s": 86_400,
+        }
+        for number in range(1_500)
+    ]
+    quiet_s = await slowest_check_s(gateway)
+    sending = asyncio.create_task(api.post("/api/v1/jobs/batch", json=jobs, timeout=60))
+    waits = []
+    async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as client:
+        while not sending.done():
+            started = time.monotonic()
+            assert (await client.get("/health/live")).is_success
+            waits.append(time.monotonic() - started)
+    answer = await sending
+    assert (answer.status_code, answer.json()["accepted"]) == (202, 1_500)
+    assert len(waits) > 10
+    assert max(waits) < max(0.25, 5 * quiet_s)
