@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lab.chaos import timeline
+from ops.cli.screen import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -75,7 +76,7 @@ def show(found: dict[str, Any], *, is_kept: bool | None) -> None:
         console.print(Text(f"Never met: {name}.", style="bold red"))
     for name, sentences in found.get("examples", {}).items():
         for sentence in sentences:
-            console.print(Text(f"{name}: {sentence}", style="red"))
+            console.print(Text(visible(f"{name}: {sentence}"), style="red"))
     if is_kept is not None:
         words, style = ("kept", "bold green") if is_kept else ("NOT kept", "bold red")
         console.print(Text(f"Every promise was {words}.", style=style))

@@ -44,7 +44,9 @@ def doctor(
         table.add_column(name, overflow="fold")
     for check in found:
         mark = Text("ok", style="green") if check.ok else Text("wrong", style="bold red")
-        table.add_row(check.name, mark, Text(check.found), Text(check.remedy))
+        table.add_row(
+            check.name, mark, *(Text(screen.visible(text)) for text in (check.found, check.remedy))
+        )
     console = screen.console()
     console.print(table)
     console.print("Everything is fine." if well else "Something is wrong.")

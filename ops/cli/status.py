@@ -20,6 +20,7 @@ def status(*, colour: Colour = None, data_dir: DataDir = None, as_json: AsJson =
     import json
     import sys
 
+    from ops.cli import screen
     from ops.stack import find, own_services, report
 
     place = find(data_dir, colour)
@@ -30,7 +31,7 @@ def status(*, colour: Colour = None, data_dir: DataDir = None, as_json: AsJson =
     else:
         _show(place, seen)
     for finding in found:
-        print(finding, file=sys.stderr)
+        print(screen.visible(str(finding)), file=sys.stderr)
     return 2 if any(not own_services.is_bearable(finding) for finding in found) else 0
 
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
+from ops.cli import screen
 from ops.demo.balance import FINISHED
 
 if TYPE_CHECKING:
@@ -97,7 +99,7 @@ def results(
         f" {books.callbacks:,} signed callback arrived."
     )
     for fault in faults:
-        console.print(f"[red]{fault}[/red]")
+        console.print(Text(screen.visible(fault), style="red"))
     headline = (
         "[red]The books do not balance.[/red]" if faults else "[green]The books balance.[/green]"
     )
