@@ -20,7 +20,7 @@ from ledger.database import briefly
 from runtime import logs, metrics
 from tasks.email import logins
 from tasks.kinds import QUEUES, kind
-from tasks.outcomes import Failed, Outcome, Succeeded
+from tasks.outcomes import Failed, Outcome, Snooze, Succeeded
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -41,6 +41,7 @@ RETENTION_BUDGET_S = 480.0
 RETENTION_TIMEOUT_S = 800.0
 BOOKS_BUDGET_S = 40.0
 BOOKS_TIMEOUT_S = 300.0
+AGAIN_S = 5.0  # after an outage of the ledger
 SYSTEM_JOBS_S = 3_600.0
 SYSTEM_TICKS_S = 86_400.0
 STALLED_S = 120.0  # a queue whose oldest ready job waits longer is worth a warning
@@ -58,6 +59,7 @@ class Round:
     done: dict[str, Any] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     is_complete: bool = True  # False: a task failed, or had more to do than time
+    is_cut_short: bool = False  # the ledger as a whole took nothing for a while
 
     async def run(self, tasks: Mapping[str, Task], *, budget_s: float) -> None:
         """Do all of `tasks`; each may use its share of the time and what the ones before left."""
@@ -71,6 +73,7 @@ class Round:
             except Exception as error:  # whatever it is, the others go on; it is told in full
                 self.failed[name] = type(error).__name__
                 self.is_complete = False
+                self.is_cut_short |= outage.is_away(error)
                 if outage.is_passing(error):
                     log.warning(
                         "housekeeping.failed",
@@ -83,10 +86,15 @@ class Round:
             metrics.ran_housekeeping(task=name, result="failed" if name in self.failed else "done")
 
     def outcome(self, result: dict[str, Any]) -> Outcome:
-        """Succeeded, unless a task failed; `result` is kept either way."""
+        """Succeeded, unless a task failed; `result` is kept either way.
+
+        Where that was an outage of the ledger nobody failed: all of it is done again afterwards.
+        """
         if not self.failed:
             return Succeeded(result)
         failed = ", ".join(f"{name} ({error})" for name, error in self.failed.items())
+        if self.is_cut_short:
+            return Snooze(AGAIN_S, f"not done: {failed}; the ledger was away")
         return Failed(f"not done: {failed}; the next run tries again", result=result)
 
 
