@@ -1,0 +1,1 @@
+"""Campaigns: one mail to many recipients, each exactly once."""
