@@ -279,7 +279,8 @@ def load() -> Settings:
         return Settings()
     except ValidationError as error:
         first = error.errors()[0]
-        name = "RELAIS_" + "_".join(str(part) for part in first["loc"]).upper()
+        setting, *inside = first["loc"]
+        name = " ".join([f"RELAIS_{str(setting).upper()}", *(repr(part) for part in inside)])
         sentence = f"{name}{'' if first['type'] == _OWN else ':'} {words_of(first)}."
         raise SettingsError(sentence, remedy="See docs/configuration.md.") from error
     except UnreadableSetting as error:  # only `relays` is read as JSON

@@ -85,6 +85,7 @@ SETTINGS = {
     "no relay's URL": Wrong(SMTP, "foo", "is not a URL", "smtp://"),
     "no Redis' URL": Wrong(REDIS, "http://h", "begins with http://", "redis://"),
     "further relays": Wrong("RELAIS_RELAYS", '{{"a": "foo"}}', "'a' is not a URL", "smtp://"),
+    "a relay of no text": Wrong("RELAIS_RELAYS", '{{"a": 5}}', "'a': Input should", "configuration"),
     "callback secret": Wrong("RELAIS_CALLBACK_SECRET", "secret", "not of the form", "whsec_"),
     "outbound": Wrong("RELAIS_OUTBOUND_ALLOW", "a b", "'a b' is not understood", "host:port"),
     "token key": Wrong("RELAIS_JWT_KEY", "x", "the issuer or the audience", "RELAIS_JWT_ISSUER"),
