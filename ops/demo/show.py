@@ -107,4 +107,6 @@ def results(
     addresses = Table.grid(padding=(0, 2))
     for name, url in urls.items():
         addresses.add_row(name, url)
-    console.print("\nThe stack stays up:", addresses, f"{login}\nStop it: {stop}", sep="\n")
+    console.print("\nThe stack stays up:", addresses, sep="\n")
+    # Paths are copied: no line break of ours goes into them.
+    console.print(f"{login}\nStop it: {stop}", soft_wrap=True)
