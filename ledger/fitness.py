@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 
 VERSION_MIN = 15
 CONNECT_S = 3
-# What Postgres says for a while and then no longer; all else it says until something is changed.
-PASSING = (
-    "starting up",
-    "shutting down",
-    "recovery",
-    "not yet accepting",
-    "too many",
-    "connection slots",
+# What Postgres says to a connection until somebody changes something. Whatever else it says (it is
+# starting, it is full, its disk is) may pass, and ends nobody: libpq does not tell the SQLSTATE.
+LASTING = (
+    "authentication failed",
+    "does not exist",
+    "pg_hba.conf",
+    "permission denied",
+    "not permitted to log in",
+    "is not currently accepting connections",
+    "no password",
 )
 MIGRATE = "Run: python -m ledger.migrate pre"
 # to_regclass() finds nothing in a schema that one may not use, so the catalogue is asked.
@@ -101,9 +103,10 @@ def ask(variable: str, url: str, *, needs_schema: bool = True) -> Finding | None
         if "FATAL:" not in str(error):
             return unreachable(variable, name, words)
         sentence = f"{name} refuses: {words}."
-        if any(passing in words for passing in PASSING):
-            return Finding(variable, sentence, "Wait until it takes connections.", is_passing=True)
-        return Finding(variable, sentence, _remedy_of(words))
+        if any(lasting in words for lasting in LASTING):
+            return Finding(variable, sentence, _remedy_of(words))
+        remedy = "Wait until it takes connections; its log says more."
+        return Finding(variable, sentence, remedy, is_passing=True)
     return None
 
 
@@ -112,4 +115,8 @@ def _remedy_of(words: str) -> str:
         return "Correct the database's name, or create it: CREATE DATABASE ... ENCODING 'UTF8'."
     if "pg_hba.conf" in words:
         return "Add this host, user and database to the server's pg_hba.conf."
+    if "not currently accepting" in words:
+        return "Allow them: ALTER DATABASE ... ALLOW_CONNECTIONS true."
+    if "permission denied" in words:
+        return "As a superuser: GRANT CONNECT ON DATABASE ... TO ..."
     return "Correct the user or its password: postgresql://user:password@host:port/database."
