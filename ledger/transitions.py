@@ -247,6 +247,8 @@ async def cancel(connection: AsyncConnection, *, tenant: str, job_id: UUID, by: 
     Returns the state right after: cancelled, or running while the worker winds it up.
     """
     parameters = {"tenant": tenant, "id": job_id, "reason": f"cancelled by {by}"}
+    # Locked first: between two looks at it a running job could have become a waiting one.
+    await connection.execute(SQL["lock"], {"ids": [job_id], "tenant": tenant})
     if (await connection.execute(SQL["cancel"], parameters)).first():
         await consequences.follow(connection, [job_id])
         return State.CANCELLED

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import text
 
 from ledger import transitions
 from ledger.models.jobs import State
+from ledger.shapes import Finish
 from tests.ledger.jobs import accept, claim, finish, new_job, path, row
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -33,6 +37,35 @@ async def test_an_attempt_that_would_run_again_is_cancelled(
         database, claimed, State.SCHEDULED, reason="later", delay_s=1, is_counted=is_counted
     )
     await is_cancelled(database, claimed)
+
+
+async def test_a_job_that_stops_running_in_that_very_moment_is_cancelled(
+    database: AsyncEngine,
+) -> None:
+    """It is open all the while: whoever asks is not told that it cannot be cancelled."""
+    job = new_job()
+    await accept(database, job)
+    (claimed,) = await claim(database)
+
+    async def cancel() -> State:
+        async with database.begin() as connection:
+            return await transitions.cancel(connection, tenant="default", job_id=job.id, by="ops")
+
+    async with database.begin() as connection:
+        later = Finish(job.id, claimed.attempt, State.SCHEDULED, reason="later", delay_s=60)
+        assert (await transitions.finish(connection, [later])).written == [True]
+        cancelling = asyncio.create_task(cancel())
+        await wait_for(lambda: waits_for_a_lock(database), what="the cancel at the job's row")
+    assert await cancelling is State.CANCELLED
+
+
+async def waits_for_a_lock(engine: AsyncEngine) -> bool:
+    async with engine.connect() as connection:
+        waiting = text(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        return bool((await connection.execute(waiting)).scalar_one())
 
 
 async def test_a_released_attempt_is_cancelled(database: AsyncEngine) -> None:
