@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -63,6 +65,8 @@ def unstructured(name: str, value: str) -> str:
     """`name: value` as folded lines, each ending in CRLF."""
     if not _is_plain(value):
         return _with_encoded_words(f"{name}:", value)
+    if value and len(name) + len(value) + 2 <= LINE_WISH:
+        return f"{name}: {value}\r\n"
     lines = [f"{name}:"]
     for space, word in _WORDS.findall(value):
         lead = space or " "
@@ -89,6 +93,11 @@ def custom(name: str, value: str) -> str:
     if low in _STRUCTURED or low.startswith("list-"):
         return structured(name, value)
     return unstructured(name, value)
+
+
+def date(value: datetime) -> str:
+    """The Date header, to the second, in UTC."""
+    return f"Date: {format_datetime(value.astimezone(UTC).replace(microsecond=0))}\r\n"
 
 
 def addresses(name: str, boxes: Sequence[Mailbox], *, utf8: bool) -> str:
