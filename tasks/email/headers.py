@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from tasks.email.addresses import refuse_controls
+from tasks.errors import PayloadError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -36,6 +37,7 @@ _STRUCTURED = {
 }  # fmt: skip
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,75}")
 _WORDS = re.compile(r"(\s*)(\S+)")
+_UNSUBSCRIBE = re.compile(rf"(?=.{{1,{WORD_MAX}}}$)(?:https://|mailto:)[!-;=?-~]+")
 _ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]+")
 
 
@@ -98,6 +100,21 @@ def custom(name: str, value: str) -> str:
 def date(value: datetime) -> str:
     """The Date header, to the second, in UTC."""
     return f"Date: {format_datetime(value.astimezone(UTC).replace(microsecond=0))}\r\n"
+
+
+def unsubscribe(uris: Sequence[str]) -> str:
+    """List-Unsubscribe, and the word that one POST is enough (RFC 8058) where there is https."""
+    for uri in uris:
+        if not _UNSUBSCRIBE.fullmatch(uri):
+            sentence = f"{uri[:80]!r} is no URI for List-Unsubscribe."
+            remedy = (
+                f"Give https: or mailto:, ASCII, at most {WORD_MAX} characters, no <, > or blank."
+            )
+            raise PayloadError(sentence, remedy=remedy)
+    lines = structured("List-Unsubscribe", ", ".join(f"<{uri}>" for uri in uris))
+    if any(uri.startswith("https:") for uri in uris):
+        lines += "List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"
+    return lines
 
 
 def addresses(name: str, boxes: Sequence[Mailbox], *, utf8: bool) -> str:
