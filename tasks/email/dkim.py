@@ -56,7 +56,7 @@ class Signer:
         """`message` with its signatures in front. Raises PayloadError where it is none to sign."""
         parts.refuse_unfit(message)
         head, separator, body = message.partition(b"\r\n\r\n")
-        if not separator or head.startswith((b" ", b"\t", b"\r\n")):
+        if not separator or not head[:1].strip():
             sentence = "The mail does not begin with headers that end in an empty line."
             raise PayloadError(sentence, remedy="Compose it anew.")
         return self.signatures(head + b"\r\n", body, at=at) + message
@@ -144,7 +144,7 @@ def _coverage(names: tuple[bytes, ...]) -> tuple[list[int], str]:
             covered += [name.decode()] * (len(found) + 1)
     lines = [f"h={covered[0]}"]
     for word in covered[1:]:
-        if len(lines[-1]) + len(word) + 2 > LINE_WISH:
+        if len(lines[-1]) + len(word) + 3 > LINE_WISH:
             lines[-1] += ":"
             lines.append(word)
         else:
