@@ -223,8 +223,6 @@ def test_canonical_forms_are_those_of_the_standard() -> None:
     assert dkim.canonical_fields(head) == [(b"a", b"a:X\r\n"), (b"b", b"b:Y Z\r\n")]
     assert dkim.canonical_body(b" C \r\nD \t E\r\n\r\n\r\n") == b" C\r\nD E\r\n"
     assert dkim.canonical_body(b"\r\n \t\r\n") == b""
-    (signature,) = signatures_of(dkim.Signer([ED25519]).sign(MESSAGE, at=NOW)[:-len(MESSAGE)])  # fmt: skip
-    assert signature["bh"] != "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="
     body = b"Hi.\r\n\r\nWe lost the game.  Are you hungry yet?\r\n\r\nJoe.\r\n"
     signed = dkim.Signer([ED25519]).sign(b"From: a@b.org\r\n\r\n" + body, at=NOW)
     assert b" bh=2jUSOH9NhtVGCQWNr9BrIAPreKQjO6Sn7XIkfJVOzv8=;\r\n" in signed
