@@ -10,7 +10,7 @@ import hashlib
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from tasks.email import headers, parts, smtp
+from tasks.email import headers, invites, parts, smtp
 from tasks.email.delivery import Mail
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def _tree(email: Email, message_id: str) -> Part:
     return parts.tree(
         text=None if email.text is None else parts.text("plain", email.text),
         html=None if email.html is None else parts.text("html", email.html),
+        calendar=None if email.calendar is None else invites.part(email.calendar),
         attachments=email.attachments,
         boundary=boundary,
     )

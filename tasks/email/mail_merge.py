@@ -15,7 +15,7 @@ from datetime import datetime
 from functools import lru_cache
 
 from tasks.email import headers as header_fields
-from tasks.email import parts
+from tasks.email import invites, parts
 from tasks.email.addresses import Mailbox
 from tasks.email.parts import Part
 from tasks.email.payload import Attachment
@@ -86,14 +86,14 @@ class MailMerge:
         reply_to: Sequence[Mailbox] = (),
         headers: Mapping[str, str] | None = None,
         attachments: Sequence[Attachment] = (),
-        calendar: Part | None = None,
+        calendar: str | None = None,
     ) -> None:
-        """Raises PayloadError where a header cannot be set."""
+        """`calendar` as in the payload, checked. PayloadError where a header cannot be set."""
         digest = hashlib.blake2b(seed.encode(), digest_size=15).hexdigest()
         self._start = f"{parts.BOUNDARY_START}{digest}"
         self._never = self._start.encode()
         self._attachments = attachments
-        self._calendar = calendar
+        self._calendar = invites.part(calendar, never=self._never) if calendar else None
         self._names = frozenset(name.lower() for name in headers or {})
         customs = "".join(_custom(name, value) for name, value in (headers or {}).items())
         self._shared = {
