@@ -173,6 +173,10 @@ def _encoded_words(value: str) -> str:
 
 def _utf8_parts(value: str) -> Iterable[bytes]:
     """`value` in pieces that end between characters, each short enough for an encoded word."""
+    whole = value.encode()
+    if len(whole) <= ENCODED_BYTES:
+        yield whole
+        return
     part = b""
     for character in value:
         encoded = character.encode()
