@@ -48,7 +48,7 @@ class Signer:
         dkim_keys.refuse_doubles(keys)
         self._keys = tuple(keys)
         self._expires_s = expires_s
-        # Of the message before; replaced as one, so that threads may share a signer.
+        # Of the message before; each is replaced as one, so that threads may share a signer.
         self._hashed = (b"", b"", _hash(b""))
         self._tail = (b"", b"")
 
@@ -84,9 +84,7 @@ class Signer:
             ).encode()
             # Itself as it is signed: like any other field, but without b= and the last CRLF.
             canonical = start.replace(b"\r\n ", b" ").replace(*_NAME, 1)
-            signed = data + canonical
-            signature = key.sign(signed, hashlib.sha256(signed).digest())
-            lines.append(start + _in_lines(b64encode(signature)))
+            lines.append(start + _in_lines(b64encode(key.sign(data + canonical))))
         return b"".join(lines)
 
     def _hash_of(self, body: bytes, tail: bytes) -> str:
@@ -94,9 +92,11 @@ class Signer:
         if body is last_body and tail is last_tail:
             return last_hash
         if tail:
-            if tail is not self._tail[0]:
-                self._tail = (tail, canonical_body(tail))
-            made = _hash(canonical_lines(body), self._tail[1])
+            last_tail, canonical_tail = self._tail
+            if tail is not last_tail:
+                canonical_tail = canonical_body(tail)
+                self._tail = (tail, canonical_tail)
+            made = _hash(canonical_lines(body), canonical_tail)
         else:
             made = _hash(canonical_body(body))
         self._hashed = (body, tail, made)

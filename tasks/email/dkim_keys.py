@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -68,11 +69,12 @@ class SigningKey:
     def _kind(self) -> str:
         return "rsa" if isinstance(self.private, rsa.RSAPrivateKey) else "ed25519"
 
-    def sign(self, data: bytes, digest: bytes) -> bytes:
-        """The signature of `data`, whose SHA-256 is `digest`."""
+    def sign(self, data: bytes) -> bytes:
+        """The signature of `data`; the same data give the same signature."""
         if isinstance(self.private, rsa.RSAPrivateKey):
             return self.private.sign(data, _PADDING, _SHA256)
-        return self.private.sign(digest)  # RFC 8463: the hash is what Ed25519 signs
+        # RFC 8463: what Ed25519 signs is the hash
+        return self.private.sign(hashlib.sha256(data).digest())
 
     def dns_record(self) -> DnsRecord:
         """What has to stand in DNS before the first signed mail goes out."""
