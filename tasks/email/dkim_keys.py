@@ -17,7 +17,7 @@ from tasks.errors import SigningKeyError
 RSA_BITS_MIN = 1024  # RFC 8301: less must not be used, ...
 RSA_BITS_MAX = 4096  # ... and receivers need not be able to check more
 TXT_STRING_MAX = 255  # bytes in one string of a TXT record (RFC 1035)
-PEM_MAX = 20_000
+PEM_MAX = 5_000  # with room to spare; to check a key of many bits takes seconds
 DOMAIN_MAX = 253
 
 _ED25519 = "Make one with `openssl genpkey -algorithm ed25519`"
@@ -161,7 +161,8 @@ def _loaded(pem: str, passphrase: str | None) -> object:
 def _refuse_other_than_private(pem: str) -> None:
     if len(pem) > PEM_MAX:
         sentence = f"The private key has more than {PEM_MAX} characters."
-        raise SigningKeyError(sentence, remedy="Paste the key alone.")
+        remedy = f"Paste the key alone; an RSA key may have {RSA_BITS_MAX} bits."
+        raise SigningKeyError(sentence, remedy=remedy)
     label = _FRAME.search(pem)
     kind = label[1] if label else ""
     if not pem.isascii() or not kind:
