@@ -7,7 +7,8 @@ RelaisError
     ├── SmtpError          a conversation with a relay went wrong
     ├── BlockedAddress     the SSRF guard refused a destination: permanent
     ├── Unreachable        a destination could not be reached or did not answer: passing
-    └── RenderError        a template is wrong or exceeds its limits: permanent
+    ├── RenderError        a template is wrong or exceeds its limits: permanent
+    └── SigningKeyError    a DKIM key cannot be used: permanent
 """
 
 from __future__ import annotations
@@ -45,3 +46,7 @@ class Unreachable(TaskError):  # noqa: N818 - reads as the state it names
 
 class RenderError(TaskError):
     """A template is wrong or exceeds its limits."""
+
+
+class SigningKeyError(TaskError):
+    """A DKIM key cannot be used."""

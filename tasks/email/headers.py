@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from tasks.email.addresses import refuse_controls
+from tasks.errors import PayloadError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -34,6 +37,7 @@ _STRUCTURED = {
 }  # fmt: skip
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,75}")
 _WORDS = re.compile(r"(\s*)(\S+)")
+_UNSUBSCRIBE = re.compile(rf"(?=.{{1,{WORD_MAX}}}$)(?:https://|mailto:)[!-;=?-~]+")
 _ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]+")
 
 
@@ -63,6 +67,8 @@ def unstructured(name: str, value: str) -> str:
     """`name: value` as folded lines, each ending in CRLF."""
     if not _is_plain(value):
         return _with_encoded_words(f"{name}:", value)
+    if value and len(name) + len(value) + 2 <= LINE_WISH:
+        return f"{name}: {value}\r\n"
     lines = [f"{name}:"]
     for space, word in _WORDS.findall(value):
         lead = space or " "
@@ -89,6 +95,26 @@ def custom(name: str, value: str) -> str:
     if low in _STRUCTURED or low.startswith("list-"):
         return structured(name, value)
     return unstructured(name, value)
+
+
+def date(value: datetime) -> str:
+    """The Date header, to the second, in UTC."""
+    return f"Date: {format_datetime(value.astimezone(UTC).replace(microsecond=0))}\r\n"
+
+
+def unsubscribe(uris: Sequence[str]) -> str:
+    """List-Unsubscribe, and the word that one POST is enough (RFC 8058) where there is https."""
+    for uri in uris:
+        if not _UNSUBSCRIBE.fullmatch(uri):
+            sentence = f"{uri[:80]!r} is no URI for List-Unsubscribe."
+            remedy = (
+                f"Give https: or mailto:, ASCII, at most {WORD_MAX} characters, no <, > or blank."
+            )
+            raise PayloadError(sentence, remedy=remedy)
+    lines = structured("List-Unsubscribe", ", ".join(f"<{uri}>" for uri in uris))
+    if any(uri.startswith("https:") for uri in uris):
+        lines += "List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"
+    return lines
 
 
 def addresses(name: str, boxes: Sequence[Mailbox], *, utf8: bool) -> str:
@@ -147,6 +173,10 @@ def _encoded_words(value: str) -> str:
 
 def _utf8_parts(value: str) -> Iterable[bytes]:
     """`value` in pieces that end between characters, each short enough for an encoded word."""
+    whole = value.encode()
+    if len(whole) <= ENCODED_BYTES:
+        yield whole
+        return
     part = b""
     for character in value:
         encoded = character.encode()

@@ -22,6 +22,7 @@ from pydantic import (
 
 from runtime.errors import words_of
 from tasks.email import headers as header_fields
+from tasks.email import invites
 from tasks.email.addresses import Mailbox, mailbox, mailboxes, refuse_controls
 from tasks.email.relays import DEFAULT, Policy
 from tasks.errors import PayloadError
@@ -29,6 +30,7 @@ from tasks.errors import PayloadError
 RECIPIENTS_MAX = 50
 SUBJECT_MAX = 2_000
 BODY_MAX = 10_000_000
+CALENDAR_MAX = 1_000_000
 ATTACHMENTS_MAX = 50
 ATTACHMENT_MAX_BYTES = 10 * 1024 * 1024
 ATTACHMENTS_MAX_BYTES = 20 * 1024 * 1024
@@ -90,6 +92,12 @@ def _storable(value: str) -> str:
 
 OneLine = Annotated[str, Field(max_length=SUBJECT_MAX), AfterValidator(_one_line)]
 Body = Annotated[str, Field(max_length=BODY_MAX), AfterValidator(_storable)]
+Calendar = Annotated[
+    str,
+    Field(max_length=CALENDAR_MAX),
+    AfterValidator(_storable),
+    AfterValidator(invites.checked),
+]
 
 
 class _Content(BaseModel):
@@ -199,6 +207,19 @@ class Email(BaseModel):
         examples=["Hello Ada"],
     )
     html: Body | None = Field(None, description="The mail as HTML.", examples=["<p>Hello Ada</p>"])
+    calendar: Calendar | None = Field(
+        None,
+        description="An invitation as iCalendar text with a METHOD, shown by mail programs with "
+        "buttons to accept it. Besides text or html; never a template.",
+        examples=[
+            (
+                "BEGIN:VCALENDAR\r\nVERSION:2.0\r\nPRODID:-//Example//EN\r\nMETHOD:REQUEST\r\n"
+                "BEGIN:VEVENT\r\nUID:1@example.org\r\nDTSTAMP:20261121T093000Z\r\n"
+                "DTSTART:20261201T090000Z\r\nSUMMARY:Review\r\nORGANIZER:mailto:hello@example.org\r\n"
+                "ATTENDEE:mailto:ada@example.org\r\nEND:VEVENT\r\nEND:VCALENDAR\r\n"
+            )
+        ],
+    )
     headers: dict[str, str] = Field(
         default_factory=dict,
         max_length=header_fields.COUNT_MAX,
