@@ -171,6 +171,6 @@ def _unknown() -> Problem:
     return Problem(
         Code.CREDENTIALS_INVALID,
         "The credentials are not valid.",
-        remedy="Check the key; a new one is made by: ./relais key create.",
+        remedy="Check the key, or create a new one: ./relais key create.",
         headers=CHALLENGE,
     )

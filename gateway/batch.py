@@ -168,7 +168,7 @@ class Batch:
         return TooLarge(
             Code.TOO_MANY_JOBS,
             f"A batch holds at most {self._settings.batch_max_jobs} jobs.",
-            remedy="Send the rest in further batches.",
+            remedy="Send the rest in another batch.",
             headers={"Connection": "close"},
         )
 

@@ -99,12 +99,12 @@ async def cut_array(body: bytes, *, items_max: int, max_depth: int) -> list[slic
     Where there are more than `items_max`, they are not looked at.
     """
     if not json_array.is_array(body):
-        message = "The body of a batch is an array of jobs."
+        message = "The body of a batch must be an array of jobs."
         raise Problem(Code.VALUE_INVALID, message, remedy="Wrap the job in [ ].")
     turn = json_array.Turn()
     found = await json_array.cut(body, items_max=items_max, turn=turn)
     if found is None:
-        message = "The body is not JSON: the array has no end, or something follows it."
+        message = "The body is not JSON: the array is not closed, or something follows it."
         raise Problem(Code.MALFORMED_JSON, message, remedy="Send valid JSON in UTF-8.")
     for place in found if len(found) <= items_max else ():
         parse(body[place], max_depth=max_depth)
@@ -139,7 +139,7 @@ def media_type(request: Request) -> str:
     if encoding not in {"", "identity"}:
         raise Problem(
             Code.MEDIA_TYPE_UNSUPPORTED,
-            "Compressed bodies are not read.",
+            "Compressed bodies are not accepted.",
             remedy="Send the body without Content-Encoding.",
         )
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -153,7 +153,7 @@ def require_json(request: Request) -> None:
     ):
         raise Problem(
             Code.MEDIA_TYPE_UNSUPPORTED,
-            f"The body is {found or 'of no stated type'}, not application/json."[:200],
+            f"The Content-Type is {found or 'missing'}, not application/json."[:200],
             remedy="Send the header Content-Type: application/json.",
         )
 
@@ -190,8 +190,8 @@ def _too_deep(max_depth: int) -> Problem:
 def _too_slow() -> Problem:
     return Problem(
         Code.BODY_TOO_SLOW,
-        f"No byte of the body arrived for {CHUNK_TIMEOUT_S:g} s, or fewer than {PACE_BYTES_PER_S}"
-        " a second for longer than that.",
+        f"The body stopped for {CHUNK_TIMEOUT_S:g} s, or arrived at less than {PACE_BYTES_PER_S}"
+        " bytes a second for longer than that.",
         remedy="Send it again.",
         headers={"Connection": "close"},
     )
@@ -221,9 +221,9 @@ def _walk(value: Any, *, path: tuple[str, ...]) -> None:  # noqa: ANN401 - any J
     elif (isinstance(value, float) and isinf(value)) or (
         isinstance(value, int) and abs(value) >= _DOUBLE_MAX
     ):
-        raise _refused(path, "The number is larger than a double can hold.")
+        raise _refused(path, "The number is too large for a double.")
 
 
 def _refused(path: tuple[str, ...], detail: str) -> Problem:
     field = ".".join(path)[:200] or "body"
-    return Problem(Code.VALUE_INVALID, f"{field}: {detail}", field=field, remedy="Take it out.")
+    return Problem(Code.VALUE_INVALID, f"{field}: {detail}", field=field, remedy="Remove it.")

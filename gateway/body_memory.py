@@ -95,7 +95,7 @@ class Room:
 def _busy() -> TooLarge:
     return TooLarge(
         Code.GATEWAY_BUSY,
-        "The gateway has as many bytes of bodies in memory as it may have, in all or of this key.",
-        remedy="Send it again in a few seconds, fewer large ones at once, or as NDJSON.",
+        "Request bodies take all the memory that they may, in total or for this key.",
+        remedy="Send it again in a few seconds; send fewer large bodies at once, or NDJSON.",
         headers={"Connection": "close", "Retry-After": RETRY_AFTER_S},
     )

@@ -31,7 +31,7 @@ class Caller:
             raise Problem(
                 Code.DEFAULT_TENANT_ONLY,
                 "Queues and workers are shared by all tenants.",
-                remedy=f"Ask whoever holds a key of the tenant {DEFAULT_TENANT!r}.",
+                remedy=f"Ask someone with a key of the tenant {DEFAULT_TENANT!r}.",
             )
 
 

@@ -141,6 +141,6 @@ class Connections:
 
 def _away() -> LedgerUnavailable:
     return LedgerUnavailable(
-        "The ledger does not answer; nothing was promised.",
+        "The ledger does not respond; nothing was confirmed.",
         remedy="Send the request again in a few seconds, with the same Idempotency-Key.",
     )

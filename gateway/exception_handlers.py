@@ -90,7 +90,7 @@ def unavailable() -> Problem:
     """Postgres is away; nothing was promised."""
     return Problem(
         Code.LEDGER_UNAVAILABLE,
-        "The ledger does not answer; nothing was promised.",
+        "The ledger does not respond; nothing was confirmed.",
         remedy="Send the request again in a few seconds, with the same Idempotency-Key.",
         headers={"Retry-After": str(RETRY_AFTER_S)},
     )
@@ -100,7 +100,7 @@ def locked() -> Problem:
     """Somebody else held a lock for longer than the caller can be kept waiting."""
     return Problem(
         Code.LEDGER_UNAVAILABLE,
-        "Somebody else holds a lock on what this needs; nothing was promised.",
+        "Another transaction holds a lock that this needs; nothing was confirmed.",
         remedy="Send the request again in a few seconds, with the same Idempotency-Key.",
         headers={"Retry-After": str(RETRY_AFTER_S)},
     )
@@ -114,7 +114,7 @@ def from_database(error: SQLAlchemyError) -> Problem:
         return Problem(
             Code.VALUE_INVALID,
             "A value cannot be stored.",
-            remedy="Look for numbers out of range and characters outside Unicode.",
+            remedy="Look for numbers out of range and invalid Unicode characters.",
         )
     if outage.sqlstate(error) == "55P03":
         return locked()
@@ -152,7 +152,7 @@ def _from_fastapi(error: RequestValidationError) -> Problem:
     found = error.errors()
     if any(entry["loc"][:1] == ("path",) for entry in found):
         # Nothing can be under a name that nothing can have.
-        return Problem(Code.NOT_FOUND, "There is nothing under this path.", remedy="Check the id.")
+        return Problem(Code.NOT_FOUND, "There is nothing at this path.", remedy="Check the id.")
     plain = [
         {**entry, "loc": entry["loc"][1:] if entry["loc"][0] in _PLACES else entry["loc"]}
         for entry in found
@@ -164,14 +164,14 @@ def _from_starlette(request: Request, error: HTTPException) -> Problem:
     if error.status_code == 404:
         return Problem(
             Code.PATH_UNKNOWN,
-            f"There is no {request.url.path[:200]}.",
+            f"There is no path {request.url.path[:200]}.",
             remedy="The paths are listed at /docs.",
         )
     if error.status_code == 405:
         return Problem(
             Code.METHOD_NOT_ALLOWED,
-            f"{request.url.path[:200]} does not answer {request.method}.",
-            remedy="The Allow header names what it answers.",
+            f"{request.url.path[:200]} does not support {request.method}.",
+            remedy="The Allow header lists the methods that it supports.",
             headers={"Allow": ", ".join(sorted(_methods(request)))},
         )
     return Problem(Code.MALFORMED_JSON, str(error.detail), headers=error.headers)

@@ -103,7 +103,7 @@ class HealthProbe:
             ping: Callable[[], Awaitable[bool]] = self._redis.ping
             await ping()
         except (RedisError, OSError, TimeoutError) as error:
-            return f"Redis does not answer: {words_of(error)}."
+            return f"Redis does not respond: {words_of(error)}."
         return "ok"
 
     async def _ask_ledger(self) -> tuple[str, dict[str, list[dict[str, Any]]]]:
@@ -111,7 +111,7 @@ class HealthProbe:
             return "ok", await self._ledger.call(_look)
         except LedgerUnavailable as error:
             reason = f": {words_of(error.__cause__)}" if error.__cause__ is not None else ""
-            return f"Postgres does not answer{reason}.", {}
+            return f"Postgres does not respond{reason}.", {}
         except LedgerError as error:
             return f"{error.sentence} {error.remedy}".strip(), {}
 
@@ -158,8 +158,8 @@ class HealthProbe:
 
     def gauges(self, reading: Reading, open_jobs: list[dict[str, Any]]) -> Iterator[Gauge]:
         """What Prometheus is told at a scrape."""
-        yield Gauge("relais_ledger_up", "1: Postgres answers.", {}, float(reading.ledger == "ok"))
-        yield Gauge("relais_redis_up", "1: Redis answers.", {}, float(reading.redis == "ok"))
+        yield Gauge("relais_ledger_up", "1: Postgres responds.", {}, float(reading.ledger == "ok"))
+        yield Gauge("relais_redis_up", "1: Redis responds.", {}, float(reading.redis == "ok"))
         if reading.ledger != "ok":
             return
         found = {(row["queue"], str(row["state"])): row for row in open_jobs}
@@ -174,7 +174,7 @@ class HealthProbe:
             seen = self._queue(reading, queue)
             yield Gauge(
                 "relais_queue_workers",
-                "Workers seen lately.",
+                "Workers seen recently.",
                 {"queue": queue},
                 float(seen["workers"]),
             )
@@ -183,7 +183,7 @@ class HealthProbe:
                 "relais_queue_paused", paused, {"queue": queue}, float(bool(seen["paused"]))
             )
             if seen["canary_age_s"] is not None:
-                help_ = "Since a canary came through."
+                help_ = "Time since a canary last came through."
                 yield Gauge(
                     "relais_canary_age_seconds", help_, {"queue": queue}, seen["canary_age_s"]
                 )

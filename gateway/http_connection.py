@@ -211,7 +211,7 @@ async def _busy(scope: Scope, receive: Receive, send: Send) -> None:
 def _no_room() -> Problem:
     return Problem(
         Code.GATEWAY_BUSY,
-        "The gateway has as many requests under way as it may have.",
+        "The gateway is already handling as many requests as it may.",
         remedy="Send the request again in a few seconds; keep fewer connections open.",
         headers={"Connection": "close", "Retry-After": RETRY_AFTER_S},
     )
@@ -220,8 +220,8 @@ def _no_room() -> Problem:
 def _malformed() -> Problem:
     return Problem(
         Code.REQUEST_MALFORMED,
-        "The request is not HTTP/1.1 as RFC 9112 has it.",
-        remedy="Look at its first line, its headers and its Content-Length.",
+        "The request is not valid HTTP/1.1 (RFC 9112).",
+        remedy="Check its first line, its headers and its Content-Length.",
         headers={"Connection": "close"},
     )
 
@@ -230,7 +230,7 @@ def _long_url() -> Problem:
     return Problem(
         Code.URL_TOO_LONG,
         f"The URL is longer than {URL_MAX_BYTES} bytes.",
-        remedy="Ask for less at once.",
+        remedy="Ask for less in one request.",
         headers={"Connection": "close"},
     )
 

@@ -202,13 +202,13 @@ def refusal(job: NewJob, accepted: Accepted) -> Problem | None:
             Code.PARENT_UNKNOWN,
             f"There is no job {missing[0]} to depend on.",
             field="depends_on",
-            remedy="Name jobs of your own that have not been pruned.",
+            remedy="Use ids of your own jobs that have not been pruned.",
             extra={"missing": [str(parent) for parent in missing]},
         )
     if accepted.is_conflict:
         return Problem(
             Code.IDEMPOTENCY_CONFLICT,
-            f"The key {job.idempotency_key!r} was used for another body.",
+            f"The key {job.idempotency_key!r} was used with a different body.",
             field="idempotency_key",
             remedy="Use a new key for a new job.",
             extra={"first_job": str(accepted.id)},

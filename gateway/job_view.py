@@ -87,7 +87,7 @@ class CallbackBrief(BaseModel):
     counted: int = Field(description="How often it was tried.")
     max_attempts: int
     run_at: datetime = Field(
-        description="When it is or was due; after a try that failed, the next."
+        description="When it is or was due; after a failed attempt, the next one."
     )
     finished_at: datetime | None
     reason: str | None = Field(description="Why it is in this state: what the receiver answered.")
@@ -96,7 +96,7 @@ class CallbackBrief(BaseModel):
 class JobFull(JobBrief):
     """Everything about one job; `payload` only where it was asked for."""
 
-    lane: str = Field(description="What it shares trouble with; lanes do not hold each other up.")
+    lane: str = Field(description="What it depends on; lanes do not delay each other.")
     deadline: datetime | None
     timeout_s: float
     error: dict[str, Any] | None = Field(description="type, message, traceback of the last error.")
@@ -108,7 +108,7 @@ class JobFull(JobBrief):
     cancel_requested_at: datetime | None
     callback_url: str | None
     callbacks: list[CallbackBrief] = Field(
-        description="What became of the reports to callback_url, the newest first."
+        description="The deliveries to callback_url, newest first."
     )
     idempotency_key: str | None
     on_parent_failure: Literal["fail", "release"]
@@ -154,7 +154,7 @@ class Event(BaseModel):
     version: str | None
     reason: str | None
     error: dict[str, Any] | None
-    duration_ms: float | None = Field(description="Of the attempt that this change ended.")
+    duration_ms: float | None = Field(description="Duration of the attempt that this change ended.")
     at: datetime
     repeats: int = Field(description="How many snoozes in a row this stands for.")
     last_at: datetime | None = Field(description="When the last of them was.")
@@ -172,7 +172,7 @@ class BatchJob(BaseModel):
     index: int
     id: UUID
     state: State
-    replayed: bool = Field(default=False, description="Its idempotency key was known already.")
+    replayed: bool = Field(default=False, description="Its idempotency key had been used before.")
 
 
 class BatchError(BaseModel):

@@ -125,8 +125,8 @@ def _broken() -> responses.ProblemResponse:
     return responses.refuse(
         Problem(
             Code.INTERNAL_ERROR,
-            "The gateway met an error of its own; it is in its log under this trace_id.",
-            remedy="Send the request again; tell whoever runs Relais if it stays.",
+            "An internal error occurred; the gateway's log has it under this trace_id.",
+            remedy="Send the request again; if the error persists, tell the operators of Relais.",
         )
     )
 

@@ -59,10 +59,8 @@ class Preparation:
         except ValidationError as error:
             raise exception_handlers.invalid_model(error) from error
         if request.get("run_at") is not None and request.get("delay_s") is not None:
-            message = "body: run_at and delay_s exclude each other."
-            raise Problem(
-                Code.VALUE_INVALID, message, field="body", remedy="Leave one of them out."
-            )
+            message = "body: run_at and delay_s cannot be combined."
+            raise Problem(Code.VALUE_INVALID, message, field="body", remedy="Omit one of them.")
         kind = self._kind(request["kind"])
         payload = request.get("payload", {})
         try:
@@ -133,17 +131,17 @@ class Preparation:
                 Code.KIND_UNKNOWN,
                 f"There is no kind {name!r}.",
                 field="kind",
-                remedy="GET /api/v1/kinds lists what there is.",
+                remedy="GET /api/v1/kinds lists the kinds.",
             )
         if kind.internal:
             raise Problem(
                 Code.KIND_INTERNAL,
-                f"Jobs of the kind {name!r} are made by Relais itself and cannot be submitted.",
+                f"Jobs of the kind {name!r} are created by Relais itself and cannot be submitted.",
                 field="kind",
                 remedy=(
                     "Give a job a callback_url, or call a webhook with workflow.trigger."
                     if name == CALLBACK_KIND
-                    else "GET /api/v1/kinds lists what there is."
+                    else "GET /api/v1/kinds lists the kinds."
                 ),
             )
         return kind
@@ -167,7 +165,7 @@ def too_late(job: NewJob) -> Problem:
         Code.VALUE_INVALID,
         f"deadline: the job could not start before {job.deadline}, its deadline.",
         field="deadline",
-        remedy="Give it a later one; the clock of Postgres decides.",
+        remedy="Give it a later one; Postgres' clock decides.",
     )
 
 

@@ -75,4 +75,4 @@ def _refused(*, wait_s: float, rate: float, burst: float, processes: int) -> Pro
 
 
 def _shares(processes: int) -> str:
-    return f", shared out over {processes} processes" if processes > 1 else ""
+    return f", divided among {processes} processes" if processes > 1 else ""

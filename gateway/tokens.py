@@ -32,7 +32,7 @@ class Tokens:
     def verify(self, token: str) -> Caller:
         """The caller that `token` speaks for; 401 for anything but a perfect token."""
         if self._key is None:
-            message = "Bearer tokens are not accepted here; API keys are."
+            message = "Bearer tokens are not enabled here; use an API key."
             raise Problem(Code.CREDENTIALS_INVALID, message, headers=CHALLENGE)
         if len(token) > TOKEN_MAX_BYTES:
             raise _refused()

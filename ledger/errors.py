@@ -2,7 +2,7 @@
 
 RelaisError
 └── LedgerError
-    ├── LedgerUnavailable    Postgres does not answer: try again later
+    ├── LedgerUnavailable    Postgres does not respond: try again later
     ├── UnfitDatabase        fsync or synchronous_commit is off, or the schema is not migrated
     ├── NotFound             no such row for this tenant
     ├── WrongState           the row's state does not allow what was asked
@@ -21,7 +21,7 @@ class LedgerError(RelaisError):
 
 
 class LedgerUnavailable(LedgerError):  # noqa: N818 - reads as the state it names
-    """Postgres does not answer."""
+    """Postgres does not respond."""
 
 
 class UnfitDatabase(LedgerError):  # noqa: N818 - reads as the state it names

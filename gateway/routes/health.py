@@ -60,10 +60,10 @@ async def ready(
     gateway: TheServices,
     complete: Annotated[  # noqa: FBT002 - a query parameter
         bool,
-        Query(description="Ask for a worker that hears behind every queue too, or else 503."),
+        Query(description="Also require a responsive worker for every queue, else 503."),
     ] = False,
 ) -> Response:
-    """503 where Postgres is away, read-only or without schema, and where intake stands still.
+    """503 if Postgres is down, read-only or without schema, and while intake is stuck.
 
     Redis away or a queue deaf is `degraded`.
     A load balancer asks without `complete`: a gateway that accepts must not be taken away because

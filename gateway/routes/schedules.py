@@ -31,7 +31,7 @@ log = logs.logger("gateway")
 # A schedule makes jobs, so whoever may not hand over jobs may not write one either.
 WRITE: tuple[Role, ...] = ("producer", "admin")
 SWITCH: tuple[Role, ...] = ("producer", "operator", "admin")
-# What makes no sense for a job that is made again and again.
+# What makes no sense for a recurring job.
 ONCE_ONLY = ("run_at", "delay_s", "deadline", "idempotency_key", "depends_on", "on_parent_failure")
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=100)]
@@ -109,7 +109,9 @@ class SchedulePage(BaseModel):
 async def list_schedules(
     gateway: TheServices,
     caller: TheCaller,
-    after: Annotated[str | None, Query(max_length=100, description="Behind this name.")] = None,
+    after: Annotated[
+        str | None, Query(max_length=100, description="Only schedules after this name.")
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
 ) -> Response:
     """By name, with the next times of each."""
@@ -184,7 +186,7 @@ async def show_schedule(schedule_id: UUID, gateway: TheServices, caller: TheCall
 async def change_schedule(
     schedule_id: UUID, asked: ScheduleChange, gateway: TheServices, caller: TheCaller
 ) -> Response:
-    """Operators may switch it on and off; its times and its job are changed by who makes jobs."""
+    """Operators may only switch it on and off; changing its times or job takes producer or admin."""
     if caller.role == "operator" and asked.model_fields_set - {"enabled"}:
         raise Problem(
             Code.ROLE_MISSING,
@@ -217,7 +219,7 @@ async def change_schedule(
     "/{schedule_id}",
     summary="Delete a schedule",
     status_code=204,
-    responses={204: {"description": "It fires no more; jobs that it made stay."}},
+    responses={204: {"description": "It no longer fires; jobs that it created remain."}},
     openapi_extra=only(WRITE),
 )
 async def delete_schedule(schedule_id: UUID, gateway: TheServices, caller: TheCaller) -> Response:
@@ -233,9 +235,9 @@ def _job(intake: Intake, asked: dict[str, Any], *, caller: Caller) -> dict[str, 
         if name in asked:
             raise Problem(
                 Code.VALUE_INVALID,
-                f"job.{name}: makes no sense for a job that is made again and again.",
+                f"job.{name}: makes no sense for a recurring job.",
                 field=f"job.{name}",
-                remedy="Leave it out.",
+                remedy="Omit it.",
             )
     nowhere = Origin(caller=caller, traceparent="", trace_id="")
     try:

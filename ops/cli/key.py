@@ -173,5 +173,5 @@ def _in_ledger(
     try:
         return asyncio.run(run())
     except OperationalError as error:
-        sentence = f"Postgres does not answer: {str(error.orig).splitlines()[0]}"
+        sentence = f"Postgres does not respond: {str(error.orig).splitlines()[0]}"
         raise OpsError(sentence, remedy="See ./relais status.") from error

@@ -234,4 +234,4 @@ def _words(error: Exception) -> str:
     """What Postgres said; where it said nothing, that. Addresses and logins stay out of reasons."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     said = getattr(getattr(cause, "diag", None), "message_primary", None)
-    return str(said) if said else "Postgres does not answer"
+    return str(said) if said else "Postgres does not respond"
