@@ -28,7 +28,7 @@ async def own_job(connection: AsyncConnection, *, job_id: UUID, caller: Caller) 
     if row["accepted_by"] != caller.only_own:
         raise Problem(
             Code.ROLE_MISSING,
-            f"Job {job_id} was submitted with another key; a producer may do this only with its own.",
+            f"Job {job_id} was submitted with another key; a producer may do so only with its own.",
             remedy="Use the key that submitted it, or one of the role operator or admin.",
         )
 

@@ -140,7 +140,8 @@ class JobRequest(BaseModel):
     )
     queue: WishedQueue | None = Field(
         None,
-        description="A preference; without one the kind, the size, the workflow and the deadline decide.",
+        description="A preference; without one the kind, the size, the workflow and the "
+        "deadline decide.",
     )
     priority: Annotated[int, Field(strict=True, ge=0, le=9)] = Field(
         PRIORITY, description="9 is most urgent, within its queue."

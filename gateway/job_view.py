@@ -90,7 +90,9 @@ class CallbackBrief(BaseModel):
         description="When it is or was due; after a failed attempt, the next one."
     )
     finished_at: datetime | None
-    reason: str | None = Field(description="Why it is in this state: what the receiver answered.")
+    reason: str | None = Field(
+        description="Why it is in this state: what the receiver responded with."
+    )
 
 
 class JobFull(JobBrief):

@@ -71,7 +71,7 @@ class PauseRequest(OneLane):
     reason: Words = Field(description="Why; shown to anyone who finds it paused.")
     until: Moment | None = Field(
         None,
-        description="When it resumes by itself (ISO 8601); if omitted, it stays paused until resumed.",
+        description="When it resumes by itself (ISO 8601); if omitted, somebody has to resume it.",
     )
 
 
@@ -85,8 +85,8 @@ class LaneSettings(OneLane):
 
     running_max: Annotated[int, Field(strict=True, ge=1, le=RUNNING_MAX)] | None = Field(
         None,
-        description="Most jobs at once, divided among the queue's workers, each of which may run one;"
-        " if omitted, no limit of its own.",
+        description="Most jobs at once, divided among the queue's workers, each of which may run "
+        "one; if omitted, no limit of its own.",
     )
     weight: Annotated[float, Field(strict=True, ge=WEIGHTS[0], le=WEIGHTS[1])] = Field(
         1.0, description="Its share relative to the tenant's other lanes; their default is 1."

@@ -99,7 +99,7 @@ async def create(
     _check(tenant=tenant, name=name, role=role, expires_in_s=expires_in_s, rate_per_s=rate_per_s)
     if key is not None and not is_well_formed(key):
         message = "The given key is not well formed."
-        raise InvalidKey(message, remedy="Leave it out to have one made.")
+        raise InvalidKey(message, remedy="Omit it to have one created.")
     made = key or mint()
     new = NewKey(id=ids.new(), key=made, prefix=made[:PREFIX_LENGTH])
     await connection.execute(SQL["insert_tenant"], {"tenant": tenant})
@@ -159,17 +159,17 @@ def _check(
         message = f"There is no role {role!r}."
         raise InvalidKey(message, remedy=f"Use one of {', '.join(ROLES)}.")
     if not _TENANT.fullmatch(tenant):
-        message = f"{tenant!r} is no name for a tenant."
+        message = f"{tenant!r} is not a valid tenant name."
         raise InvalidKey(message, remedy="Use up to 63 of a-z, 0-9, _ and -.")
     if not name.strip() or len(name) > 100 or not name.isprintable():
         message = "A key needs a printable name of 1 to 100 characters."
         raise InvalidKey(message, remedy="Say what will use it.")
     if expires_in_s is not None and not 0 < expires_in_s <= LONGEST_LIFE_S:
-        message = "A key lives more than 0 seconds and at most 100 years."
-        raise InvalidKey(message, remedy="Leave the expiry out for a key that does not expire.")
+        message = "A key's lifetime must be more than 0 seconds and at most 100 years."
+        raise InvalidKey(message, remedy="Omit the expiry for a key that does not expire.")
     if rate_per_s is not None and not RATE_MIN_PER_S <= rate_per_s <= RATE_MAX_PER_S:
-        message = "The rate of a key is 0.001 to 1,000,000 requests per second."
-        raise InvalidKey(message, remedy="Leave it out for the gateway's own limit.")
+        message = "A key's rate must be from 0.001 to 1,000,000 requests per second."
+        raise InvalidKey(message, remedy="Omit it to use the gateway's limit.")
 
 
 def _key(row: Row[tuple[object, ...]]) -> KeyRow:

@@ -168,7 +168,7 @@ def validate(cron: str, timezone: str, *, now: datetime | None = None) -> list[d
     if not times:
         raise _invalid(
             field="cron",
-            problem=f"{cron!r} never comes round",
+            problem=f"{cron!r} never matches",
             remedy="Choose a date that exists.",
         )
     return times

@@ -54,14 +54,14 @@ def refuse(seen: Mapping[str, Any], *, needs_schema: bool = True) -> None:
         raise UnfitDatabase(sentence, remedy="Upgrade the server.")
     if seen["encoding"] != "UTF8":
         sentence = (
-            f"The database {seen['database']!r} has the encoding {seen['encoding']}, in which most"
-            " characters cannot be stored; Relais needs UTF8."
+            f"The database {seen['database']!r} has the encoding {seen['encoding']}, which cannot"
+            " store most characters; Relais needs UTF8."
         )
-        remedy = "Make one: CREATE DATABASE relais ENCODING 'UTF8' TEMPLATE template0"
-        raise UnfitDatabase(sentence, remedy=f"{remedy} (LOCALE 'C.UTF-8' where it asks for one).")
+        remedy = "Create one: CREATE DATABASE relais ENCODING 'UTF8' TEMPLATE template0"
+        raise UnfitDatabase(sentence, remedy=f"{remedy} (add LOCALE 'C.UTF-8' if it asks for one).")
     for name in ("fsync", "synchronous_commit", "full_page_writes"):
         if seen[name] == "off":
-            sentence = f"Postgres runs with {name} = off, so a power cut loses jobs."
+            sentence = f"Postgres runs with {name} = off, so a power cut would lose jobs."
             raise UnfitDatabase(sentence, remedy=f"Set {name} = on and restart Postgres.")
     _refuse_without_rights(seen, needs_schema=needs_schema)
 
@@ -102,7 +102,9 @@ def ask(variable: str, url: str, *, needs_schema: bool = True) -> Finding | None
             return unreachable(variable, name, words)
         sentence = f"{name} refuses: {words}."
         if any(passing in words for passing in PASSING):
-            return Finding(variable, sentence, "Wait until it takes connections.", is_passing=True)
+            return Finding(
+                variable, sentence, "Wait until it accepts connections.", is_passing=True
+            )
         return Finding(variable, sentence, _remedy_of(words))
     return None
 

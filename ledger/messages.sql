@@ -112,7 +112,7 @@ WITH ended AS MATERIALIZED (
     SET state = CASE WHEN m.state = 'dot_sent' THEN 'unknown' ELSE 'failed' END
                 ::relais.message_state,
         reason = CASE WHEN m.state = 'dot_sent'
-                      THEN 'the job ended before an answer to the dot was noted'
+                      THEN 'the job ended before a reply to the dot was recorded'
                       ELSE 'the job ended before this message was sent' END,
         changed_at = greatest(m.changed_at, ended.finished_at)
     FROM ended

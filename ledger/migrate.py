@@ -145,11 +145,11 @@ def _holder(connection: Connection) -> str:
 
 
 def _no_turn(holder: str) -> LedgerUnavailable:
-    sentence = f"The migration did not get its turn within {LOCK_PATIENCE_S:g} s: the advisory lock"
-    sentence += f" {_LOCK_KEY} is held by {holder or 'one session after the other.'}"
+    sentence = f"The migration could not start within {LOCK_PATIENCE_S:g} s: the advisory lock"
+    sentence += f" {_LOCK_KEY} is held by {holder or 'one session after another.'}"
     return LedgerUnavailable(
         sentence,
-        remedy="If that is a migration, run this one again later; else end the session"
+        remedy="If that is a migration, run this one again later; otherwise end the session"
         " (SELECT pg_terminate_backend(pid)), then run it again.",
     )
 
@@ -167,19 +167,19 @@ def _upgrade(connection: Connection, phase: str) -> None:
 
 
 def _locked() -> LedgerUnavailable:
-    sentence = f"The migration got no lock for {LOCK_PATIENCE_S:.0f} s: somebody's transaction is"
-    sentence += " open for longer than that."
+    sentence = f"The migration could not get a lock for {LOCK_PATIENCE_S:.0f} s: another"
+    sentence += " transaction has been open for longer than that."
     return LedgerUnavailable(
         sentence,
         remedy="End it (pg_stat_activity, ordered by xact_start), then run the migration again:"
-        " it goes on where it stopped.",
+        " it continues where it stopped.",
     )
 
 
 def main(arguments: list[str]) -> int:
     """Run from the command line; 2 for what must be changed first, 1 where Postgres fails."""
     if len(arguments) != 1 or arguments[0] not in PHASES:
-        print("Say which phase: python -m ledger.migrate pre|post", file=sys.stderr)
+        print("Usage: python -m ledger.migrate pre|post", file=sys.stderr)
         return 2
     try:
         settings = runtime_settings.load()
@@ -199,7 +199,7 @@ def main(arguments: list[str]) -> int:
         return 1
     except (OperationalError, psycopg.OperationalError) as error:
         cause = error.orig if isinstance(error, OperationalError) else error
-        print(f"Postgres cannot be reached or refuses us: {cause}", file=sys.stderr)
+        print(f"Postgres cannot be reached, or refuses the connection: {cause}", file=sys.stderr)
         return 1
     return 0
 

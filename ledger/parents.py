@@ -106,7 +106,7 @@ async def _lock(connection: AsyncConnection, wanted: Iterable[UUID]) -> Sequence
             if outage.sqlstate(error) != LOCK_NOT_AVAILABLE:
                 raise
             if time.monotonic() > deadline:
-                sentence = "A job that this one depends on is locked by somebody else."
+                sentence = "A job that this one depends on is locked by another transaction."
                 raise ParentBusy(sentence, remedy="Send it again in a few seconds.") from error
         else:
             await savepoint.commit()

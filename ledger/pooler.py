@@ -48,9 +48,11 @@ def pid(connection: psycopg.Connection[Any]) -> int:
 
 def shared() -> UnfitDatabase:
     """What to say of a session that is not ours alone."""
-    sentence = "Between Relais and Postgres is a pooler that shares sessions (transaction pooling)."
+    sentence = (
+        "There is a pooler between Relais and Postgres that shares sessions (transaction pooling)."
+    )
     remedy = (
-        "Set RELAIS_DIRECT_DATABASE_URL to the server itself: workers prove that they live by a"
-        " lock of their session, and migrations take one too. Or use session pooling."
+        "Set RELAIS_DIRECT_DATABASE_URL to the server itself: workers prove that they are alive"
+        " with a session's lock, and migrations take one too. Or use session pooling."
     )
     return UnfitDatabase(sentence, remedy=remedy)

@@ -184,12 +184,14 @@ def check_job(job: Mapping[str, Any]) -> None:
         raise InvalidSchedule(sentence, field="job", remedy=f"Its keys are {known}.")
     if not isinstance(job["payload"], dict) or not isinstance(job.get("tags") or [], list | tuple):
         sentence = "job: its payload is not an object, or its tags are not a list."
-        raise InvalidSchedule(sentence, field="job", remedy="Write them as a job has them.")
+        raise InvalidSchedule(sentence, field="job", remedy="Write them as in a job.")
 
 
 def _name_taken(name: str) -> InvalidSchedule:
-    sentence = f"name: there is a schedule called {name!r} already."
-    return InvalidSchedule(sentence, field="name", remedy="Choose another name or change that one.")
+    sentence = f"name: there is already a schedule called {name!r}."
+    return InvalidSchedule(
+        sentence, field="name", remedy="Choose another name, or change that one."
+    )
 
 
 def _not_found(schedule_id: UUID) -> NotFound:

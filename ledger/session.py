@@ -65,7 +65,7 @@ def parameters(url: str, **ours: str | int) -> dict[str, Any]:
         read = conninfo.conninfo_to_dict(libpq_url(url))
     except psycopg.ProgrammingError:
         # libpq quotes what it does not understand: a part of a password, maybe.
-        sentence = "The database's URL is not one that libpq understands."
+        sentence = "libpq does not understand the database's URL."
         remedy = "Write postgresql://user:password@host:port/database, with %40 for an @ inside."
         raise UnfitDatabase(sentence, remedy=remedy) from None
     return {**DEFAULTS, "client_encoding": "utf8", **read, **ours}

@@ -177,7 +177,7 @@ SET state = a.state, owner = NULL, lease_until = NULL, uncounted = j.uncounted +
                          THEN coalesce(j.snoozed_since, clock_timestamp()) END,
     reason = CASE a.state
         WHEN 'cancelled' THEN coalesce(j.reason, 'cancelled while running')
-        WHEN 'failed' THEN 'put off again and again since '
+        WHEN 'failed' THEN 'snoozed repeatedly since '
             || to_char(j.snoozed_since AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS "UTC"')
             || ', which is longer than ' || round(CAST(:snooze_max_s AS numeric))
             || ' s; last: ' || a.reason

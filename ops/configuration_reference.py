@@ -76,7 +76,7 @@ def rendered() -> str:
 def main(arguments: list[str]) -> int:
     """Write the file, or check it; 2 for an unknown argument."""
     if arguments not in ([], ["--check"]):
-        print("Say nothing, or --check.", file=sys.stderr)
+        print("The only argument is --check.", file=sys.stderr)
         return 2
     current = FILE.read_text(encoding="utf-8") if FILE.exists() else ""
     if arguments:

@@ -24,7 +24,7 @@ def of(settings: Settings) -> Any:  # noqa: ANN401 - whatever the algorithm want
         # A public key that served as a secret would let everybody sign.
         if "-----BEGIN" in secret:
             message = "RELAIS_JWT_KEY is a PEM key, but RELAIS_JWT_ALGORITHM is HS256."
-            raise SettingsError(message, remedy="Name the algorithm of the key.")
+            raise SettingsError(message, remedy="Set it to the algorithm of the key.")
         if len(secret.encode()) < SECRET_MIN_BYTES:
             message = f"RELAIS_JWT_KEY is shorter than {SECRET_MIN_BYTES} bytes."
             raise SettingsError(message, remedy="Use a longer secret: openssl rand -base64 48.")
@@ -37,5 +37,5 @@ def of(settings: Settings) -> Any:  # noqa: ANN401 - whatever the algorithm want
     try:
         return jwt.get_algorithm_by_name(settings.jwt_algorithm).prepare_key(secret)
     except (jwt.PyJWTError, ValueError, TypeError) as error:
-        message = f"RELAIS_JWT_KEY is no key for {settings.jwt_algorithm}."
-        raise SettingsError(message, remedy="Give the PEM public key.") from error
+        message = f"RELAIS_JWT_KEY is not a key for {settings.jwt_algorithm}."
+        raise SettingsError(message, remedy="Set it to the PEM public key.") from error

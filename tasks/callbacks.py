@@ -67,7 +67,7 @@ class Callback(BaseModel):
     lane=lambda payload: dependence.on_host(payload["url"]),
 )
 async def call_back(payload: Callback, context: Context) -> Outcome:
-    """POST a JSON body to a URL, signed after Standard Webhooks, for up to three days.
+    """POST a JSON body to a URL, signed according to Standard Webhooks, for up to three days.
 
     Any 2xx is success and 410 ends it; everything else is tried again. The destination is
     checked against the SSRF guard at every attempt.
@@ -116,13 +116,13 @@ def outcome_of(answer: Response, *, tries: int, now: float) -> Outcome:
     status = answer.status
     if 200 <= status < 300:
         return Succeeded({"status": status})
-    reason = f"the receiver answered {status}"
+    reason = f"the receiver responded with {status}"
     error = ErrorReport("UnwelcomeAnswer", reason)
     if status == GONE:
         return Failed(f"{reason}: it does not want this callback any more", error=error)
     is_redirect = 300 <= status < 400
     if is_redirect:
-        reason += " (redirects are not followed: name the final URL)"
+        reason += " (redirects are not followed: use the final URL)"
     if (is_redirect or status in SELDOM_CHANGE) and tries >= SELDOM_CHANGE_TRIES:
         return Failed(f"{reason}, {tries} times", error=error)
     return RetryLater(reason, delay_s=retry_after_s(answer, now=now), error=error)

@@ -43,5 +43,5 @@ async def come_through(_: Canary, context: Context) -> Outcome:
         if not outage.is_passing(error):
             raise
         # Not the queue's fault: it is noted as alive once there is a ledger to note it in.
-        return Snooze(AGAIN_S, "the ledger did not take the note")
+        return Snooze(AGAIN_S, "the ledger could not record it")
     return Succeeded()

@@ -183,11 +183,11 @@ def _import(what: str, load_module: Callable[[], object]) -> None:
         raise
     except ModuleNotFoundError as error:
         message = f"{what}, which cannot be imported: {error}."
-        raise KindError(message, remedy="Correct the name or PYTHONPATH.") from error
+        raise KindError(message, remedy="Correct the name, or PYTHONPATH.") from error
     except Exception as error:
         reason = f"{_place(error)}{type(error).__name__}: {_first_line(error)}"
         message = f"{what}, which cannot be imported: {reason}."
-        raise KindError(message, remedy="Correct it there.") from error
+        raise KindError(message, remedy="Correct it in the module.") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -79,7 +79,7 @@ def check_services(
         secret, ask = asks[variable]
         if url := secret.get_secret_value():
             name = f"{_NAMES[variable]} at {urls.shown(url)}"
-            found[variable] = unreachable(variable, name, f"no answer within {WITHIN_S:.0f} s")
+            found[variable] = unreachable(variable, name, f"no response within {WITHIN_S:.0f} s")
             thread = threading.Thread(target=_note, args=(found, variable, ask, url), daemon=True)
             thread.start()
             asking.append(thread)
@@ -153,7 +153,7 @@ def _refused_by_redis(variable: str, at: str, words: str) -> Finding:
     """A login or a database that is wrong stays wrong; whatever else it says may pass."""
     sentence = f"Redis at {at} refuses: {words}."
     if "DB index" in words:
-        return Finding(variable, sentence, "Use a database that it has: /0, usually.")
+        return Finding(variable, sentence, "Use an existing database, usually /0.")
     if _LOGIN.search(words):
         return Finding(variable, sentence, "Correct the login: redis://:password@host:port/0.")
     remedy = "Use the primary." if words.startswith("READONLY") else "See the server's log."
@@ -182,11 +182,11 @@ def _ask_relay(variable: str, url: str) -> Finding | None:
         code, said = error.smtp_code, error.smtp_error
     except (OSError, smtplib.SMTPException) as error:
         found = unreachable(variable, name, words_of(error))
-        return replace(found, remedy=f"Mail waits until it answers. {found.remedy}")
+        return replace(found, remedy=f"Mail waits until it responds. {found.remedy}")
     if code == _EHLO_OK:
         return None
     sentence = f"{name} refuses: {code} {' '.join(_text(said).split())}."
-    return Finding(variable, sentence, "Mail waits until it takes some.", is_passing=True)
+    return Finding(variable, sentence, "Mail waits until it accepts some.", is_passing=True)
 
 
 def _text(said: bytes | str) -> str:

@@ -18,7 +18,7 @@ from tasks.kinds import QUEUES
 def main(arguments: list[str]) -> int:
     """Run until SIGTERM (finish what runs) or SIGQUIT (give it back); 2: wrong input."""
     if len(arguments) != 1 or arguments[0] not in QUEUES:
-        sys.stderr.write(f"Say which queue: python -m workers {'|'.join(QUEUES)}" + "\n")
+        sys.stderr.write(f"Usage: python -m workers {'|'.join(QUEUES)}" + "\n")
         return 2
     queue = arguments[0]
     try:

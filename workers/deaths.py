@@ -102,8 +102,8 @@ class Deaths:
         if len(self._excused) < REMEMBERED_MAX:
             self._excused[job.id] = self._excused.get(job.id, 0) + 1
         return False, (
-            f"{death.what} {others} more died within {TOGETHER_S:g} s: trouble of the host or"
-            " somebody's hand. This does not count against it."
+            f"{death.what} {others} more died within {TOGETHER_S:g} s, so the host or an"
+            " operator is to blame. This does not count against it."
         )
 
     def _recent(self, now: float) -> list[Death]:

@@ -112,7 +112,7 @@ async def perform(
         reason = f"this worker does not know the kind {job.kind}"
         return performed(job, around, Snooze(UNKNOWN_KIND_DELAY_S, reason))
     if job.is_late:
-        return performed(job, around, Failed("its deadline had passed before it could run"))
+        return performed(job, around, Failed("its deadline passed before it could run"))
     with telemetry.span(
         f"run {job.kind}",
         kind="consumer",

@@ -186,7 +186,7 @@ async def show_schedule(schedule_id: UUID, gateway: TheServices, caller: TheCall
 async def change_schedule(
     schedule_id: UUID, asked: ScheduleChange, gateway: TheServices, caller: TheCaller
 ) -> Response:
-    """Operators may only switch it on and off; changing its times or job takes producer or admin."""
+    """Operators may only switch it on and off; its times and job need producer or admin."""
     if caller.role == "operator" and asked.model_fields_set - {"enabled"}:
         raise Problem(
             Code.ROLE_MISSING,

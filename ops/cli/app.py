@@ -1,4 +1,4 @@
-"""The commands under one name; every wrong input is a sentence and exit code 2."""
+"""The commands under one name; invalid input gets one sentence and exit code 2."""
 
 from __future__ import annotations
 

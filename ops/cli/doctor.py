@@ -18,7 +18,7 @@ def doctor(
     port_base: PortBase = None,
     as_json: AsJson = False,
 ) -> int:
-    """Check this machine and the stack; exit code 1 where something is wrong, 2: a setting."""
+    """Check this machine and the stack; exit code 1 if something is wrong, 2 if it is a setting."""
     from ops.stack import checks, find
 
     found = list(checks.run_all(find(data_dir, colour, port_base)))

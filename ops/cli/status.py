@@ -47,7 +47,7 @@ def _show(place: Layout, seen: dict[str, Any]) -> None:
     if seen["stack"] == report.ORPHANED:
         over, end = place.command("up"), place.command("down")
         console.print(
-            f"Its supervisor is gone. {over} takes these over, {end} ends them.", soft_wrap=True
+            f"Its supervisor is gone. {over} takes these over, {end} stops them.", soft_wrap=True
         )
         return
     others = "; ".join(

@@ -77,7 +77,7 @@ def memory(size_mb: float | None) -> str:
 
 
 def _note(one: dict[str, Any]) -> str:
-    kept = {"other": "kept by the other colour", "outside": "yours, only asked"}
+    kept = {"other": "run by the other colour", "outside": "yours, only checked"}
     parts = [kept.get(one.get("kept", ""), "")]
     if one.get("last_exit") and one["state"] != "done":
         parts.append(f"last ended with {one['last_exit']}")

@@ -68,7 +68,7 @@ def up(
         if ours and is_ready and isinstance(error, KeyboardInterrupt):
             return 0
         raise
-    sentence = "The stack was stopped from elsewhere."
+    sentence = "The stack was stopped by another command."
     raise StackError(sentence, remedy=f"See {place.command('status')}.")
 
 
@@ -80,8 +80,8 @@ def _refuse_others(place: Layout, *, only: tuple[str, ...], port_base: int | Non
     differing = control.differences(place, only=only, port_base=port_base)
     if differing:
         options = "".join(f" --only {name}" for name in only)
-        sentence = f"{place.colour} runs already, with another {', '.join(differing)}."
-        remedy = f"Start it again: {place.command('down')} && {place.command(f'up{options}')}"
+        sentence = f"{place.colour} is already running with a different {', '.join(differing)}."
+        remedy = f"Restart it: {place.command('down')} && {place.command(f'up{options}')}"
         raise StackError(sentence, remedy=remedy)
 
 

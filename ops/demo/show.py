@@ -1,4 +1,4 @@
-"""What a person sees: a bar while it runs, then a table, the books and the addresses."""
+"""What a person sees: a bar while it runs, then a table, the tally and the addresses."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def results(
     stop: str,
     trace_id: str,
 ) -> None:
-    """Print what happened, by queue, and whether the books balance.
+    """Print what happened, by queue, and whether everything adds up.
 
     `login` says how to get in where a password is asked for, `stop` is a command.
     """
@@ -99,7 +99,7 @@ def results(
     for fault in faults:
         console.print(f"[red]{fault}[/red]")
     headline = (
-        "[red]The books do not balance.[/red]" if faults else "[green]The books balance.[/green]"
+        "[red]The figures do not add up.[/red]" if faults else "[green]Everything adds up.[/green]"
     )
     console.print(f"{headline} {seconds:.1f} s; trace {trace_id}", highlight=False)
     addresses = Table.grid(padding=(0, 2))

@@ -98,7 +98,7 @@ def _refuse_long(address: str, domain: str) -> None:
         label_chars = len(label) + (0 if label.isascii() else A_LABEL_EXTRA)
         wire_chars += label_chars + 1
         if label_chars > LABEL_MAX or wire_chars > DOMAIN_MAX + 1:
-            message = f"{address[:80]!r} is no email address: its domain is too long"
+            message = f"{address[:80]!r} is not an email address: its domain is too long"
             raise ValueError(message)
 
 
@@ -122,7 +122,7 @@ def _checked(address: str) -> str:
             address, check_deliverability=False, globally_deliverable=False, strict=True
         )
     except EmailNotValidError as error:
-        message = f"{address[:80]!r} is no email address: {error}"
+        message = f"{address[:80]!r} is not an email address: {error}"
         raise ValueError(message) from error
     return f"{valid.local_part}@{valid.ascii_domain}"
 

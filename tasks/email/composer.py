@@ -147,7 +147,7 @@ def _refuse_unfit(message: bytes) -> None:
     ends = message.count(b"\r\n")
     is_bare = message.count(b"\r") != ends or message.count(b"\n") != ends
     if is_bare or b"\x00" in message or max(map(len, message.split(b"\r\n"))) > LINE_MAX:
-        sentence = "The mail cannot be written as lines that every relay takes."
+        sentence = "The mail cannot be written as lines that every relay accepts."
         raise PayloadError(sentence, remedy="Shorten its headers.")
 
 

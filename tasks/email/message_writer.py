@@ -198,7 +198,9 @@ class MessageWriter:
                     log.warning("messages.waiting", failures=failures, error=type(error).__name__)
                 if time.monotonic() + wait_s > min(started + patience_s, self._leaves_at):
                     waited_s = time.monotonic() - started
-                    sentence = f"The ledger took no writes for {waited_s:.0f} s: {_words(error)}."
+                    sentence = (
+                        f"The ledger accepted no writes for {waited_s:.0f} s: {_words(error)}."
+                    )
                     raise LedgerUnavailable(sentence) from error
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, RETRY_MAX_S)

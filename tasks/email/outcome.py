@@ -68,9 +68,9 @@ def resume(row: MessageRow, *, policy: Policy, window_s: float) -> MessageResult
         return None
     # The attempt that sent it may have ended between the relay's answer and its mark.
     reason = (
-        "no answer to the dot was noted, and the window for sending again has closed"
+        "no reply to the dot was recorded, and the window for sending again has closed"
         if policy == "idempotency_header"
-        else "no answer to the dot was noted; sending again could deliver twice"
+        else "no reply to the dot was recorded; sending again could deliver twice"
     )
     mark = Mark(row.id, row.attempt, MessageState.UNKNOWN, reason=reason)
     return MessageResult(row, None, MessageState.UNKNOWN, mark, reason)
@@ -95,10 +95,10 @@ def _state(  # noqa: C901 - one case for each result, in the order of the way of
         case replies.HostBackoff(reply=reply) | replies.Deferred(reply=reply):
             return _later(reply.text, in_doubt=in_doubt, is_last=is_last)
         case replies.Lost(reason=reason) if result.before_dot:
-            words = f"lost at {result.phase}: {reason}"
+            words = f"connection lost at {result.phase}: {reason}"
             return _later(words, in_doubt=in_doubt, is_last=is_last)
         case replies.Lost(reason=reason):
-            words = f"no clear answer to the dot: {reason}"
+            words = f"no clear reply to the dot: {reason}"
             if policy == "at_most_once" or is_last:
                 return MessageState.UNKNOWN, words
             return MessageState.DOT_SENT, words
@@ -106,7 +106,7 @@ def _state(  # noqa: C901 - one case for each result, in the order of the way of
 
 def _later(reason: str, *, in_doubt: bool, is_last: bool) -> tuple[MessageState, str]:
     if is_last:
-        return _over(in_doubt=in_doubt), f"no try is left: {reason}"
+        return _over(in_doubt=in_doubt), f"no attempts left: {reason}"
     return (MessageState.DOT_SENT if in_doubt else MessageState.DEFERRED), reason
 
 
@@ -144,7 +144,7 @@ def stopped(relay: Relay, reason: str | None) -> Snooze:
 
 def backing_off(relay: Relay, *, backoff_s: float, reason: str | None) -> Snooze:
     """The relay asked to be left alone."""
-    words = f"the relay {relay.name} is left alone for a while: {reason or 'it is busy'}"
+    words = f"the relay {relay.name} is backing off: {reason or 'it is busy'}"
     return Snooze(_jittered(backoff_s), words)
 
 

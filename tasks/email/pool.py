@@ -188,5 +188,5 @@ class Pool:
 
 def _give_up(waiter: asyncio.Future[Session | None]) -> None:
     if not waiter.done():
-        reason = f"no connection came free within {LINE_PATIENCE_S:g} s"
+        reason = f"no connection became free within {LINE_PATIENCE_S:g} s"
         waiter.set_exception(NoConversation(replies.Crowded(reason)))

@@ -40,7 +40,7 @@ class NoConversation(SmtpError):  # noqa: N818 - reads as the state it is
             if isinstance(result, (replies.Unreachable, replies.Crowded))
             else result.reply.text
         )
-        super().__init__(f"The relay is of no use now: {reason}")
+        super().__init__(f"The relay cannot be used now: {reason}")
         self.result = result
 
 
@@ -152,7 +152,7 @@ class Session:
         extra = self._wire.unasked
         if extra is not None and extra.code >= 400 and extra.code != 421:
             # The first may have been on its way before the dot: then the second is the answer.
-            why = f"the relay answered the dot twice ({reply.text}; {extra.text})"
+            why = f"the relay replied to the dot twice ({reply.text}; {extra.text})"
             raise Broken(why)
         return replies.Accepted(reply)
 
@@ -291,7 +291,7 @@ class Session:
         """What the relay has told us already that it will not take."""
         size_max = self.offers.size_max_bytes
         if size_max and size_bytes > size_max:
-            text = f"5.3.4 The message has {size_bytes} bytes, the relay takes {size_max}"
+            text = f"5.3.4 The message has {size_bytes} bytes, the relay accepts {size_max}"
             return replies.Refused(Reply(552, (text,)), Phase.MAIL)
         if envelope.needs_smtputf8 and not self.offers.smtputf8:
             text = "5.6.7 The address is not ASCII and the relay does not offer SMTPUTF8"
@@ -330,9 +330,9 @@ def _trouble(reply: Reply, at: str) -> replies.HostBackoff | replies.Unreachable
 
 def _words(error: BaseException) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the relay's certificate is not to be trusted ({error.verify_message})"
+        return f"the relay's certificate is not trusted ({error.verify_message})"
     if isinstance(error, Broken):
         return error.why
     if isinstance(error, TimeoutError):
-        return "no connection in time"
+        return "timed out connecting"
     return str(error) or type(error).__name__

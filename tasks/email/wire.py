@@ -31,7 +31,7 @@ LISTEN_TURNS = 64  # of the event loop: a ticket of TLS takes two
 
 _LEFT = "the connection was closed"
 _CLOSED = "the relay closed the connection"
-_OUT_OF_TURN = "the relay spoke out of turn"
+_OUT_OF_TURN = "the relay sent an unsolicited reply"
 
 
 class Broken(SmtpError):  # noqa: N818 - reads as the state it is
@@ -55,7 +55,7 @@ class Wire(asyncio.Protocol):
         self._room: asyncio.Future[None] | None = None
         self._is_paused = False
         self.failure: Broken | None = None
-        self.unasked: Reply | None = None  # the reply by which the relay spoke out of turn
+        self.unasked: Reply | None = None  # the reply by which the relay sent an unsolicited reply
         self.transport: asyncio.Transport | None = None
 
     @property
@@ -137,7 +137,7 @@ class Wire(asyncio.Protocol):
             self.write(data[start : start + CHUNK_BYTES], asks=0)
             if self._is_paused:
                 self._room = asyncio.get_running_loop().create_future()
-                await self._wait(self._room, chunk_timeout_s, "the relay takes no more data")
+                await self._wait(self._room, chunk_timeout_s, "the relay accepts no more data")
 
     async def reply(self, *, timeout_s: float) -> Reply:
         """The next complete reply; raises Broken."""
@@ -145,7 +145,7 @@ class Wire(asyncio.Protocol):
             if self.failure is not None:
                 raise self.failure
             self._waiter = asyncio.get_running_loop().create_future()
-            await self._wait(self._waiter, timeout_s, "the relay did not answer in time")
+            await self._wait(self._waiter, timeout_s, "the relay did not reply in time")
         return self._replies.popleft()
 
     async def start_tls(self, context: ssl.SSLContext, *, host: str, timeout_s: float) -> None:
@@ -216,7 +216,7 @@ class Wire(asyncio.Protocol):
             if not self._take(line):
                 return
         if len(self._buffer) > LINE_MAX_BYTES:
-            self._break("the relay sent a line without end")
+            self._break("the relay sent an endless line")
         elif self._due == 0 and (self._buffer or self._lines):
             self._break(_OUT_OF_TURN)
 
@@ -230,7 +230,7 @@ class Wire(asyncio.Protocol):
             or len(line) > LINE_MAX_BYTES
             or len(self._lines) >= REPLY_MAX_LINES
         ):
-            self._break("the relay sent something that is no SMTP reply")
+            self._break("the relay sent something that is not an SMTP reply")
             return False
         self._code = code
         self._lines.append(line[4:].decode("utf-8", "replace"))

@@ -85,10 +85,10 @@ class Client:
                 addresses = await self._guard.check(to)
                 return await self._exchange(to, addresses, request=request, progress=progress)
         except TimeoutError:
-            sentence = f"{to.authority} did not answer within {request.total_s:g} s."
+            sentence = f"{to.authority} did not respond within {request.total_s:g} s."
             raise Unreachable(sentence, was_sent=progress.was_sent) from None
         except httpcore.TimeoutException:
-            sentence = f"{to.authority} did not take a connection within {request.connect_s:g} s."
+            sentence = f"{to.authority} did not accept a connection within {request.connect_s:g} s."
             raise Unreachable(sentence, was_sent=progress.was_sent) from None
         except (httpcore.NetworkError, httpcore.ProtocolError) as error:
             what = str(error).rstrip(".") or type(error).__name__

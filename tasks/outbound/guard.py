@@ -80,7 +80,7 @@ def refuse_if_certain(url: str, *, allow: Sequence[str]) -> None:
 def _permitted(allow: AllowList, target: Target, found: Sequence[Address]) -> tuple[Address, ...]:
     permitted = tuple(each for each in found if _is_permitted(allow, target, each))
     if not permitted:
-        sentence = f"{target.authority} is not on the public internet; requests stay out."
+        sentence = f"{target.authority} is not on the public internet, and not allowed."
         raise BlockedAddress(sentence, remedy=_remedy(target))
     if not _is_port_permitted(allow, target, permitted):
         sentence = f"Port {target.port} of {target.host} is not a port for HTTP."

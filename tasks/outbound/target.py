@@ -48,11 +48,11 @@ def parse(url: str) -> Target:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        _refuse("The URL cannot be read.")
+        _refuse("The URL cannot be parsed.")
     if parts.scheme not in DEFAULT_PORTS:
         _refuse("The URL does not begin with http:// or https://.")
     if "@" in parts.netloc:
-        _refuse("The URL carries a user name or password.", remedy="Send them in a header.")
+        _refuse("The URL contains a user name or password.", remedy="Send them in a header.")
     path = quote(parts.path or "/", safe=_PATH_SAFE)
     query = quote(parts.query, safe=_PATH_SAFE)
     return Target(
@@ -78,7 +78,7 @@ def _host(host: str, *, is_bracketed: bool) -> str:
         try:
             return str(ip_address(name))
         except ValueError:  # 127.1, 2130706433, 0177.0.0.1: resolvers read them, people do not
-            _refuse("The host is an address in an unusual spelling.")
+            _refuse("The host is an address in an unusual notation.")
     return name
 
 

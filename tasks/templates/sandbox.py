@@ -101,9 +101,9 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         if operator == "**" and (abs(left) > 1_000_000 or abs(right) > 64):
             message = "a power this large is not allowed"
         elif operator == "*" and (_repetition(left, right) or _repetition(right, left)):
-            message = f"a repetition may make {REPEAT_MAX:,} at most"
+            message = f"a repetition may produce at most {REPEAT_MAX:,}"
         elif operator == "%" and isinstance(left, str):
-            message = "use the filter 'format' or '~' to put texts together"
+            message = "use the filter 'format' or '~' to join strings"
         if message:
             raise _TooMuch(message)
         return super().call_binop(context, operator, left, right)
@@ -120,7 +120,7 @@ class _OutOfTime(BaseException):
 def _bounded_range(*bounds: int) -> range:
     made = range(*bounds)
     if len(made) > RANGE_MAX:
-        message = f"range() gives {RANGE_MAX:,} numbers at most"
+        message = f"range() gives at most {RANGE_MAX:,} numbers"
         raise _TooMuch(message)
     return made
 
@@ -171,7 +171,7 @@ def _told_as_render_error(field: str, source: str) -> Iterator[None]:
     try:
         yield
     except TemplateSyntaxError as error:
-        raise _wrong(field, error.lineno, error.message or "it cannot be read") from None
+        raise _wrong(field, error.lineno, error.message or "it cannot be parsed") from None
     except RecursionError:
         raise _wrong(field, None, "it is nested too deeply") from None
     except MemoryError as error:
@@ -179,7 +179,7 @@ def _told_as_render_error(field: str, source: str) -> Iterator[None]:
     except _OutOfTime:
         raise _wrong(field, None, f"it takes more than {CPU_MAX_S:g} s") from None
     except UndefinedError as error:
-        remedy = "Give it in 'variables', or a default: {{ name | default('') }}."
+        remedy = "Add it to 'variables', or set a default: {{ name | default('') }}."
         text = _without_values(error.message or "", source)
         raise _wrong(field, _line(error), text, remedy=remedy) from None
     except (TemplateError, _TooMuch, SyntaxError) as error:
@@ -247,15 +247,15 @@ def _refuse_unless_plain(value: object, *, depth: int) -> None:
     if type(value) is dict:
         for key, inner in value.items():
             if type(key) is not str:
-                sentence = "The variables may only have texts as keys."
+                sentence = "The variables may only have strings as keys."
                 raise RenderError(sentence)
             _refuse_unless_plain(inner, depth=depth + 1)
     elif type(value) is list:
         for inner in value:
             _refuse_unless_plain(inner, depth=depth + 1)
     elif value is not None and type(value) not in {str, int, float, bool}:
-        sentence = f"A {type(value).__name__} cannot be given to a template."
-        raise RenderError(sentence, remedy="Give texts, numbers, booleans, lists and objects.")
+        sentence = f"A {type(value).__name__} cannot be passed to a template."
+        raise RenderError(sentence, remedy="Use strings, numbers, booleans, lists and objects.")
 
 
 def _repetition(sequence: object, times: object) -> bool:

@@ -139,7 +139,7 @@ def test_patience_ends_with_a_sentence(
     reader = server()
     reader.execute("BEGIN")
     reader.execute("SELECT count(*) FROM relais.jobs")
-    with pytest.raises(LedgerUnavailable, match="got no lock"):
+    with pytest.raises(LedgerUnavailable, match="could not get a lock"):
         migrate.migrate(database_url, "pre")
 
 
