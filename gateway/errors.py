@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Code(StrEnum):
-    """What a caller's program may look at; a code is a promise and never changes its meaning."""
+    """What a caller's program may rely on; the meaning of a code never changes."""
 
     MALFORMED_JSON = "malformed_json"
     REQUEST_MALFORMED = "request_malformed"
@@ -52,7 +52,7 @@ class Code(StrEnum):
     LEDGER_UNFIT = "ledger_unfit"
 
 
-# HTTP status and title. docs/api.md lists them, a test holds both together.
+# HTTP status and title. docs/api.md lists them; a test compares the two.
 CODES: dict[Code, tuple[int, str]] = {
     Code.MALFORMED_JSON: (400, "The body is not JSON"),
     Code.REQUEST_MALFORMED: (400, "The request is not valid HTTP"),
@@ -113,7 +113,7 @@ class Problem(RelaisError):  # noqa: N818 - RFC 9457 calls it that
         self.extra = dict(extra or {})
 
     def under(self, *, prefix: str) -> Problem:
-        """The same problem, of a value that stands in the field `prefix`."""
+        """The same problem, for a value inside the field `prefix`."""
         return Problem(
             self.code,
             self.sentence,

@@ -69,7 +69,7 @@ def invalid(errors: Iterable[Mapping[str, Any]], *, under: Sequence[str] = ()) -
 
 
 def invalid_model(error: ValidationError, *, under: Sequence[str] = ()) -> Problem:
-    """A problem from a model that did not fit."""
+    """A problem from a model that did not validate."""
     return invalid(
         error.errors(include_url=False, include_context=False, include_input=False), under=under
     )
@@ -87,7 +87,7 @@ def from_ledger(error: LedgerError) -> Problem:
 
 
 def unavailable() -> Problem:
-    """Postgres is away; nothing was promised."""
+    """Postgres is down; nothing was confirmed."""
     return Problem(
         Code.LEDGER_UNAVAILABLE,
         "The ledger does not respond; nothing was confirmed.",
@@ -97,7 +97,7 @@ def unavailable() -> Problem:
 
 
 def locked() -> Problem:
-    """Somebody else held a lock for longer than the caller can be kept waiting."""
+    """Another transaction held a lock for longer than the caller can be kept waiting."""
     return Problem(
         Code.LEDGER_UNAVAILABLE,
         "Another transaction holds a lock that this needs; nothing was confirmed.",
@@ -109,7 +109,9 @@ def locked() -> Problem:
 def from_database(error: SQLAlchemyError) -> Problem:
     """A value that Postgres cannot hold is the caller's; everything else is an outage."""
     if outage.is_own_fault(error):
-        if outage.sqlstate(error).startswith("23"):  # a rule of the ledger that no check here knows
+        if outage.sqlstate(error).startswith(
+            "23"
+        ):  # a constraint of the ledger that no check here covers
             log.error("ledger.failed", exc_info=error)
         return Problem(
             Code.VALUE_INVALID,
@@ -123,7 +125,7 @@ def from_database(error: SQLAlchemyError) -> Problem:
 
 
 def problem_of(request: Request, error: Exception) -> Problem:
-    """The problem that `error` is to the caller; raises what is nobody's but ours."""
+    """The problem to report for `error`; re-raises what is a bug of ours."""
     match error:
         case Problem():
             return error
@@ -139,7 +141,7 @@ def problem_of(request: Request, error: Exception) -> Problem:
 
 
 def install(app: FastAPI) -> None:
-    """Have `app` answer every failure as a problem."""
+    """Have `app` report every failure as a problem."""
 
     async def answer(request: Request, error: Exception) -> Response:
         return responses.refuse(problem_of(request, error))
@@ -151,7 +153,7 @@ def install(app: FastAPI) -> None:
 def _from_fastapi(error: RequestValidationError) -> Problem:
     found = error.errors()
     if any(entry["loc"][:1] == ("path",) for entry in found):
-        # Nothing can be under a name that nothing can have.
+        # No such name can exist.
         return Problem(Code.NOT_FOUND, "There is nothing at this path.", remedy="Check the id.")
     plain = [
         {**entry, "loc": entry["loc"][1:] if entry["loc"][0] in _PLACES else entry["loc"]}
@@ -178,7 +180,7 @@ def _from_starlette(request: Request, error: HTTPException) -> Problem:
 
 
 def _methods(request: Request) -> set[str]:
-    """Every method of the path: those of its own routes, or else of the patterns it fits."""
+    """Every method of the path: those of its own routes, else of the patterns that it matches."""
     path = request.scope["path"]
     routes = [route for route in request.app.router.routes if isinstance(route, APIRoute)]
     own = [route for route in routes if route.path == path]

@@ -1,4 +1,4 @@
-"""The door of every route: credentials first, then the rate limit, then the body, then the work.
+"""Guards every route: credentials first, then the rate limit, then the body, then the work.
 
 A route that does not say who may call it cannot be made.
 """
@@ -24,7 +24,7 @@ _DIRECT = "_relais_direct"
 
 
 def direct(endpoint: Endpoint) -> Endpoint:
-    """Mark an endpoint that takes the request as it is and does everything itself."""
+    """Mark an endpoint that takes the raw request and does everything itself."""
     setattr(endpoint, _DIRECT, True)
     return endpoint
 

@@ -13,7 +13,7 @@ from ledger.models.jobs import State
 
 
 class Filter(BaseModel):
-    """Conditions that all must hold; unknown names are refused, so that none is overlooked."""
+    """Conditions that must all hold; unknown names are refused, so that none is ignored."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -1,4 +1,4 @@
-"""What a caller may ask for: the body of a job, and its checks."""
+"""What a caller may submit: the body of a job, and its validation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _URL = re.compile(r"[\x21-\x7e\u00a0-\U0010ffff]{8,2048}")
 
 
 def _only_iso(value: object) -> object:
-    """Numbers are no dates: nobody can tell seconds from milliseconds."""
+    """Numbers are not dates: seconds cannot be told from milliseconds."""
     if isinstance(value, datetime) or (isinstance(value, str) and _DATE.fullmatch(value)):
         return value
     message = "should be an ISO 8601 date and time with a zone, like 2030-05-01T09:00:00+02:00"
@@ -182,7 +182,7 @@ class JobRequest(BaseModel):
 
 
 def _fields() -> SchemaValidator:
-    """The fields of JobRequest as they are given: a third of the time that a model takes."""
+    """The fields of JobRequest as given: takes a third of the time that a model needs."""
     fields = {
         name: core_schema.typed_dict_field(
             TypeAdapter(field.rebuild_annotation()).core_schema,

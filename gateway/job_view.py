@@ -1,4 +1,4 @@
-"""What callers are shown of jobs: the shapes of the answers, for readers and for OpenAPI."""
+"""What callers see of jobs: the shapes of the responses, for readers and for OpenAPI."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a caller may ask about lanes, and its checks."""
+"""What a caller may request for lanes, and its validation."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from gateway.job_request import Moment, QueueName, Words
 from ledger import lanes
 
 NAME_MAX = lanes.NAME_MAX_BYTES
-LIMIT_MAX = 200  # each costs a look into its backlog
+LIMIT_MAX = 200  # each costs a look at its backlog
 RUNNING_MAX = 100_000
 WEIGHTS = (0.001, 1_000.0)
 _TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
 def _lane(value: str) -> str:
-    """What `lanes.name` may give, of a tenant that there may be."""
+    """A name that `lanes.name` can produce, for a valid tenant."""
     if not value.isprintable():
-        message = "should not contain control characters, separators or halves of a character"
+        message = "should not contain control characters, separators or lone surrogates"
         raise ValueError(message)
     tenant, slash, rest = value.partition("/")
     if not _TENANT.fullmatch(tenant) or (slash and not rest):

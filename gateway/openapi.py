@@ -1,4 +1,4 @@
-"""The OpenAPI document: what FastAPI knows, and what it cannot know."""
+"""The OpenAPI document: what FastAPI knows, plus what it cannot know."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _PROBLEM = {"$ref": "#/components/schemas/ProblemDocument"}
 
 
 def document(app: FastAPI) -> dict[str, Any]:
-    """The document, made once."""
+    """The document, built once."""
     if app.openapi_schema is None:
         app.openapi_schema = _make(app)
     return app.openapi_schema
@@ -83,7 +83,7 @@ def _make(app: FastAPI) -> dict[str, Any]:
 
 
 def _link_jobs(paths: dict[str, Any]) -> None:
-    """Say where the id of an accepted job leads."""
+    """Add links from the id of an accepted job."""
     accepted = paths["/api/v1/jobs"]["post"]["responses"]["202"]
     accepted["links"] = {
         operation["summary"]: {

@@ -1,4 +1,4 @@
-"""What a caller asked for becomes a job to be accepted, or a Problem: checks, defaults, routing."""
+"""Turns a request into a job to be accepted, or a Problem: validation, defaults, routing."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class Origin:
 
 
 class Preparation:
-    """Checks requests against their kinds."""
+    """Validates requests against their kinds."""
 
     def __init__(self, kinds: Mapping[str, Kind], clock: Clock, settings: Settings) -> None:
-        """`settings` as the workers have them: what they are certain to refuse is refused here."""
+        """`settings` are those of the workers: what they are certain to refuse is refused here."""
         self._kinds = kinds
         self._settings = settings
         self._clock = clock
@@ -118,7 +118,7 @@ class Preparation:
                 refuse_if_certain(callback_url, allow=self._settings.outbound_allow)
 
     def is_late(self, job: NewJob) -> bool:
-        """Whether `job` could not start by its deadline any more, if it were new."""
+        """Whether `job`, if it were new, could no longer start by its deadline."""
         if job.deadline is None:
             return False
         start = self._clock.now() + timedelta(seconds=job.delay_s or 0)

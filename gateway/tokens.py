@@ -21,7 +21,7 @@ _SUBJECT = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,99}")
 
 
 class Tokens:
-    """Verifies tokens after the settings; without a key it refuses them all."""
+    """Verifies tokens according to the settings; without a key it refuses them all."""
 
     def __init__(self, settings: Settings) -> None:
         self._algorithm = settings.jwt_algorithm
@@ -69,6 +69,6 @@ def _caller(claims: dict[str, Any]) -> Caller:
 
 
 def _refused() -> Problem:
-    # Which check failed is nobody's business who does not hold the key.
+    # Which check failed is not revealed to anyone without a valid token.
     message = "The bearer token is not valid."
     return Problem(Code.CREDENTIALS_INVALID, message, headers=CHALLENGE)

@@ -36,7 +36,7 @@ def _failed() -> list[Retryable]:
 
 
 class Resolution(BaseModel):
-    """What really happened to an unknown job."""
+    """How to settle an unknown job."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -192,7 +192,7 @@ async def _retry(gateway: Services, caller: Caller, job_id: UUID) -> None:
 
 
 async def _run_again(connection: AsyncConnection, *, tenant: str, job_id: UUID, by: str) -> Retried:
-    """Retry an unknown job; one in another state is not for this endpoint."""
+    """Retry an unknown job; other states are refused here."""
     row = await queries.job(connection, tenant=tenant, job_id=job_id)
     if row is not None and row["state"] != State.UNKNOWN:
         message = f"Job {job_id} is {row['state']} and cannot be resolved."

@@ -181,9 +181,9 @@ def _nothing(document: dict[str, Any]) -> Problem:
 
 
 async def _first(gateway: Services, *, tenant: str, accepted: Accepted) -> dict[str, Any]:
-    """The receipt of the job that was there first."""
+    """The receipt of the earlier job with the same key."""
     row = await gateway.ledger.call(queries.job, tenant=tenant, job_id=accepted.id)
-    if row is None:  # pruned within the last moment
+    if row is None:  # pruned a moment ago
         raise Problem(Code.NOT_FOUND, f"Job {accepted.id} has been pruned.")
     names = ("id", "state", "kind", "queue", "priority", "created_at", "run_at", "trace_id")
     return {name: row[name] for name in names} | {"links": links(accepted.id)}

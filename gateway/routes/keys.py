@@ -1,4 +1,4 @@
-"""API keys: make, list, revoke; admins only, within their own tenant."""
+"""API keys: create, list, revoke; admins only, within their own tenant."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class KeyRequest(BaseModel):
 
 
 class KeyMade(BaseModel):
-    """The key itself, this once."""
+    """The key itself, shown only once."""
 
     id: UUID
     prefix: str

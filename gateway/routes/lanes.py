@@ -1,4 +1,4 @@
-"""Lanes: what waits in which; pause and resume one, bound it, give it more or less room."""
+"""Lanes: what is waiting in each; pause, resume, limit and weight them."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ async def configure_lane(asked: LaneSettings, gateway: TheServices, caller: TheC
 
 
 def _require_own(asked: OneLane, caller: Caller) -> None:
-    """403 for lanes of other tenants; the default tenant looks after the whole machine."""
+    """403 for lanes of other tenants; the default tenant manages the whole machine."""
     if caller.tenant not in (DEFAULT_TENANT, lanes.tenant_of(asked.lane)):
         raise _not_yours(field="lane")
 
@@ -193,7 +193,7 @@ def _not_yours(*, field: str) -> Problem:
 
 
 async def _wake(gateway: Services, *, lane: str, queue: str) -> None:
-    """Ring for what waits in the lane."""
+    """Ring for the jobs that wait in the lane."""
     for name, kind, job_id in await gateway.actions.call(lanes.waiting, lane=lane, queue=queue):
         gateway.ringer.ring(queue=name, kind=kind, job_id=job_id)
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 router = APIRouter(prefix="/api/v1/schedules", tags=["schedules"], route_class=GuardedRoute)
 log = logs.logger("gateway")
 
-# A schedule makes jobs, so whoever may not hand over jobs may not write one either.
+# A schedule creates jobs, so only roles that may submit jobs may write one.
 WRITE: tuple[Role, ...] = ("producer", "admin")
 SWITCH: tuple[Role, ...] = ("producer", "operator", "admin")
 # What makes no sense for a recurring job.
@@ -66,7 +66,7 @@ class ScheduleRequest(BaseModel):
 
 
 class ScheduleChange(BaseModel):
-    """What to change; what is left out stays."""
+    """What to change; omitted fields stay as they are."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"cron": "30 8 * * MON-FRI"}]}
@@ -140,7 +140,7 @@ async def list_schedules(
 async def create_schedule(
     asked: ScheduleRequest, gateway: TheServices, caller: TheCaller
 ) -> Response:
-    """Each tick becomes one job, however many beats run."""
+    """Each tick becomes one job, however many beats are running."""
     job = _job(gateway.intake, asked.job, caller=caller)
 
     async def work(connection: AsyncConnection) -> dict[str, Any]:
@@ -230,7 +230,7 @@ async def delete_schedule(schedule_id: UUID, gateway: TheServices, caller: TheCa
 
 
 def _job(intake: Intake, asked: dict[str, Any], *, caller: Caller) -> dict[str, Any]:
-    """The job of every tick, checked as if it were handed over now."""
+    """The job of every tick, validated as if it were submitted now."""
     for name in ONCE_ONLY:
         if name in asked:
             raise Problem(
