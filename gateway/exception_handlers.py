@@ -109,9 +109,7 @@ def locked() -> Problem:
 def from_database(error: SQLAlchemyError) -> Problem:
     """A value that Postgres cannot hold is the caller's; everything else is an outage."""
     if outage.is_own_fault(error):
-        if outage.sqlstate(error).startswith(
-            "23"
-        ):  # a constraint of the ledger that no check here covers
+        if outage.sqlstate(error).startswith("23"):  # a constraint that no check covers
             log.error("ledger.failed", exc_info=error)
         return Problem(
             Code.VALUE_INVALID,

@@ -35,9 +35,7 @@ if TYPE_CHECKING:
     from runtime.settings import Settings
     from tasks.kinds import Kind
 
-Settle = Callable[
-    [int, "Accepted | Problem"], None
-]  # called with the result for a job, by its position
+Settle = Callable[[int, "Accepted | Problem"], None]  # called with a job's position and result
 
 BATCHES_AT_ONCE = 3  # slices of batches that are being committed; others wait
 STILL_AFTER_S = 2.0  # if a job waits for longer, intake counts as stuck
