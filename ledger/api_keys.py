@@ -1,7 +1,7 @@
 """API keys: 256 random bits, shown once; the ledger keeps their SHA-256 and a prefix to name them.
 
 A key reads `rls_<43 characters of the secret><6 characters of checksum>`. The checksum lets
-anyone (a secret scanner, the gateway) tell a key from a typing error without a look-up.
+anyone (a secret scanner, the gateway) tell a key from a typo without a lookup.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SQL = statements.load(Path(__file__).with_suffix(".sql"))
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key that was just made; `key` is never to be had again."""
+    """A key that was just created; `key` is never shown again."""
 
     id: UUID
     key: str
@@ -95,7 +95,7 @@ async def create(
     rate_per_s: float | None = None,
     key: str | None = None,
 ) -> NewKey:
-    """Make a key for `tenant` (made too where it is new); `key` only to restore a known one."""
+    """Create a key for `tenant` (and a new tenant); `key` only to restore a known one."""
     _check(tenant=tenant, name=name, role=role, expires_in_s=expires_in_s, rate_per_s=rate_per_s)
     if key is not None and not is_well_formed(key):
         message = "The given key is not well formed."
@@ -126,7 +126,7 @@ async def find(connection: AsyncConnection, sha256: bytes) -> KeyRow | None:
 
 
 async def find_all(connection: AsyncConnection, fingerprints: Sequence[bytes]) -> list[KeyRow]:
-    """The keys with these fingerprints, in no order; of those there are."""
+    """The keys with these fingerprints, as far as they exist, in no particular order."""
     rows = await connection.execute(SQL["find_keys"], {"fingerprints": list(fingerprints)})
     return [_key(row) for row in rows]
 
@@ -137,7 +137,7 @@ async def list_all(connection: AsyncConnection, *, tenant: str) -> list[KeyRow]:
 
 
 async def revoke(connection: AsyncConnection, *, tenant: str, prefix: str) -> bool:
-    """Take a key back for good; False: there is none with this prefix."""
+    """Revoke a key permanently; False: there is none with this prefix."""
     result = await connection.execute(SQL["revoke_key"], {"tenant": tenant, "prefix": prefix})
     return result.first() is not None
 

@@ -1,4 +1,4 @@
-"""Whether a database is fit to be trusted with jobs: the one list, for every process."""
+"""Whether a database can be trusted with jobs: the one list, for every process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 VERSION_MIN = 15
 CONNECT_S = 3
-# What Postgres says for a while and then no longer; all else it says until something is changed.
+# Errors that pass by themselves; all others persist until something is changed.
 PASSING = (
     "starting up",
     "shutting down",
@@ -28,7 +28,7 @@ PASSING = (
     "connection slots",
 )
 MIGRATE = "Run: python -m ledger.migrate pre"
-# to_regclass() finds nothing in a schema that one may not use, so the catalogue is asked.
+# to_regclass() finds nothing in a schema without the right to use it, so query the catalogue.
 LOOK = """
 SELECT current_setting('server_version_num')::int / 10000 AS version,
        current_setting('server_encoding') AS encoding,

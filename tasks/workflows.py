@@ -105,7 +105,7 @@ async def trigger(payload: Trigger, context: Context) -> Outcome:
     """Start a workflow by its webhook and keep the response.
 
     The result is `{"status": ..., "body": ...}`. Every attempt carries the job's id as
-    Idempotency-Key, so that a workflow can tell a repetition.
+    Idempotency-Key, so that a workflow can recognise a repetition.
     """
     content = b"" if payload.body is None else to_json(payload.body)
     with telemetry.span(
@@ -160,7 +160,7 @@ def _outcome(answer: Response, payload: Trigger, *, now: float) -> Outcome:
 
 
 def _content(answer: Response) -> JsonValue:
-    """The body as JSON where it is, else as text without what a database refuses."""
+    """The body as JSON if it is JSON, else as text without what the database refuses."""
     if not answer.is_cut and "json" in answer.headers.get("content-type", ""):
         with suppress(ValueError):
             return _storable(from_json(answer.body, allow_inf_nan=False))
@@ -168,7 +168,7 @@ def _content(answer: Response) -> JsonValue:
 
 
 def _storable(value: JsonValue) -> JsonValue:
-    """`value` as jsonb takes it: no NUL in its texts; ValueError for a number beyond a double."""
+    """`value` as jsonb accepts it: no NUL in its texts; ValueError for a number beyond a double."""
     if isinstance(value, float) and not isfinite(value):  # from 1e400; JSON has no infinity
         raise ValueError
     if isinstance(value, str):

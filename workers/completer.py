@@ -113,7 +113,7 @@ class Completer:
         settled: Callable[[Fence], None],
         seconds: float = 0.0,
     ) -> None:
-        """Write the outcome with the next batch; `settled` is called when it is written or fenced."""
+        """Write the outcome with the next batch; `settled` is called when written or fenced."""
         item = finish_of(
             job, performed.outcome, backoff=backoff_of(job), traceparent=performed.traceparent
         )

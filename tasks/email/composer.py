@@ -1,6 +1,6 @@
-"""A mail as bytes: composed once per attempt, and the same bytes at every attempt.
+"""A mail as bytes: composed once per attempt, and the same bytes on every attempt.
 
-Everything that could differ comes from outside: Message-ID and Date from the message's row, the
+Everything that could differ is passed in: Message-ID and Date from the message's row, the
 boundaries from the Message-ID. All parts are 7-bit, so no relay needs 8BITMIME for them.
 """
 
@@ -46,7 +46,7 @@ def message_id(job_id: UUID, domain: str) -> str:
 def compose(email: Email, *, message_id: str, date: datetime, utf8: bool = False) -> bytes:
     """The whole message, lines ending in CRLF.
 
-    `utf8`: addresses outside ASCII stand in the headers as they are (SMTPUTF8).
+    `utf8`: non-ASCII addresses are written to the headers as they are (SMTPUTF8).
     """
     lines = [
         f"Date: {format_datetime(date.astimezone(UTC).replace(microsecond=0))}\r\n",
@@ -80,7 +80,7 @@ def _tree(email: Email, seed: str) -> _Part:
     inline = [_file(a, "inline") for a in email.attachments if a.content_id]
     if email.html is not None:
         html = _text("html", email.html)
-        # Images belong to the HTML alone: readers of the plain text need not see them.
+        # Images belong to the HTML only: readers of the plain text need not see them.
         texts.append(_multipart("related", [html, *inline], f"{seed}r"))
     root = _multipart("alternative", texts, f"{seed}a")
     files = [_file(a, "attachment") for a in email.attachments if not a.content_id]
@@ -102,7 +102,7 @@ def _multipart(subtype: str, parts: list[_Part], seed: str) -> _Part:
 
 
 def _boundary(seed: str, parts: list[_Part]) -> str:
-    """A line that no part contains: `=_` never stands in quoted-printable or base64."""
+    """A line that no part contains: `=_` never occurs in quoted-printable or base64."""
     number = 0
     while True:
         digest = hashlib.blake2b(f"{seed}{number}".encode(), digest_size=15).hexdigest()
@@ -166,7 +166,8 @@ class Composer:
         needs_smtputf8 = self._is_international or not row.recipient.isascii()
         stuffed = self._international if needs_smtputf8 else self._plain
         if self._key_header:
-            # The relay tells a repeated message by this; each recipient's is a message of its own.
+            # The relay recognises a repeated message by this; each recipient has a separate
+            # message.
             stuffed = f"{self._key_header}: {row.id}\r\n".encode() + stuffed
         return Mail(self._email.from_.address, stuffed, needs_smtputf8)
 

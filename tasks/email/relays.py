@@ -90,7 +90,7 @@ class Relay:
 
 
 def find(settings: Settings, name: str) -> Relay:
-    """The relay called `name`; raises SettingsError where it is missing or malformed."""
+    """The relay called `name`; raises SettingsError if it is missing or malformed."""
     urls: Mapping[str, SecretStr] = {DEFAULT: settings.smtp_url, **settings.relays}
     url = urls[name].get_secret_value() if name in urls else ""
     if not url:
@@ -101,7 +101,7 @@ def find(settings: Settings, name: str) -> Relay:
 
 
 def require_known(settings: Settings, name: str) -> None:
-    """Raise SettingsError where no setting names this relay; the default may come later."""
+    """Raise SettingsError if no setting defines this relay; the default may be set later."""
     if name != DEFAULT and name not in settings.relays:
         message = f"There is no relay {name!r}."
         remedy = "Name it in RELAIS_RELAYS, or leave the field out to use the default relay."

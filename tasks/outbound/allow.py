@@ -1,4 +1,4 @@
-"""What RELAIS_OUTBOUND_ALLOW opens."""
+"""What RELAIS_OUTBOUND_ALLOW allows."""
 
 from __future__ import annotations
 

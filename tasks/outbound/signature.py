@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 TOLERANCE_S = 300.0
-_LABEL = "relais callback v1"  # what it is for; another version would be another secret
+_LABEL = "relais callback v1"  # its purpose; another version would give another secret
 SECRET_MIN_BYTES = 16
 
 
@@ -55,7 +55,7 @@ def endpoint_of(url: str) -> str:
 def headers_of(
     *, message_id: str, body: bytes, secrets: tuple[bytes, ...], timestamp: int
 ) -> dict[str, str]:
-    """The three headers of a request; every secret signs, so that receivers can change over."""
+    """The three headers of a request; every secret signs, so that receivers can switch over."""
     signed = b"%s.%d.%s" % (message_id.encode(), timestamp, body)
     return {
         "webhook-id": message_id,

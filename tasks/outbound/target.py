@@ -1,4 +1,4 @@
-"""A URL that a caller named, taken apart once; everything later uses the parts."""
+"""A URL from a caller, parsed once; everything later uses the parts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tasks.errors import BlockedAddress
 URL_MAX_CHARS = 4_096
 HOST_MAX_CHARS = 253
 DEFAULT_PORTS = {"http": 80, "https": 443}
-# What parsers read differently: blanks, control characters, backslashes, half characters.
+# What parsers read differently: blanks, control characters, backslashes, lone surrogates.
 _AMBIGUOUS = re.compile(r"[\x00-\x20\x7f-\xa0\\\u2028\u2029\ufeff\ud800-\udfff]")
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMERIC = re.compile(r"[\d.]+")
@@ -39,7 +39,7 @@ class Target:
 
 
 def parse(url: str) -> Target:
-    """Take `url` apart; raises BlockedAddress with a sentence where it must not be used."""
+    """Parse `url`; raises BlockedAddress with a reason if it must not be used."""
     if len(url) > URL_MAX_CHARS:
         _refuse(f"The URL is longer than {URL_MAX_CHARS:,} characters.")
     if _AMBIGUOUS.search(url):

@@ -85,7 +85,7 @@ async def render_template(payload: TemplateRender, context: Context) -> Outcome:
         "output_max_bytes": payload.output_max_bytes,
     }
     try:
-        # Not a plain `def`: the process for functions knows no secrets, the one for kinds does.
+        # Not a plain `def`: the process for functions has no secrets, the one for kinds does.
         if context.isolate is None:
             return Succeeded(render_fields(arguments))
         return Succeeded(await context.isolate("render", arguments))

@@ -1,4 +1,4 @@
-"""Renders templates of strangers: sandboxed, bounded, plain data only.
+"""Renders callers' templates: sandboxed, bounded, plain data only.
 
 Runs in a child process without secrets (`workers.isolation.inside.child`, role `function`), so this
 module imports Jinja and nothing heavy. The same input always gives the same output: there is no
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 
     from jinja2 import Template
 
-# Jinja looks for these when a template first uses a constant, some filter, or fails. By then the
-# process can read no file any more (`workers.isolation.inside.seccomp`).
+# Jinja imports these when a template first uses a constant or some filter, or fails. By then the
+# process can no longer read files (`workers.isolation.inside.seccomp`).
 codecs.lookup("unicode-escape")
 
 SOURCE_MAX_CHARS = 1_048_576
 OUTPUT_MAX_BYTES = 8_388_608
 RANGE_MAX = 10_000
 CPU_MAX_S = 5.0
-REPEAT_MAX = 1_000_000  # characters or items that one `*` may make
+REPEAT_MAX = 1_000_000  # characters or items that one `*` may produce
 DEPTH_MAX = 64
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 _TYPE_NAMES = frozenset({"str", "int", "float", "bool", "dict", "list", "tuple", "NoneType"})
@@ -73,7 +73,7 @@ def render_fields(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Missing(StrictUndefined):
-    """Says which variable is missing, in words of the template's author."""
+    """Says which variable is missing, in terms of the template."""
 
     @property
     def _undefined_message(self) -> str:
@@ -110,11 +110,11 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
 
 class _TooMuch(Exception):  # noqa: N818 - reads as the refusal it is
-    """A limit was reached; the text says which."""
+    """A limit was exceeded; the text says which."""
 
 
 class _OutOfTime(BaseException):
-    """CPU_MAX_S are over; nothing inside a template may catch it."""
+    """CPU_MAX_S has been used up; nothing inside a template may catch this."""
 
 
 def _bounded_range(*bounds: int) -> range:
@@ -167,7 +167,7 @@ def _stream(template: Template, variables: dict[str, Any], *, left_bytes: int) -
 
 @contextmanager
 def _told_as_render_error(field: str, source: str) -> Iterator[None]:
-    """Turn everything that a template can cause into one sentence about it, without values."""
+    """Turn every error that a template can cause into one sentence, without values."""
     try:
         yield
     except TemplateSyntaxError as error:
@@ -196,7 +196,7 @@ def _wrong(field: str, line: int | None, text: str, *, remedy: str = "") -> Rend
 
 
 def _without_values(text: str, source: str) -> str:
-    """`text` without what it quotes and the template does not: that is what variables hold.
+    """`text` without quoted parts that are not in the template: those are values of variables.
 
     Errors reach traces, Redis and Flower, and the values are those of a recipient.
     """
@@ -222,7 +222,7 @@ def _line(error: BaseException) -> int | None:
 
 @contextmanager
 def _bounded_cpu() -> Iterator[None]:
-    """Interrupt loops after CPU_MAX_S of our own time; what hangs in C is killed from outside."""
+    """Interrupt loops after CPU_MAX_S of CPU time; what hangs in C is killed from outside."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
