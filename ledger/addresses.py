@@ -13,7 +13,7 @@ def canonical(address: str) -> str:
     The domain as A-labels after UTS 46, non-transitional, so that `straße.example` stays another
     domain than `strasse.example`; a domain that UTS 46 does not cover is only composed and
     lower-cased. The local part is composed (NFC) and lower-cased: RFC 5321 would let a host
-    distinguish `Ada` from `ada`, but people who ask for no more mail mean both. The form is idempotent.
+    distinguish `Ada` from `ada`, but people who ask for no more mail mean both. Idempotent.
     """
     text = address.strip()
     if text.isascii() and "xn--" not in text.lower():

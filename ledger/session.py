@@ -59,7 +59,7 @@ def libpq_url(url: str) -> str:
 
 
 def parameters(url: str, **ours: str | int) -> dict[str, Any]:
-    """libpq's parameters: defaults, then the URL, then `ours`; UnfitDatabase for a bad URL."""
+    """Parameters for libpq: defaults, then the URL, then `ours`; UnfitDatabase for a bad URL."""
     try:
         read = conninfo.conninfo_to_dict(libpq_url(url))
     except psycopg.ProgrammingError:

@@ -3,8 +3,8 @@
 While Postgres accepts no writes (down, read-only, out of connections) the writers wait for it. A
 message that has not begun, or is between body and dot with a relay on the line, waits for some
 seconds. A result waits for as long as it takes, whatever happens to the job meanwhile: a reply to
-the dot, or the knowledge that no dot went out. Its fence makes that safe: if another attempt has taken
-the message over, nothing is written. Only the end of the process ends the wait (`leave`).
+the dot, or the knowledge that no dot went out. Its fence makes that safe: if another attempt has
+taken the message over, nothing is written. Only the end of the process ends the wait (`leave`).
 """
 
 from __future__ import annotations
