@@ -30,7 +30,7 @@ _REDIS = "redis://:password@host:port/0"
 
 
 class Settings(BaseSettings):
-    """Typed view of the environment; frozen, so that no process changes its mind halfway."""
+    """Typed view of the environment; frozen, so that no setting changes while a process runs."""
 
     model_config = SettingsConfigDict(
         env_prefix="RELAIS_",
@@ -267,7 +267,7 @@ class Settings(BaseSettings):
         return url
 
     def require_direct_database_url(self) -> str:
-        """The Postgres URL for what lives as long as its session."""
+        """The Postgres URL for what needs a session of its own."""
         return self.direct_database_url.get_secret_value() or self.require_database_url()
 
 
@@ -279,7 +279,7 @@ def _refuse(fault: str) -> None:
 
 @lru_cache(maxsize=1)
 def load() -> Settings:
-    """The settings of this process; a wrong value is one sentence, not a traceback."""
+    """The settings of this process; an invalid value gives one sentence, not a traceback."""
     try:
         return Settings()
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""`relais doctor`: what is wrong here, and what to do about it."""
+"""`relais doctor`: what is wrong, and what to do about it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`relais jobs`: list and control jobs through the gateway, as any other client would."""
+"""`relais jobs`: list and control jobs through the gateway, like any other client."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _call(
     data_dir: Path | None,
     params: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The gateway's answer; raises OpsError or UsageError with its own words."""
+    """The gateway's response; raises OpsError or UsageError with its message."""
     import httpx
 
     from ops.errors import OpsError, UsageError

@@ -60,7 +60,7 @@ def logs(
 
 
 def follow(place: Layout, *, going_on: Callable[[], bool]) -> None:
-    """Print what all services add from now on, while `going_on()`."""
+    """Print what all services write from now on, while `going_on()`."""
     from ops.stack import logfiles
 
     files = _files(place, None)

@@ -1,4 +1,4 @@
-"""`relais status`: what runs, since when, how often it had to be restarted."""
+"""`relais status`: what is running, since when, how often it was restarted."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--http-port", type=int, required=True, help="0: any free one")
     given = parser.parse_args(arguments)
     logs.configure(service="inbox", colour="shared")
-    os.umask(0o077)  # mails are nobody else's to read
+    os.umask(0o077)  # nobody else may read the mail
     try:
         _make_private(given.data_dir)
         asyncio.run(_run(given.data_dir, smtp_port=given.smtp_port, http_port=given.http_port))

@@ -1,4 +1,4 @@
-"""Room on the disk: too little is said before it hurts."""
+"""Disk space: a lack of it is reported before it causes damage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m ops.stack.supervisor`: keeps every service of one colour up until told to stop.
+"""`python -m ops.stack.supervisor`: keeps every service of one colour running until told to stop.
 
 It is small and does little: one thread per service (`service_monitor`), and this one,
 which writes down what they know, trims logs and waits for a signal. Killed, it

@@ -64,17 +64,17 @@ class Opened:
         return self.relay.is_blocked
 
 
-_all_books: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[AsyncEngine, MessageWriter]] = (
+_writers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[AsyncEngine, MessageWriter]] = (
     WeakKeyDictionary()
 )
 
 
 def of(database: AsyncEngine) -> MessageWriter:
     """The writer for `database` in the running event loop."""
-    books = _all_books.setdefault(asyncio.get_running_loop(), {})
-    if database not in books:
-        books[database] = MessageWriter(database)
-    return books[database]
+    writers = _writers.setdefault(asyncio.get_running_loop(), {})
+    if database not in writers:
+        writers[database] = MessageWriter(database)
+    return writers[database]
 
 
 def leave(*, within_s: float) -> None:
@@ -83,8 +83,8 @@ def leave(*, within_s: float) -> None:
     For the running event loop. Waiting callers get LedgerUnavailable, and a message whose reply is
     lost with this process stays `dot_sent`.
     """
-    for books in _all_books.get(asyncio.get_running_loop(), {}).values():
-        books.leave(within_s=within_s)
+    for writer in _writers.get(asyncio.get_running_loop(), {}).values():
+        writer.leave(within_s=within_s)
 
 
 class MessageWriter:
