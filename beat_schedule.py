@@ -1,8 +1,8 @@
 """Every periodic job of Relais, in one table. Users' own schedules are in Postgres.
 
-A line fires into the ledger, never into Redis: each of its moments becomes one job, however many
-beats run. A moment is left out while the job of the one before is still open, though not for ever,
-and after a time without a beat only the newest moment is fired.
+A line fires into the ledger, never into Redis: each tick becomes one job, however many beats are
+running. A tick is skipped while the previous one's job is still open, though not forever, and after
+a period without a beat only the newest tick is fired.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 def beat_schedule(settings: Settings) -> tuple[Periodic, ...]:
     """The table, for these settings."""
     return (
-        # What is past its time goes, in slices: on `bulk`, where it delays nobody's mail, in the
-        # lane `system`, which nobody's pause stops.
+        # Deletes what has expired, in slices: on `bulk`, where it delays no urgent mail, in the
+        # lane `system`, which no pause stops.
         Periodic("retention", "relais.retention", Cron("*/10 * * * *"), queue="bulk"),
-        # The books are kept; how deep and how old every queue is, into the log.
+        # Housekeeping; logs how deep and how old every queue is.
         Periodic("queue-health", "relais.queue_health", Every(60), queue="bulk"),
         # Through every queue, ahead of its backlog: a queue is alive if canaries come through.
         *(

@@ -1,1 +1,1 @@
-"""Doorbells over Redis: rung by whoever made a job ready, heard by the workers."""
+"""Doorbells over Redis: rung when a job becomes ready, heard by the workers."""

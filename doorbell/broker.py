@@ -25,7 +25,7 @@ SOCKET_TIMEOUT_S = 10.0
 
 
 class DoorbellChannel(Channel):  # Kombu has no types
-    """Hears that there was a bell, and reads nothing of what it says.
+    """Notices that a doorbell rang, and reads nothing of its content.
 
     Whoever can write to Redis can put anything into a queue. It is enough to know that something
     was there: the ledger tells what there is to do. Nothing is kept of what was popped either: a
@@ -33,7 +33,7 @@ class DoorbellChannel(Channel):  # Kombu has no types
     """
 
     do_restore = False
-    ack_emulation = False  # no lists of unacknowledged messages, which anybody could spoil
+    ack_emulation = False  # no lists of unacknowledged messages, which anyone could corrupt
 
     def _brpop_read(self, **options: object) -> bool:
         try:
@@ -53,7 +53,7 @@ class DoorbellChannel(Channel):  # Kombu has no types
             self._flush_brpop_reauth()  # type: ignore[no-untyped-call]
 
     def _receive_one(self, c: object) -> bool | None:
-        """An event that is none is dropped: who publishes it must not blind Flower for others."""
+        """An invalid event is dropped: publishing one must not blind Flower to the others."""
         try:
             return super()._receive_one(c)  # type: ignore[no-untyped-call,no-any-return]
         except (Empty, RedisError, OSError):
@@ -62,7 +62,7 @@ class DoorbellChannel(Channel):  # Kombu has no types
             raise Empty from error
 
     def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
-        """Direct queues are named by who rings: a table of bindings could only be spoilt."""
+        """Direct queues are named by the sender: a table of bindings could only be corrupted."""
         if self.typeof(exchange).type == "fanout":  # type: ignore[no-untyped-call]
             super()._queue_bind(  # type: ignore[no-untyped-call]
                 exchange, routing_key, pattern, queue
@@ -74,7 +74,7 @@ def _bell() -> dict[str, Any]:
 
 
 class DoorbellTransport(Transport):  # Kombu has no types
-    """Whatever goes wrong with a doorbell is a broker that is away: connect again.
+    """Any error with a doorbell counts as a broker that is down: reconnect.
 
     A Redis has many ways to refuse (it became a replica, cannot save, is loading, has no room, has
     forgotten us, has something else under the key of a queue). None of it is worth a worker, whose
@@ -103,9 +103,9 @@ def celery_app(settings: Settings) -> Celery:
         task_default_queue="template",
         task_create_missing_queues=False,
         task_protocol=2,
-        # True states come from the engine (workers/events.py), not from doorbells.
+        # The real states come from the engine (workers/events.py), not from doorbells.
         worker_send_task_events=False,
-        # Nobody gives a worker orders through Redis.
+        # No commands to workers through Redis.
         worker_enable_remote_control=False,
         worker_enable_prefetch_count_reduction=False,
         task_send_sent_event=False,
@@ -124,7 +124,7 @@ def celery_app(settings: Settings) -> Celery:
         },
         event_queue_ttl=5.0,
         event_queue_expires=60.0,
-        # Cancels nothing (Celery runs nothing here), and saves a warning a reconnect.
+        # Cancels nothing (Celery runs nothing here), and avoids a warning on each reconnect.
         worker_cancel_long_running_tasks_on_connection_loss=True,
         enable_utc=True,
     )

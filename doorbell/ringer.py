@@ -1,4 +1,4 @@
-"""Ringing: a Celery message with a job id, sent after the commit, never on anybody's path.
+"""Ringing: a Celery message with a job id, sent after the commit, off every critical path.
 
 Losing, repeating, delaying or forging a doorbell is harmless, so ringing never blocks and never
 raises. Rings of one queue are coalesced: a worker that is awake claims from the ledger until
@@ -31,7 +31,7 @@ log = logs.logger("doorbell")
 
 MIN_GAP_S = 0.01  # between two bursts of one queue
 BURST_MAX = 8  # doorbells of one burst
-WAITING_MAX = 64  # no more rings while this many lie unheard: the worker is busy or gone
+WAITING_MAX = 64  # no more rings while this many are waiting unheard: the worker is busy or gone
 PAUSE_AFTER_ERROR_S = 1.0
 UNREACHABLE = (KombuError, RedisError, OSError)
 
@@ -46,7 +46,7 @@ class Doorbell:
 
 
 class Ringer:
-    """Sends doorbells from a thread of its own."""
+    """Sends doorbells from its own thread."""
 
     def __init__(self, settings: Settings, *, app: Celery | None = None) -> None:
         self._app = app or celery_app(settings)
@@ -68,7 +68,7 @@ class Ringer:
             self._changed.notify()
 
     def close(self, *, timeout_s: float = 2.0) -> None:
-        """Ring what waits, then end."""
+        """Ring what is waiting, then end."""
         with self._changed:
             self._is_closing = True
             self._changed.notify()
@@ -143,8 +143,8 @@ class Ringer:
             metrics.rung(queue=queue, result="lost", count=len(doorbells))
         self._disconnect()
         with self._changed:
-            # While Redis is away the workers find their jobs in the ledger; a pause keeps
-            # thousands of rings from each waiting for its own time-out.
+            # While Redis is down the workers find their jobs in the ledger; a pause keeps
+            # thousands of rings from each waiting for its own timeout.
             self._changed.wait_for(lambda: self._is_closing, timeout=PAUSE_AFTER_ERROR_S)
             for pending in self._pending.values():
                 pending.clear()

@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
         preflight.require(settings, preflight.DATABASE, preflight.DIRECT, preflight.REDIS)
         return server.run(settings, arguments)
     except (SettingsError, KindError) as error:
-        print(error, file=sys.stderr)  # noqa: T201 - the sentence for whoever started it
+        print(error, file=sys.stderr)  # noqa: T201 - the message for whoever started it
         return 2
     except RelaisError as error:
         print(error, file=sys.stderr)  # noqa: T201 - "

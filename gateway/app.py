@@ -50,13 +50,14 @@ if TYPE_CHECKING:
 
 log = logs.logger("gateway")
 
-# How many connections each part of the gateway may use at once. Intake says its own and has its own
-# pool: those sessions wait for locks as briefly as a group does, and need not be told each time.
+# How many connections each part of the gateway may use at once. Intake sets its own number and has
+# its own pool: those sessions have a short lock timeout by default, so it need not be set each
+# time.
 READS = 4
 ACTIONS = 2  # they may wait for a lock
 LOOK_UPS = 2
 HEALTH = 2  # and the clock
-POOL_SIZE = 16  # of either: all of them, and as many as may be given up and not yet gone
+POOL_SIZE = 16  # of each pool: all of the above, plus abandoned ones that have not ended yet
 # In the order of /docs; `/jobs/stats` and `/jobs/retry` before `/jobs/{job_id}`.
 ROUTERS = (intake, jobs, actions, kinds, queues, lanes, mail, schedules, keys, health, pages)
 
@@ -73,13 +74,13 @@ def create(settings: Settings) -> Middleware:
         services = _open(settings, tokens)
         app.state.services = services
         try:
-            await services.ledger.call(_nothing)  # an unfit database is refused here and now
+            await services.ledger.call(_nothing)  # an unfit database is refused right here
             await services.clock.look()
         except LedgerUnavailable:
-            log.warning("gateway.without_ledger")  # 503 until it comes
+            log.warning("gateway.without_ledger")  # 503 until it is up
         services.clock.start()
-        # What is there now stays. Left out of collections, it no longer stops the loop for a tenth
-        # of a second each time the oldest generation is looked through.
+        # What exists now stays. Excluded from garbage collection, it no longer blocks the loop for
+        # a tenth of a second whenever the oldest generation is collected.
         gc.collect()
         gc.freeze()
         try:
@@ -109,7 +110,7 @@ def create(settings: Settings) -> Middleware:
 
 
 def _straight(app: FastAPI) -> dict[tuple[str, str], GuardedRoute]:
-    """The one route that is worth a way of its own: POST /api/v1/jobs."""
+    """The one route that is worth bypassing FastAPI for: POST /api/v1/jobs."""
     return {
         ("POST", route.path): route
         for route in app.router.routes
@@ -153,4 +154,4 @@ def _open(settings: Settings, tokens: Tokens) -> Services:
 
 
 async def _nothing(_: AsyncConnection) -> None:
-    """A transaction that proves the ledger is there."""
+    """A transaction that proves that the ledger is up."""

@@ -1,4 +1,4 @@
-"""Credentials to caller: API keys looked up in the ledger, remembered for a second.
+"""Credentials to caller: API keys looked up in the ledger, cached for a second.
 
 Many keys are looked up together, so that thousands of guesses cost as much as a few look-ups.
 """
@@ -26,27 +26,27 @@ if TYPE_CHECKING:
     from ledger.api_keys import KeyRow
 
 REMEMBER_S = 1.5  # so a revoked key is refused within two seconds
-REFRESH_S = 0.5  # looked up again behind the scenes, so that busy keys never wait for it
-KEYS_MAX = 10_000  # of keys that there are, and of guesses
+REFRESH_S = 0.5  # looked up again in the background, so that busy keys never wait for it
+KEYS_MAX = 10_000  # for existing keys, and for guesses
 LOOK_UP_MAX = 500  # keys at once
 _TOUCH_AFTER = timedelta(minutes=1)
 
 
 class Authentication:
-    """Who is behind the headers of a request."""
+    """Identifies the caller behind a request's headers."""
 
     def __init__(self, ledger: Connections, tokens: Tokens) -> None:
-        """`ledger` has connections for a few look-ups, so that guessed keys cannot occupy it."""
+        """`ledger` has connections for a few lookups, so that guessed keys cannot exhaust it."""
         self._ledger = ledger
         self._tokens = tokens
-        # Apart, so that guesses push no key out.
+        # Kept separately, so that guesses never evict a real key.
         self._known: OrderedDict[bytes, tuple[float, KeyRow | None]] = OrderedDict()
         self._guessed: OrderedDict[bytes, tuple[float, KeyRow | None]] = OrderedDict()
         self._asking: dict[bytes, asyncio.Task[Mapping[bytes, KeyRow]]] = {}
         self._next: tuple[list[bytes], asyncio.Task[Mapping[bytes, KeyRow]]] | None = None
 
     async def identify(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
-        """The caller; 401 where the credentials are missing, doubled or not valid."""
+        """The caller; 401 if the credentials are missing, duplicated or not valid."""
         given = _credentials(headers)
         if given.startswith(api_keys.START):
             return await self._holder(given)
@@ -66,7 +66,7 @@ class Authentication:
             self._ask(sha256)
         if row is None or not hmac.compare_digest(row.sha256, sha256):
             raise _unknown()
-        # Only the holder of the genuine key learns why it no longer opens.
+        # Only the holder of the real key learns why it no longer works.
         if row.revoked_at is not None:
             raise Problem(Code.KEY_REVOKED, f"The key {row.prefix} was revoked.", headers=CHALLENGE)
         if row.is_expired:
@@ -74,7 +74,7 @@ class Authentication:
         return Caller(name=row.prefix, tenant=row.tenant, role=row.role, rate_per_s=row.rate_per_s)
 
     def _ask(self, sha256: bytes) -> asyncio.Task[Mapping[bytes, KeyRow]]:
-        """The look-up that a key is part of: the one that has it, or the next one."""
+        """The lookup that includes a key: a pending one that already has it, or the next one."""
         task = self._asking.get(sha256)
         if task is None:
             if self._next is None or len(self._next[0]) >= LOOK_UP_MAX:
@@ -88,12 +88,12 @@ class Authentication:
 
     @staticmethod
     def _answered(task: asyncio.Task[Mapping[bytes, KeyRow]]) -> None:
-        """Look-ups behind the scenes may fail unheard: the next request asks again and tells."""
+        """Background lookups may fail silently: the next request asks again and reports it."""
         if not task.cancelled():
             task.exception()
 
     async def _look_up(self, wanted: list[bytes]) -> Mapping[bytes, KeyRow]:
-        """Look `wanted` up, and all that joins it before a connection is free."""
+        """Look up `wanted`, and whatever joins it before a connection is free."""
 
         async def find(connection: AsyncConnection) -> list[KeyRow]:
             self._close(wanted)
@@ -113,7 +113,7 @@ class Authentication:
         return found
 
     def _close(self, wanted: list[bytes]) -> None:
-        """Nobody else joins."""
+        """No more keys can join."""
         if self._next is not None and self._next[0] is wanted:
             self._next = None
 
@@ -171,6 +171,6 @@ def _unknown() -> Problem:
     return Problem(
         Code.CREDENTIALS_INVALID,
         "The credentials are not valid.",
-        remedy="Check the key; a new one is made by: ./relais key create.",
+        remedy="Check the key, or create a new one: ./relais key create.",
         headers=CHALLENGE,
     )

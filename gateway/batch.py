@@ -1,7 +1,7 @@
-"""Many jobs at once: accepted in slices, each slice one commit; a bad job affects no other one.
+"""Many jobs at once: one commit per slice; an invalid job does not affect the others.
 
-While one slice is being committed the next is read and checked. Jobs that are held up by somebody's
-lock wait for the end, when all others are in.
+While one slice is being committed the next is read and checked. Jobs blocked by the lock of another
+transaction wait until all others are in.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ SLICE_MAX = 500
 SLICE_MAX_BYTES = 1_048_576
 ARRAY_MAX_BYTES = 16_777_216  # in memory as a whole
 ERRORS_MAX = 1_000
-HELD_UP_MAX_BYTES = 8 * SLICE_MAX_BYTES  # of jobs that wait for somebody's lock, in memory
-WAIT_MIN_S = 0.5  # for locks, after all the patience is spent: enough if nobody is in the way
+HELD_UP_MAX_BYTES = 8 * SLICE_MAX_BYTES  # of jobs that wait for a lock, in memory
+WAIT_MIN_S = 0.5  # for locks, once the time is used up: enough if nothing is locked
 
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """One job of a batch that is right in itself."""
+    """One valid job of a batch."""
 
     index: int
     job: NewJob
@@ -67,7 +67,7 @@ class Batch:
     async def take_lines(self, chunks: AsyncIterator[bytes], *, room: Room) -> None:
         """Accept NDJSON as it arrives; empty lines do not count.
 
-        A line takes `room` until it ends.
+        A line counts against `room` until it ends.
         """
         depth, line_max = self._settings.body_max_depth, self._settings.body_max_bytes
         turn = Turn()
@@ -106,7 +106,7 @@ class Batch:
         await self._commit()
 
     async def wait_for_locks(self) -> None:
-        """Accept what was held up, as far as it comes free while the caller can be kept waiting."""
+        """Accept the blocked jobs, as far as their locks are released in time for the response."""
         now = asyncio.get_running_loop().time()
         if self._waits_until is None:
             self._waits_until = now + ANSWER_WITHIN_S
@@ -118,7 +118,7 @@ class Batch:
         )
 
     async def stop(self) -> None:
-        """Wait for the slice that is being committed: what was accepted is to be told."""
+        """Wait for the slice that is being committed: the response must list what was accepted."""
         if self._committing is not None:
             task, self._committing = self._committing, None
             await asyncio.gather(task, return_exceptions=True)
@@ -126,7 +126,7 @@ class Batch:
             self._refuse(line.index, exception_handlers.locked())
 
     def document(self) -> dict[str, Any]:
-        """What became of everything so far."""
+        """The result so far."""
         return {
             "accepted": len(self.jobs),
             "refused": len(self.errors),
@@ -135,7 +135,7 @@ class Batch:
         }
 
     def _take(self, asked: Any, *, size: int) -> bool:  # noqa: ANN401 - any JSON
-        """Check one job; True where the slice is full."""
+        """Check one job; True if the slice is full."""
         index = self._next()
         try:
             job = self._intake.prepare(
@@ -156,7 +156,7 @@ class Batch:
         return index
 
     def _key_of(self, asked: Any, index: int) -> str | None:  # noqa: ANN401 - any JSON
-        """A key for the whole batch gives every job without one of its own a key by its index."""
+        """A key for the whole batch gives each job without its own one with its index."""
         if self._key is None or not isinstance(asked, dict) or asked.get("idempotency_key"):
             return None
         return f"{self._key}#{index}"
@@ -168,7 +168,7 @@ class Batch:
         return TooLarge(
             Code.TOO_MANY_JOBS,
             f"A batch holds at most {self._settings.batch_max_jobs} jobs.",
-            remedy="Send the rest in further batches.",
+            remedy="Send the rest in another batch.",
             headers={"Connection": "close"},
         )
 

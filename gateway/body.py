@@ -1,4 +1,4 @@
-"""Bodies: capped before they are read, measured before they are parsed, parsed once.
+"""Bodies: limited before they are read, measured before they are parsed, parsed once.
 
 What JSON allows and Postgres or a mail header does not is refused here: NUL characters, lone
 surrogates, numbers beyond a double, `NaN` and `Infinity`.
@@ -32,8 +32,8 @@ PARSER_MAX_DEPTH = 200  # of pydantic-core, whatever the settings say
 _STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _ROUND = bytes.maketrans(b"[]{}", b"()()")
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-# Something in here may be a NUL or too large a number; only then the parsed body is walked. That
-# the pattern begins with a digit, and with nothing else, lets the search skip all that is text.
+# A match may be a NUL or too large a number; only then is the parsed body walked. Because the
+# pattern starts with a digit, and with nothing else, the search can skip all text.
 _NUL = b"\\u0000"
 _LARGE = re.compile(rb"[0-9.](?:[eE]\+?[0-9]{3}|[0-9]{199})")
 _DOUBLE_MAX = 2**1024
@@ -94,17 +94,17 @@ def parse(body: bytes, *, max_depth: int) -> Any:  # noqa: ANN401 - any JSON
 
 
 async def cut_array(body: bytes, *, items_max: int, max_depth: int) -> list[slice]:
-    """Where the items of the JSON array `body` are, each of them JSON that `parse` takes.
+    """Where the items of the JSON array `body` are, each of them JSON that `parse` accepts.
 
     Where there are more than `items_max`, they are not looked at.
     """
     if not json_array.is_array(body):
-        message = "The body of a batch is an array of jobs."
+        message = "The body of a batch must be an array of jobs."
         raise Problem(Code.VALUE_INVALID, message, remedy="Wrap the job in [ ].")
     turn = json_array.Turn()
     found = await json_array.cut(body, items_max=items_max, turn=turn)
     if found is None:
-        message = "The body is not JSON: the array has no end, or something follows it."
+        message = "The body is not JSON: the array is not closed, or something follows it."
         raise Problem(Code.MALFORMED_JSON, message, remedy="Send valid JSON in UTF-8.")
     for place in found if len(found) <= items_max else ():
         parse(body[place], max_depth=max_depth)
@@ -113,7 +113,7 @@ async def cut_array(body: bytes, *, items_max: int, max_depth: int) -> list[slic
 
 
 def check_depth(body: bytes, *, max_depth: int) -> None:
-    """Refuse what is nested deeper than `max_depth`, without parsing it."""
+    """Refuse a body nested deeper than `max_depth`, without parsing it."""
     if body.count(b"[") + body.count(b"{") <= max_depth:
         return
     brackets = _STRINGS.sub(b"", body).translate(_ROUND, _NOT_BRACKETS)
@@ -122,13 +122,14 @@ def check_depth(body: bytes, *, max_depth: int) -> None:
         if len(shallower) == len(brackets):
             break
         brackets = shallower
-    # Each round took one level away. What opens more often still is too deep, or not JSON at all.
+    # Each round removed one level. If more brackets are still open, it is too deep, or not JSON at
+    # all.
     if b"()" in brackets or brackets.count(b"(") > max_depth:
         raise _too_deep(max_depth)
 
 
 def declared_length(request: Request) -> int | None:
-    """The Content-Length, where one is declared."""
+    """The Content-Length, if there is one."""
     value = request.headers.get("content-length")
     return int(value) if value and value.isascii() and value.isdigit() and len(value) < 20 else None
 
@@ -139,21 +140,21 @@ def media_type(request: Request) -> str:
     if encoding not in {"", "identity"}:
         raise Problem(
             Code.MEDIA_TYPE_UNSUPPORTED,
-            "Compressed bodies are not read.",
+            "Compressed bodies are not accepted.",
             remedy="Send the body without Content-Encoding.",
         )
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def require_json(request: Request) -> None:
-    """415 where the body does not say that it is JSON."""
+    """415 if the body is not declared to be JSON."""
     found = media_type(request)
     if found != "application/json" and not (
         found.startswith("application/") and found.endswith("+json")
     ):
         raise Problem(
             Code.MEDIA_TYPE_UNSUPPORTED,
-            f"The body is {found or 'of no stated type'}, not application/json."[:200],
+            f"The Content-Type is {found or 'missing'}, not application/json."[:200],
             remedy="Send the header Content-Type: application/json.",
         )
 
@@ -190,8 +191,8 @@ def _too_deep(max_depth: int) -> Problem:
 def _too_slow() -> Problem:
     return Problem(
         Code.BODY_TOO_SLOW,
-        f"No byte of the body arrived for {CHUNK_TIMEOUT_S:g} s, or fewer than {PACE_BYTES_PER_S}"
-        " a second for longer than that.",
+        f"The body stopped for {CHUNK_TIMEOUT_S:g} s, or arrived at less than {PACE_BYTES_PER_S}"
+        " bytes a second for longer than that.",
         remedy="Send it again.",
         headers={"Connection": "close"},
     )
@@ -221,9 +222,9 @@ def _walk(value: Any, *, path: tuple[str, ...]) -> None:  # noqa: ANN401 - any J
     elif (isinstance(value, float) and isinf(value)) or (
         isinstance(value, int) and abs(value) >= _DOUBLE_MAX
     ):
-        raise _refused(path, "The number is larger than a double can hold.")
+        raise _refused(path, "The number is too large for a double.")
 
 
 def _refused(path: tuple[str, ...], detail: str) -> Problem:
     field = ".".join(path)[:200] or "body"
-    return Problem(Code.VALUE_INVALID, f"{field}: {detail}", field=field, remedy="Take it out.")
+    return Problem(Code.VALUE_INVALID, f"{field}: {detail}", field=field, remedy="Remove it.")

@@ -1,4 +1,4 @@
-"""The memory that bodies of requests may take, of all callers together and of each."""
+"""The memory that request bodies may take, in total and per caller."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RETRY_AFTER_S = "2"
 
 
 class BodyMemory:
-    """Gives out `total_bytes`; to one caller not more than half, so that others have theirs."""
+    """Hands out `total_bytes`; at most half to one caller, so that some is left for others."""
 
     def __init__(self, total_bytes: int) -> None:
         self._total_bytes = total_bytes
@@ -27,11 +27,11 @@ class BodyMemory:
         self._freed = asyncio.Condition()
 
     def room(self, caller: Caller) -> Room:
-        """What one request of `caller` takes; it has none yet."""
+        """The room of one request of `caller`; empty at first."""
         return Room(self, f"{caller.tenant}/{caller.name}")
 
     async def take(self, name: str, size: int) -> None:
-        """Wait for `size` bytes; 503 where nobody gives them back in time."""
+        """Wait for `size` bytes; 503 if they do not become free in time."""
 
         def fits() -> bool:
             return (
@@ -49,7 +49,7 @@ class BodyMemory:
         self._by_caller[name] += size
 
     async def give_back(self, name: str, size: int) -> None:
-        """Others may have `size` bytes."""
+        """Release `size` bytes."""
         self._taken -= size
         self._by_caller[name] -= size
         if not self._by_caller[name]:
@@ -59,7 +59,7 @@ class BodyMemory:
 
 
 class Room:
-    """The memory of one request's body; given back where the block ends."""
+    """The memory of one request's body; released when the block ends."""
 
     def __init__(self, memory: BodyMemory, name: str) -> None:
         self._memory = memory
@@ -67,12 +67,12 @@ class Room:
         self._size = 0
 
     async def take(self, size: int) -> None:
-        """So many bytes more."""
+        """Take `size` more bytes."""
         await self._memory.take(self._name, size)
         self._size += size
 
     async def keep(self, size: int) -> None:
-        """Have `size` bytes in all: take what is missing, give back what is too many."""
+        """Have `size` bytes in total: take what is missing, release the excess."""
         if size > self._size:
             await self.take(size - self._size)
         elif size < self._size:
@@ -95,7 +95,7 @@ class Room:
 def _busy() -> TooLarge:
     return TooLarge(
         Code.GATEWAY_BUSY,
-        "The gateway has as many bytes of bodies in memory as it may have, in all or of this key.",
-        remedy="Send it again in a few seconds, fewer large ones at once, or as NDJSON.",
+        "Request bodies take all the memory that they may, in total or for this key.",
+        remedy="Send it again in a few seconds; send fewer large bodies at once, or NDJSON.",
         headers={"Connection": "close", "Retry-After": RETRY_AFTER_S},
     )

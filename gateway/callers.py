@@ -13,7 +13,7 @@ DEFAULT_TENANT = "default"  # the tenant that owns the machine: queues and worke
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whoever sent a request, after their credentials were checked."""
+    """The sender of a request, once their credentials have been checked."""
 
     name: str  # prefix of the key or subject of the token; goes on record
     tenant: str
@@ -22,7 +22,7 @@ class Caller:
 
     @property
     def only_own(self) -> str | None:
-        """By whom the jobs that it may list, cancel and look into were submitted; None: anybody."""
+        """Who must have submitted the jobs that it may list, cancel and read; None: anyone."""
         return self.name if self.role == "producer" else None
 
     def require_default_tenant(self) -> None:
@@ -31,14 +31,14 @@ class Caller:
             raise Problem(
                 Code.DEFAULT_TENANT_ONLY,
                 "Queues and workers are shared by all tenants.",
-                remedy=f"Ask whoever holds a key of the tenant {DEFAULT_TENANT!r}.",
+                remedy=f"Ask someone with a key of the tenant {DEFAULT_TENANT!r}.",
             )
 
 
 ACCEPT: tuple[Role, ...] = ("producer", "admin")
 READ: tuple[Role, ...] = ("viewer", "operator", "admin")
 READ_ONE: tuple[Role, ...] = ("producer", "viewer", "operator", "admin")
-# Producers only what they themselves submitted: `Caller.only_own`.
+# Producers only for jobs that they submitted themselves: `Caller.only_own`.
 READ_OWN = READ_ONE
 CANCEL: tuple[Role, ...] = ("producer", "operator", "admin")
 OPERATE: tuple[Role, ...] = ("operator", "admin")

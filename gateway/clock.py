@@ -1,4 +1,4 @@
-"""The database's clock, as the gateway knows it between two looks: it says what is due and late."""
+"""The database's clock, extrapolated between readings: it decides what is due or late."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from gateway.connections import Connections
 
 LOOK_EVERY_S = 10.0
-LOOK_AGAIN_S = 1.0  # while Postgres is away
+LOOK_AGAIN_S = 1.0  # while Postgres is down
 
 
 class Clock:
-    """Counts on from the last look by this machine's monotonic clock, which nobody sets."""
+    """Continues from the last reading by this machine's monotonic clock, which is never set."""
 
     def __init__(self, ledger: Connections) -> None:
         self._ledger = ledger
@@ -29,25 +29,25 @@ class Clock:
         self._looking: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Look now, and regularly from now on."""
+        """Read the clock now, and regularly from now on."""
         self._looking = asyncio.create_task(self._look_regularly())
 
     async def close(self) -> None:
-        """Look no more."""
+        """Stop reading it."""
         if self._looking is not None:
             self._looking.cancel()
             with suppress(asyncio.CancelledError):
                 await self._looking
 
     def now(self) -> datetime:
-        """The time in Postgres; this machine's until Postgres was first heard."""
+        """The time in Postgres; this machine's until the first reading."""
         if self._known is None:
             return datetime.now(UTC)
         moment, heard_at = self._known
         return moment + timedelta(seconds=time.monotonic() - heard_at)
 
     async def look(self) -> bool:
-        """Ask Postgres; False where it does not answer."""
+        """Ask Postgres; False if it does not respond."""
         asked_at = time.monotonic()
         try:
             moment = await self._ledger.call(ticks.now)

@@ -1,7 +1,7 @@
-"""The gateway's way to the ledger: every call is bounded in time and runs in a transaction.
+"""The gateway's access to the ledger: every call has a time limit and runs in a transaction.
 
-Each part of the gateway has a few connections of its own, so that one whose calls wait (for a
-lock, for a server that does not answer) never keeps the others from theirs.
+Each part of the gateway has a few connections of its own, so that a part whose calls wait (for a
+lock, for a server that does not respond) never starves the others.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Connections:
         self._answer_within_s = answer_within_s
 
     def share(self, at_once: int, *, is_single: bool = False) -> Connections:
-        """`at_once` further connections to the same server, which nobody else can use up."""
+        """`at_once` more connections to the same server, which no other part can use up."""
         made = Connections(
             self._server.engine,
             at_once=at_once,
@@ -88,7 +88,7 @@ class Connections:
         task.add_done_callback(self._ended)
         done, _ = await asyncio.wait({task}, timeout=until - asyncio.get_running_loop().time())
         if not done:
-            # What is given up may take its time to end. Until then it keeps a connection, of
+            # An abandoned call may take a while to end. Until then it keeps a connection, of
             # which there are some to spare, but not the slot.
             task.remove_done_callback(self._ended)
             task.add_done_callback(self._forget)
@@ -98,7 +98,7 @@ class Connections:
         return task.result()
 
     async def close(self) -> None:
-        """Give up what still runs and close every connection."""
+        """Abandon running calls and close every connection."""
         tasks = self._server.tasks
         for task in tasks:
             task.cancel()
@@ -124,7 +124,7 @@ class Connections:
                     return await function(connection, *args, **kwargs)
         except (SQLAlchemyError, OSError, TimeoutError) as error:
             if outage.is_away(error):
-                server.is_fit = False  # what comes back may be another server
+                server.is_fit = False  # it may be another server when it is back
                 raise _away() from error
             raise
 
@@ -133,7 +133,7 @@ class Connections:
         self._forget(task)
 
     def _forget(self, task: asyncio.Task[object]) -> None:
-        """Whoever gave up waiting was told so; how it ended later is nobody's news."""
+        """The caller who gave up waiting was told so; how it ended later is of no interest."""
         self._server.tasks.discard(task)
         if not task.cancelled():
             task.exception()
@@ -141,6 +141,6 @@ class Connections:
 
 def _away() -> LedgerUnavailable:
     return LedgerUnavailable(
-        "The ledger does not answer; nothing was promised.",
+        "The ledger does not respond; nothing was confirmed.",
         remedy="Send the request again in a few seconds, with the same Idempotency-Key.",
     )

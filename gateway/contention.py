@@ -1,6 +1,6 @@
-"""Jobs that meet somebody's lock: each waits for itself, on a few connections of its own.
+"""Jobs that meet a lock: each waits separately, on a few connections of its own.
 
-Who waits for the same thing waits in one line, and only the first of the line asks whether it is
+Jobs that wait for the same thing form one line, and only the first in line checks whether it is
 free. When it is, the others go through their door together.
 """
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from gateway.handover import Door
     from ledger.shapes import Accepted, NewJob
 
-LOOK_MS = 10  # how long one look waits for the lock
+LOOK_MS = 10  # how long one check waits for the lock
 LOOK_EVERY_S = 0.1
-FIRST_LOOKS = 2  # connections for those of whom nobody knows yet whether they are held up
-FURTHER_LOOKS = 2  # connections for those of whom it is known
+FIRST_LOOKS = 2  # connections for jobs that are not yet known to be blocked
+FURTHER_LOOKS = 2  # connections for jobs that are known to be blocked
 
 
 class Contention:
@@ -49,7 +49,7 @@ class Contention:
         return bool(self._lines) and any(thing in self._things for thing in _things(job))
 
     async def accept(self, job: NewJob, *, door: Door, until: float) -> Accepted:
-        """Commit `job` as soon as nobody holds it up; raises Problem when it is `until`."""
+        """Commit `job` as soon as nothing blocks it; raises Problem at `until`."""
         self.waiting += 1
         try:
             async with asyncio.timeout_at(until):
@@ -83,7 +83,7 @@ class Contention:
         finally:
             del self._lines[things]
             self._things.subtract(things)
-            self._things += Counter()  # drops what nobody waits for
+            self._things += Counter()  # drops what no job waits for
             line.set_result(is_free)
         if isinstance(found, Problem):
             raise found
@@ -96,7 +96,7 @@ class Contention:
 
 
 def _things(job: NewJob) -> tuple[Hashable, ...]:
-    """What `job` needs and somebody else may hold: its key, its parents; else its lane."""
+    """What `job` needs and another transaction may hold: its key, its parents; else its lane."""
     if job.idempotency_key is None and not job.depends_on:
         return (lanes.registered(job),)
     key = (job.tenant, job.idempotency_key) if job.idempotency_key else None

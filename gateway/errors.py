@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Code(StrEnum):
-    """What a caller's program may look at; a code is a promise and never changes its meaning."""
+    """What a caller's program may rely on; the meaning of a code never changes."""
 
     MALFORMED_JSON = "malformed_json"
     REQUEST_MALFORMED = "request_malformed"
@@ -52,10 +52,10 @@ class Code(StrEnum):
     LEDGER_UNFIT = "ledger_unfit"
 
 
-# HTTP status and title. docs/api.md lists them, a test holds both together.
+# HTTP status and title. docs/api.md lists them; a test compares the two.
 CODES: dict[Code, tuple[int, str]] = {
     Code.MALFORMED_JSON: (400, "The body is not JSON"),
-    Code.REQUEST_MALFORMED: (400, "The request is not HTTP"),
+    Code.REQUEST_MALFORMED: (400, "The request is not valid HTTP"),
     Code.CREDENTIALS_MISSING: (401, "No credentials were given"),
     Code.CREDENTIALS_INVALID: (401, "The credentials are not valid"),
     Code.KEY_EXPIRED: (401, "The API key has expired"),
@@ -64,27 +64,27 @@ CODES: dict[Code, tuple[int, str]] = {
     Code.DEFAULT_TENANT_ONLY: (403, "Only the default tenant may do this"),
     Code.NOT_FOUND: (404, "Not found"),
     Code.PATH_UNKNOWN: (404, "Path not found"),
-    Code.METHOD_NOT_ALLOWED: (405, "The path does not know this method"),
+    Code.METHOD_NOT_ALLOWED: (405, "The path does not support this method"),
     Code.BODY_TOO_SLOW: (408, "The body did not arrive in time"),
     Code.HEADERS_TOO_SLOW: (408, "The headers did not arrive in time"),
     Code.WRONG_STATE: (409, "The state does not allow this"),
     Code.BODY_TOO_LARGE: (413, "The body is too large"),
     Code.TOO_MANY_JOBS: (413, "The batch holds too many jobs"),
     Code.URL_TOO_LONG: (414, "The URL is too long"),
-    Code.MEDIA_TYPE_UNSUPPORTED: (415, "The body is of the wrong type"),
+    Code.MEDIA_TYPE_UNSUPPORTED: (415, "The content type is not supported"),
     Code.VALUE_INVALID: (422, "A value is not valid"),
     Code.BODY_TOO_DEEP: (422, "The body is nested too deeply"),
     Code.KIND_UNKNOWN: (422, "Unknown kind"),
-    Code.KIND_INTERNAL: (422, "Only Relais itself makes jobs of this kind"),
+    Code.KIND_INTERNAL: (422, "Only Relais itself creates jobs of this kind"),
     Code.PARENT_UNKNOWN: (422, "A parent job does not exist"),
-    Code.IDEMPOTENCY_CONFLICT: (422, "The idempotency key was used for another body"),
+    Code.IDEMPOTENCY_CONFLICT: (422, "The idempotency key was used with a different body"),
     Code.NOTHING_ACCEPTED: (422, "No job of the batch was accepted"),
     Code.RATE_LIMITED: (429, "Too many requests"),
     Code.HEADERS_TOO_LARGE: (431, "The headers are too large"),
     Code.INTERNAL_ERROR: (500, "Something went wrong in the gateway"),
-    Code.GATEWAY_BUSY: (503, "The gateway has too much to do"),
-    Code.LEDGER_UNAVAILABLE: (503, "The ledger does not answer"),
-    Code.LEDGER_UNFIT: (503, "The database is not fit to hold jobs"),
+    Code.GATEWAY_BUSY: (503, "The gateway is overloaded"),
+    Code.LEDGER_UNAVAILABLE: (503, "The ledger does not respond"),
+    Code.LEDGER_UNFIT: (503, "The database is not fit for jobs"),
 }
 ERRORS_MAX = 50
 
@@ -113,7 +113,7 @@ class Problem(RelaisError):  # noqa: N818 - RFC 9457 calls it that
         self.extra = dict(extra or {})
 
     def under(self, *, prefix: str) -> Problem:
-        """The same problem, of a value that stands in the field `prefix`."""
+        """The same problem, for a value inside the field `prefix`."""
         return Problem(
             self.code,
             self.sentence,

@@ -69,7 +69,7 @@ def invalid(errors: Iterable[Mapping[str, Any]], *, under: Sequence[str] = ()) -
 
 
 def invalid_model(error: ValidationError, *, under: Sequence[str] = ()) -> Problem:
-    """A problem from a model that did not fit."""
+    """A problem from a model that did not validate."""
     return invalid(
         error.errors(include_url=False, include_context=False, include_input=False), under=under
     )
@@ -87,20 +87,20 @@ def from_ledger(error: LedgerError) -> Problem:
 
 
 def unavailable() -> Problem:
-    """Postgres is away; nothing was promised."""
+    """Postgres is down; nothing was confirmed."""
     return Problem(
         Code.LEDGER_UNAVAILABLE,
-        "The ledger does not answer; nothing was promised.",
+        "The ledger does not respond; nothing was confirmed.",
         remedy="Send the request again in a few seconds, with the same Idempotency-Key.",
         headers={"Retry-After": str(RETRY_AFTER_S)},
     )
 
 
 def locked() -> Problem:
-    """Somebody else held a lock for longer than the caller can be kept waiting."""
+    """Another transaction held a lock for longer than the caller can be kept waiting."""
     return Problem(
         Code.LEDGER_UNAVAILABLE,
-        "Somebody else holds a lock on what this needs; nothing was promised.",
+        "Another transaction holds a lock that this needs; nothing was confirmed.",
         remedy="Send the request again in a few seconds, with the same Idempotency-Key.",
         headers={"Retry-After": str(RETRY_AFTER_S)},
     )
@@ -109,12 +109,12 @@ def locked() -> Problem:
 def from_database(error: SQLAlchemyError) -> Problem:
     """A value that Postgres cannot hold is the caller's; everything else is an outage."""
     if outage.is_own_fault(error):
-        if outage.sqlstate(error).startswith("23"):  # a rule of the ledger that no check here knows
+        if outage.sqlstate(error).startswith("23"):  # a constraint that no check covers
             log.error("ledger.failed", exc_info=error)
         return Problem(
             Code.VALUE_INVALID,
             "A value cannot be stored.",
-            remedy="Look for numbers out of range and characters outside Unicode.",
+            remedy="Look for numbers out of range and invalid Unicode characters.",
         )
     if outage.sqlstate(error) == "55P03":
         return locked()
@@ -123,7 +123,7 @@ def from_database(error: SQLAlchemyError) -> Problem:
 
 
 def problem_of(request: Request, error: Exception) -> Problem:
-    """The problem that `error` is to the caller; raises what is nobody's but ours."""
+    """The problem to report for `error`; re-raises what is a bug of ours."""
     match error:
         case Problem():
             return error
@@ -139,7 +139,7 @@ def problem_of(request: Request, error: Exception) -> Problem:
 
 
 def install(app: FastAPI) -> None:
-    """Have `app` answer every failure as a problem."""
+    """Have `app` report every failure as a problem."""
 
     async def answer(request: Request, error: Exception) -> Response:
         return responses.refuse(problem_of(request, error))
@@ -151,8 +151,8 @@ def install(app: FastAPI) -> None:
 def _from_fastapi(error: RequestValidationError) -> Problem:
     found = error.errors()
     if any(entry["loc"][:1] == ("path",) for entry in found):
-        # Nothing can be under a name that nothing can have.
-        return Problem(Code.NOT_FOUND, "There is nothing under this path.", remedy="Check the id.")
+        # No such name can exist.
+        return Problem(Code.NOT_FOUND, "There is nothing at this path.", remedy="Check the id.")
     plain = [
         {**entry, "loc": entry["loc"][1:] if entry["loc"][0] in _PLACES else entry["loc"]}
         for entry in found
@@ -164,21 +164,21 @@ def _from_starlette(request: Request, error: HTTPException) -> Problem:
     if error.status_code == 404:
         return Problem(
             Code.PATH_UNKNOWN,
-            f"There is no {request.url.path[:200]}.",
+            f"There is no path {request.url.path[:200]}.",
             remedy="The paths are listed at /docs.",
         )
     if error.status_code == 405:
         return Problem(
             Code.METHOD_NOT_ALLOWED,
-            f"{request.url.path[:200]} does not answer {request.method}.",
-            remedy="The Allow header names what it answers.",
+            f"{request.url.path[:200]} does not support {request.method}.",
+            remedy="The Allow header lists the methods that it supports.",
             headers={"Allow": ", ".join(sorted(_methods(request)))},
         )
     return Problem(Code.MALFORMED_JSON, str(error.detail), headers=error.headers)
 
 
 def _methods(request: Request) -> set[str]:
-    """Every method of the path: those of its own routes, or else of the patterns it fits."""
+    """Every method of the path: those of its own routes, else of the patterns that it matches."""
     path = request.scope["path"]
     routes = [route for route in request.app.router.routes if isinstance(route, APIRoute)]
     own = [route for route in routes if route.path == path]

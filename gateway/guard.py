@@ -1,4 +1,4 @@
-"""The door of every route: credentials first, then the rate limit, then the body, then the work.
+"""Guards every route: credentials first, then the rate limit, then the body, then the work.
 
 A route that does not say who may call it cannot be made.
 """
@@ -24,7 +24,7 @@ _DIRECT = "_relais_direct"
 
 
 def direct(endpoint: Endpoint) -> Endpoint:
-    """Mark an endpoint that takes the request as it is and does everything itself."""
+    """Mark an endpoint that takes the raw request and does everything itself."""
     setattr(endpoint, _DIRECT, True)
     return endpoint
 
@@ -82,9 +82,11 @@ async def admit(request: Request, *, roles: frozenset[str], path: str) -> None:
 
 def _refuse_nul(request: Request) -> None:
     if "\0" in request.scope["path"]:
-        raise Problem(Code.NOT_FOUND, "There is nothing under this path.")
+        raise Problem(Code.NOT_FOUND, "There is nothing at this path.")
     if b"%00" in request.scope["query_string"]:
-        raise Problem(Code.VALUE_INVALID, "The query holds a NUL character.", remedy="Take it out.")
+        raise Problem(
+            Code.VALUE_INVALID, "The query contains a NUL character.", remedy="Remove it."
+        )
 
 
 async def _with_body(request: Request) -> ParsedRequest:

@@ -1,7 +1,7 @@
-"""Handing jobs over to the ledger: together, where nobody can hold anybody up.
+"""Handing jobs over to the ledger: in groups, where no job can block another.
 
-Three doors: jobs with parents and jobs with a key may meet somebody's lock, all others cannot. A
-group that meets a lock gives it up after a moment and is taken apart (`gateway/contention.py`).
+Three doors: jobs with parents and jobs with a key may meet a lock, all others cannot. A group that
+meets a lock gives up after a moment and is split up (`gateway/contention.py`).
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 COMMIT_TOGETHER_MAX = 200
 COMMIT_TOGETHER_MAX_BYTES = 4 * 1_048_576
 WRITERS = 1  # two would halve the batches, and so cost more commits for the same jobs
-GROUP_WAITS_MS = 250  # for a lock; whoever holds one for longer is not just committing
-TRIES = 3  # of a group that was the victim of a deadlock or of a stricter isolation level
-LOCKED: Final = None  # what became of a job that met a lock: nothing
+GROUP_WAITS_MS = 250  # for a lock; a transaction that holds one for longer is not just committing
+TRIES = 3  # for a group that hit a deadlock or a serialization failure
+LOCKED: Final = None  # the result for a job that met a lock
 _LOCK_NOT_AVAILABLE = "55P03"
 _TRY_AGAIN = {"40P01", "40001"}
 _BRIEFLY = text("SELECT set_config('lock_timeout', CAST(:ms AS text), true)")
@@ -71,23 +71,23 @@ async def hand_over(
                 middle = len(jobs) // 2
                 first = await hand_over(ledger, jobs[:middle], wait_ms=wait_ms)
                 return first + await hand_over(ledger, jobs[middle:], wait_ms=wait_ms)
-        # Locks on parents are not waited for; whoever holds one has a moment to let it go.
+        # Locks on parents are not waited for; their holder has a moment to release them.
         await asyncio.sleep(random.uniform(0.002, 0.02))  # noqa: S311 - no secret
 
 
 async def _accept(
     connection: AsyncConnection, jobs: Sequence[NewJob], *, wait_ms: int
 ) -> Sequence[Accepted]:
-    if database.lock_timeout_ms(connection) != wait_ms:  # else it costs no round trip
+    if database.lock_timeout_ms(connection) != wait_ms:  # otherwise it costs no round trip
         await connection.execute(_BRIEFLY, {"ms": wait_ms})
     parents = sorted({parent for job in jobs for parent in job.depends_on})
-    if parents:  # here, since the ledger would keep the connection while it tries again
+    if parents:  # here, since the ledger would keep the connection while it retries
         await connection.execute(SQL["lock_parents"], {"ids": parents})
     return await transitions.accept(connection, jobs)
 
 
 class Door:
-    """Single jobs of one sort, committed together with whoever else is waiting."""
+    """Single jobs of one sort, committed together with all others that are waiting."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class Door:
         self.failed_at: float | None = None  # the last attempt; None: it succeeded
 
     async def take(self, job: NewJob, *, until: float) -> Accepted | None:
-        """Commit `job`; None: it met a lock. Raises Problem, also when it is `until` (loop time).
+        """Commit `job`; None: it met a lock. Raises Problem, also at `until` (loop time).
 
         A job that is given up while it waits its turn is never written; after that nobody knows.
         """
@@ -129,12 +129,12 @@ class Door:
         return found
 
     def oldest_s(self) -> float:
-        """How long the one has waited who has waited longest."""
+        """How long the oldest waiting job has waited."""
         since = next(iter(self._waiting.values()), None)
         return 0.0 if since is None else time.monotonic() - since
 
     async def flush(self) -> None:
-        """Wait for what is being committed."""
+        """Wait for running commits."""
         await self._together.flush()
 
     async def _write(self, jobs: Sequence[NewJob]) -> Sequence[Accepted | Problem | None]:

@@ -1,4 +1,4 @@
-"""How the whole is doing: what /health/ready and /metrics say, read at most once a second."""
+"""The health of the system, as /health/ready and /metrics show it; read once a second."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 FRESH_S = 1.0
 DEPTH_FRESH_S = 5.0  # counting a deep backlog is work for Postgres
 WORKER_SEEN_WITHIN_S = 15.0
-CANARIES_MISSED = 4  # so many in a row, and a queue counts as deaf
+CANARIES_MISSED = 4  # with so many missing in a row, a queue counts as deaf
 REDIS_TIMEOUT_S = 0.5
 
 
@@ -47,7 +47,7 @@ class Reading:
 
 
 class HealthProbe:
-    """Takes readings; many askers share one."""
+    """Takes readings; concurrent requests share one."""
 
     def __init__(self, ledger: Connections, settings: Settings, *, intake: Intake) -> None:
         self._ledger = ledger
@@ -74,7 +74,7 @@ class HealthProbe:
         return await asyncio.shield(self._taking)
 
     async def open_jobs(self) -> list[dict[str, Any]]:
-        """Open jobs by queue and state, seconds old at most; none while Postgres is away."""
+        """Open jobs by queue and state, a few seconds old at most; empty while Postgres is down."""
         if self._depth is None or time.monotonic() - self._depth[0] > DEPTH_FRESH_S:
             try:
                 rows = await self._ledger.call(queries.open_jobs)
@@ -103,7 +103,7 @@ class HealthProbe:
             ping: Callable[[], Awaitable[bool]] = self._redis.ping
             await ping()
         except (RedisError, OSError, TimeoutError) as error:
-            return f"Redis does not answer: {words_of(error)}."
+            return f"Redis does not respond: {words_of(error)}."
         return "ok"
 
     async def _ask_ledger(self) -> tuple[str, dict[str, list[dict[str, Any]]]]:
@@ -111,7 +111,7 @@ class HealthProbe:
             return "ok", await self._ledger.call(_look)
         except LedgerUnavailable as error:
             reason = f": {words_of(error.__cause__)}" if error.__cause__ is not None else ""
-            return f"Postgres does not answer{reason}.", {}
+            return f"Postgres does not respond{reason}.", {}
         except LedgerError as error:
             return f"{error.sentence} {error.remedy}".strip(), {}
 
@@ -125,7 +125,7 @@ class HealthProbe:
         return "ok"
 
     def health(self, reading: Reading) -> dict[str, Any]:
-        """The parts and the sum: `ready`, `degraded` (jobs are accepted) or `unready`."""
+        """The parts and the overall status: `ready`, `degraded` (jobs are accepted), `unready`."""
         parts: dict[str, dict[str, Any]] = {
             "ledger": {"status": "ok" if reading.ledger == "ok" else "down"},
             "intake": self._intake.health(),
@@ -153,13 +153,13 @@ class HealthProbe:
         }
 
     def is_complete(self, reading: Reading) -> bool:
-        """Whether every queue of this colour has a worker that hears."""
+        """Whether every queue of this colour has a responsive worker."""
         return all(self._queue(reading, queue)["status"] == "ok" for queue in QUEUES)
 
     def gauges(self, reading: Reading, open_jobs: list[dict[str, Any]]) -> Iterator[Gauge]:
-        """What Prometheus is told at a scrape."""
-        yield Gauge("relais_ledger_up", "1: Postgres answers.", {}, float(reading.ledger == "ok"))
-        yield Gauge("relais_redis_up", "1: Redis answers.", {}, float(reading.redis == "ok"))
+        """The gauges for a scrape by Prometheus."""
+        yield Gauge("relais_ledger_up", "1: Postgres responds.", {}, float(reading.ledger == "ok"))
+        yield Gauge("relais_redis_up", "1: Redis responds.", {}, float(reading.redis == "ok"))
         if reading.ledger != "ok":
             return
         found = {(row["queue"], str(row["state"])): row for row in open_jobs}
@@ -174,7 +174,7 @@ class HealthProbe:
             seen = self._queue(reading, queue)
             yield Gauge(
                 "relais_queue_workers",
-                "Workers seen lately.",
+                "Workers seen recently.",
                 {"queue": queue},
                 float(seen["workers"]),
             )
@@ -183,7 +183,7 @@ class HealthProbe:
                 "relais_queue_paused", paused, {"queue": queue}, float(bool(seen["paused"]))
             )
             if seen["canary_age_s"] is not None:
-                help_ = "Since a canary came through."
+                help_ = "Time since a canary last came through."
                 yield Gauge(
                     "relais_canary_age_seconds", help_, {"queue": queue}, seen["canary_age_s"]
                 )

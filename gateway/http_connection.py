@@ -1,7 +1,7 @@
-"""A client's connection: uvicorn's HTTP/1.1, with limits on what comes before a request is one.
+"""A client's connection: uvicorn's HTTP/1.1, with limits on everything before a complete request.
 
-Heads and trailers have a size, a head has a time, pipelined requests have a number. A client that
-keeps to none of them is told so as a problem, where that is still possible, and let go.
+Heads and trailers have a size limit, a head has a time limit, and pipelined requests are limited in
+number. A client that breaks a limit gets a problem, if that is still possible, and is disconnected.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
     from gateway.open_connections import OpenConnections
 
-HEAD_MAX_BYTES = 32_768  # of all headers of a request, and of what follows its body
+HEAD_MAX_BYTES = 32_768  # of all headers of a request, and of its trailers
 HEADERS_MAX = 100
 URL_MAX_BYTES = 8_192
-PIPELINED_MAX = 16  # requests that wait for the answer to the one before them
+PIPELINED_MAX = 16  # requests that wait for the response to an earlier one
 LIVE = b"/health/live"
 RETRY_AFTER_S = "2"
 
@@ -45,10 +45,10 @@ class HttpConnection(HttpToolsProtocol):
         self._headers = 0
         self._headers_bytes = 0
         self._refused: Problem | None = None
-        self._is_over = False  # whatever else comes is not read any more
+        self._is_over = False  # nothing more is read
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Let it in, or say that there is no room."""
+        """Admit it, or refuse it if there is no room."""
         super().connection_made(transport)
         if not self._open.opened(self, self.client[0] if self.client else None):
             self._end_with(_no_room())
@@ -59,7 +59,7 @@ class HttpConnection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """Keep the other half open for the answer to a request that has arrived in full."""
+        """Keep the other half open for the response to a request that has arrived in full."""
         cycle = self._unanswered()
         if cycle is None or cycle.more_body:
             return False
@@ -68,7 +68,7 @@ class HttpConnection(HttpToolsProtocol):
         return True
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came, piece by piece, so that none of it is kept before it is measured."""
+        """Parse the data piece by piece, so that nothing is kept before it is measured."""
         for start in range(0, len(data), HEAD_MAX_BYTES):
             if self._is_over:
                 return
@@ -78,7 +78,7 @@ class HttpConnection(HttpToolsProtocol):
             try:
                 self.parser.feed_data(piece)
             except httptools.HttpParserUpgrade:
-                self._read_no_more()  # nothing else is spoken here: answered as if not asked for
+                self._read_no_more()  # no other protocol is supported: answered as if not requested
             except httptools.HttpParserError:
                 self._end_with(self._refused or _malformed())
             else:
@@ -88,7 +88,7 @@ class HttpConnection(HttpToolsProtocol):
             self._open.waits(self, Waits.HEAD)
 
     def overdue(self, state: Waits) -> None:
-        """End it: the client has kept the gateway waiting for too long."""
+        """Close it: the client has kept the gateway waiting for too long."""
         if state is Waits.HEAD and self._unfinished_bytes:
             self._end_with(_too_slow())
         elif state is Waits.NEXT:
@@ -110,7 +110,7 @@ class HttpConnection(HttpToolsProtocol):
             self._refuse(_long_url())
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header, or a trailer: of those nobody has a use for any."""
+        """A header, or a trailer, which is ignored."""
         self._headers += 1
         self._headers_bytes += len(name) + len(value) + 4
         if self._headers > HEADERS_MAX or self._headers_bytes > HEAD_MAX_BYTES:
@@ -119,7 +119,7 @@ class HttpConnection(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """The head is there: the request begins to be worked on."""
+        """The head is complete: the request is processed."""
         self._is_in_head = False
         self._unfinished_bytes = 0
         if len(self.pipeline) >= PIPELINED_MAX:
@@ -135,12 +135,12 @@ class HttpConnection(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request is there in full."""
+        """The request is complete."""
         self._unfinished_bytes = 0
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """An answer was sent; uvicorn goes on with the next request, or waits for one."""
+        """A response was sent; uvicorn continues with the next request, or waits for one."""
         super().on_response_complete()
         if self.transport.is_closing():
             self._open.waits(self, Waits.END)
@@ -149,12 +149,12 @@ class HttpConnection(HttpToolsProtocol):
             self._open.waits(self, Waits.TAKEN if self.flow.write_paused else Waits.NEXT)
 
     def pause_writing(self) -> None:
-        """The client does not take what it is sent."""
+        """The client does not read what it is sent."""
         super().pause_writing()
         self._open.waits(self, Waits.TAKEN)
 
     def resume_writing(self) -> None:
-        """The client has taken it."""
+        """The client has read it."""
         super().resume_writing()
         if self.waits is Waits.TAKEN:
             if self._unanswered() is not None:
@@ -163,33 +163,33 @@ class HttpConnection(HttpToolsProtocol):
                 self._open.waits(self, Waits.END if self.transport.is_closing() else Waits.NEXT)
 
     def _unanswered(self) -> RequestResponseCycle | None:
-        """The last request that has begun, where its answer is not complete."""
+        """The last request that has begun, if its response is not complete."""
         cycle: RequestResponseCycle | None = self.cycle
         return None if cycle is None or cycle.response_complete else cycle
 
     def _refuse(self, problem: Problem) -> None:
-        """Out of one of the parser's calls, which ends the parsing."""
+        """Raised from a parser's callback, which ends the parsing."""
         self._refused = problem
         raise problem
 
     def _read_no_more(self) -> None:
-        """Answer what has arrived, and close."""
+        """Answer the requests that have arrived, and close."""
         self._is_over = True
         cycle = self._unanswered()
         if cycle is not None:
             cycle.keep_alive = False
 
     def _end_with(self, problem: Problem) -> None:
-        """Tell the client why, where it does not wait for another answer first, and close."""
+        """Tell the client why, unless it is waiting for another response first, and close."""
         self._read_no_more()
         cycle = self._unanswered()
         if cycle is not None:
             if not cycle.more_body:
-                return  # what went before it is answered; then it is closed
+                return  # earlier requests are answered; then it is closed
             if self.pipeline or cycle.response_started:
                 self.transport.abort()
                 return
-            cycle.disconnected = True  # to whoever reads this body
+            cycle.disconnected = True  # for whoever reads this body
             cycle.message_event.set()
         answer = responses.refuse(problem)
         metrics.requested(route="unmatched", status=answer.status_code, seconds=0.0)
@@ -198,8 +198,8 @@ class HttpConnection(HttpToolsProtocol):
         self.transport.write(
             b"".join([STATUS_LINE[answer.status_code], *lines, b"\r\n", bytes(answer.body)])
         )
-        # Closed over unread bytes it would be reset, and the client might never see why: what it
-        # still sends is thrown away for a moment.
+        # If it were closed with unread bytes it would be reset, and the client might never see why:
+        # what it still sends is discarded for a moment.
         self.transport.write_eof()
         self._open.waits(self, Waits.END)
 
@@ -211,7 +211,7 @@ async def _busy(scope: Scope, receive: Receive, send: Send) -> None:
 def _no_room() -> Problem:
     return Problem(
         Code.GATEWAY_BUSY,
-        "The gateway has as many requests under way as it may have.",
+        "The gateway is already handling as many requests as it may.",
         remedy="Send the request again in a few seconds; keep fewer connections open.",
         headers={"Connection": "close", "Retry-After": RETRY_AFTER_S},
     )
@@ -220,8 +220,8 @@ def _no_room() -> Problem:
 def _malformed() -> Problem:
     return Problem(
         Code.REQUEST_MALFORMED,
-        "The request is not HTTP/1.1 as RFC 9112 has it.",
-        remedy="Look at its first line, its headers and its Content-Length.",
+        "The request is not valid HTTP/1.1 (RFC 9112).",
+        remedy="Check its first line, its headers and its Content-Length.",
         headers={"Connection": "close"},
     )
 
@@ -230,7 +230,7 @@ def _long_url() -> Problem:
     return Problem(
         Code.URL_TOO_LONG,
         f"The URL is longer than {URL_MAX_BYTES} bytes.",
-        remedy="Ask for less at once.",
+        remedy="Ask for less in one request.",
         headers={"Connection": "close"},
     )
 

@@ -1,6 +1,6 @@
-"""How a job gets in: validate, route, write and commit, ring, answer. In that order.
+"""How a job gets in: validate, route, write and commit, ring, respond. In that order.
 
-Never an answer before the commit; a dead Redis is no reason to refuse.
+Never a response before the commit; a dead Redis is no reason to refuse.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from runtime.settings import Settings
     from tasks.kinds import Kind
 
-Settle = Callable[[int, "Accepted | Problem"], None]  # told what became of a job, by its position
+Settle = Callable[[int, "Accepted | Problem"], None]  # called with a job's position and result
 
 BATCHES_AT_ONCE = 3  # slices of batches that are being committed; others wait
-STILL_AFTER_S = 2.0  # a job that waits for longer says that intake stands still
+STILL_AFTER_S = 2.0  # if a job waits for longer, intake counts as stuck
 
 
 class Intake:
@@ -70,7 +70,7 @@ class Intake:
         self._finding = ledger.share(1)
 
     async def accept(self, job: NewJob) -> Accepted:
-        """Commit `job`, together with whoever else is waiting; raises Problem."""
+        """Commit `job`, together with all others that are waiting; raises Problem."""
         accepted = await self._accept(job)
         problem = refusal(job, accepted)
         if problem is not None:
@@ -96,10 +96,10 @@ class Intake:
         return accepted
 
     async def accept_together(self, jobs: Sequence[NewJob], *, settle: Settle) -> list[int]:
-        """Commit `jobs`, each sort in one transaction; `settle` hears of each by its position.
+        """Commit `jobs`, one transaction per sort; `settle` is called for each with its position.
 
-        Returns the positions of those that are held up by a lock: see `accept_apart`. Raises what
-        is an outage; of jobs that were settled by then it was heard.
+        Returns the positions of those that are blocked by a lock: see `accept_apart`. Raises on an
+        outage; `settle` has been called for the jobs that were committed by then.
         """
         held_up: list[int] = []
         for sort in self._sorted(jobs):
@@ -123,7 +123,7 @@ class Intake:
         return held_up
 
     async def accept_apart(self, jobs: Sequence[NewJob], *, settle: Settle, until: float) -> None:
-        """Commit each of `jobs` when nobody holds it up; `until` (loop time) at the latest."""
+        """Commit each of `jobs` when nothing blocks it; `until` (loop time) at the latest."""
 
         async def accept(index: int, job: NewJob) -> None:
             found: Accepted | Problem
@@ -140,7 +140,7 @@ class Intake:
                 tasks.create_task(accept(index, job))
 
     def health(self) -> dict[str, Any]:
-        """Whether jobs get in just now: `ok` or `stands still`; how many wait for a lock."""
+        """Whether jobs are being accepted: `ok` or `stands still`; how many wait for a lock."""
         doors = (self._plain, self._keyed, self._children)
         oldest_s = max(door.oldest_s() for door in doors)
         failed_s = [time.monotonic() - door.failed_at for door in doors if door.failed_at]
@@ -152,13 +152,13 @@ class Intake:
         }
 
     async def close(self) -> None:
-        """Wait for what is being committed."""
+        """Wait for running commits."""
         for door in (self._plain, self._keyed, self._children):
             await door.flush()
         await self._handing_over.close()
 
     async def _find_first(self, late: Sequence[NewJob]) -> list[Accepted | Problem]:
-        """What was accepted in time stays accepted for whoever sends it again."""
+        """A job accepted in time stays accepted when it is sent again."""
         found = await self._finding.call(first_jobs.find, late)
         return [first or too_late(job) for job, first in zip(late, found, strict=True)]
 
@@ -168,7 +168,7 @@ class Intake:
         return self._plain if job.idempotency_key is None else self._keyed
 
     def _sorted(self, jobs: Sequence[NewJob]) -> list[list[int]]:
-        """The positions of `jobs` by the door that they would go through; the late ones apart."""
+        """The positions of `jobs` by the door that they would go through; late ones separately."""
         sorts: dict[Door | None, list[int]] = {}
         for index, job in enumerate(jobs):
             door = None if self._preparation.is_late(job) else self._door_of(job)
@@ -195,20 +195,20 @@ class Intake:
 
 
 def refusal(job: NewJob, accepted: Accepted) -> Problem | None:
-    """The problem of a job that the ledger did not take."""
+    """The problem with a job that the ledger did not accept."""
     if accepted.missing_parents:
         missing = accepted.missing_parents
         return Problem(
             Code.PARENT_UNKNOWN,
             f"There is no job {missing[0]} to depend on.",
             field="depends_on",
-            remedy="Name jobs of your own that have not been pruned.",
+            remedy="Use ids of your own jobs that have not been pruned.",
             extra={"missing": [str(parent) for parent in missing]},
         )
     if accepted.is_conflict:
         return Problem(
             Code.IDEMPOTENCY_CONFLICT,
-            f"The key {job.idempotency_key!r} was used for another body.",
+            f"The key {job.idempotency_key!r} was used with a different body.",
             field="idempotency_key",
             remedy="Use a new key for a new job.",
             extra={"first_job": str(accepted.id)},
@@ -217,12 +217,12 @@ def refusal(job: NewJob, accepted: Accepted) -> Problem | None:
 
 
 def links(job_id: UUID) -> dict[str, str]:
-    """Where to look at a job."""
+    """Links to a job."""
     return {"self": f"/api/v1/jobs/{job_id}", "events": f"/api/v1/jobs/{job_id}/events"}
 
 
 def receipt(job: NewJob, accepted: Accepted) -> dict[str, Any]:
-    """What the caller of a new job is told."""
+    """The response for a new job."""
     return {
         "id": accepted.id,
         "state": accepted.state,

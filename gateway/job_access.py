@@ -1,4 +1,4 @@
-"""Which jobs of its tenant a caller may look into and act on."""
+"""Which jobs of its tenant a caller may read and act on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 async def own_job(connection: AsyncConnection, *, job_id: UUID, caller: Caller) -> None:
-    """403 for a producer whose key did not submit the job; 404 where there is none (any more).
+    """403 for a producer whose key did not submit the job; 404 if there is none (any more).
 
     Other roles are not asked: they may act on every job of their tenant.
     """
@@ -28,7 +28,7 @@ async def own_job(connection: AsyncConnection, *, job_id: UUID, caller: Caller) 
     if row["accepted_by"] != caller.only_own:
         raise Problem(
             Code.ROLE_MISSING,
-            f"Job {job_id} was submitted with another key; a producer may do this only to its own.",
+            f"Job {job_id} was submitted with another key; a producer may do so only with its own.",
             remedy="Use the key that submitted it, or one of the role operator or admin.",
         )
 

@@ -13,12 +13,12 @@ from ledger.models.jobs import State
 
 
 class Filter(BaseModel):
-    """Conditions that all must hold; unknown names are refused, so that none is overlooked."""
+    """Conditions that must all hold; unknown names are refused, so that none is ignored."""
 
     model_config = ConfigDict(extra="forbid")
 
     state: Annotated[list[State], Field(max_length=8)] = Field(
-        default_factory=list, description="Any of these states."
+        default_factory=list, description="In any of these states."
     )
     queue: QueueName | None = Field(None, description="In this queue.")
     kind: KindName | None = Field(None, description="Of this kind.")
@@ -43,5 +43,7 @@ class Filter(BaseModel):
 class Page(Filter):
     """A filter, and which page of what it matches."""
 
-    before: UUID | None = Field(None, description="Older than this job: `next` of the last page.")
+    before: UUID | None = Field(
+        None, description="Only jobs older than this one: `next` of the previous page."
+    )
     limit: Annotated[int, Field(ge=1, le=1000)] = Field(100, description="Jobs on a page.")

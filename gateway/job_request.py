@@ -1,4 +1,4 @@
-"""What a caller may ask for: the body of a job, and its checks."""
+"""What a caller may submit: the body of a job, and its validation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _URL = re.compile(r"[\x21-\x7e\u00a0-\U0010ffff]{8,2048}")
 
 
 def _only_iso(value: object) -> object:
-    """Numbers are no dates: nobody can tell seconds from milliseconds."""
+    """Numbers are not dates: seconds cannot be told from milliseconds."""
     if isinstance(value, datetime) or (isinstance(value, str) and _DATE.fullmatch(value)):
         return value
     message = "should be an ISO 8601 date and time with a zone, like 2030-05-01T09:00:00+02:00"
@@ -61,7 +61,7 @@ def _http_url(value: str) -> str:
         message = "should be an http or https URL of at most 2048 characters"
         raise ValueError(message)
     if "@" in parts.netloc:
-        message = "should not carry credentials"
+        message = "should not contain credentials"
         raise ValueError(message)
     return value
 
@@ -139,7 +139,9 @@ class JobRequest(BaseModel):
         default_factory=dict, description="What the kind needs; its schema is at /api/v1/kinds."
     )
     queue: WishedQueue | None = Field(
-        None, description="A wish; left out, the kind, the size and the deadline decide."
+        None,
+        description="A preference; without one the kind, the size, the workflow and the "
+        "deadline decide.",
     )
     priority: Annotated[int, Field(strict=True, ge=0, le=9)] = Field(
         PRIORITY, description="9 is most urgent, within its queue."
@@ -149,17 +151,17 @@ class JobRequest(BaseModel):
         None, description="Wait this many seconds before running."
     )
     timeout_s: Annotated[float, Field(strict=True, gt=0, le=DAY_S)] | None = Field(
-        None, description="Longest one attempt may run, in seconds; left out, the kind decides."
+        None, description="Time limit of one attempt, in seconds; default: the kind's."
     )
     max_attempts: Annotated[int, Field(strict=True, ge=1, le=100)] | None = Field(
-        None, description="How often to try in all; left out, the kind decides."
+        None, description="Number of attempts; default: the kind's."
     )
     idempotency_key: Key | None = Field(
-        None, description="Two requests with one key make one job. Same as the header."
+        None, description="Two requests with one key create one job. Same as the header."
     )
     callback_url: (
         Annotated[str, StringConstraints(max_length=2048), AfterValidator(_http_url)] | None
-    ) = Field(None, description="Called, signed, when the job is over.")
+    ) = Field(None, description="Gets a signed callback when the job has ended.")
     tags: Annotated[list[Tag], Field(max_length=20)] = Field(
         default_factory=list, description="Words to find the job by."
     )
@@ -167,18 +169,20 @@ class JobRequest(BaseModel):
         default_factory=list, description="Jobs that must succeed first."
     )
     on_parent_failure: Literal["fail", "release"] = Field(
-        "fail", description="What becomes of this job when one of them fails."
+        "fail", description="What happens to this job when one of them fails."
     )
-    workflow_id: Words | None = Field(None, description="The caller's workflow, to find it by.")
+    workflow_id: Words | None = Field(
+        None, description="The caller's own name for the workflow that the job is part of."
+    )
     deadline: Moment | None = Field(
         None,
         description="A near one is urgent; a job that has not started by then fails. In the "
-        "future, by the clock of Postgres.",
+        "future, by Postgres' clock.",
     )
 
 
 def _fields() -> SchemaValidator:
-    """The fields of JobRequest as they are given: a third of the time that a model takes."""
+    """The fields of JobRequest as given: takes a third of the time that a model needs."""
     fields = {
         name: core_schema.typed_dict_field(
             TypeAdapter(field.rebuild_annotation()).core_schema,

@@ -1,4 +1,4 @@
-"""What callers are shown of jobs: the shapes of the answers, for readers and for OpenAPI."""
+"""What callers see of jobs: the shapes of the responses, for readers and for OpenAPI."""
 
 from __future__ import annotations
 
@@ -87,16 +87,18 @@ class CallbackBrief(BaseModel):
     counted: int = Field(description="How often it was tried.")
     max_attempts: int
     run_at: datetime = Field(
-        description="When it is or was due; after a try that failed, the next."
+        description="When it is or was due; after a failed attempt, the next one."
     )
     finished_at: datetime | None
-    reason: str | None = Field(description="Why it is in this state: what the receiver answered.")
+    reason: str | None = Field(
+        description="Why it is in this state: what the receiver responded with."
+    )
 
 
 class JobFull(JobBrief):
     """Everything about one job; `payload` only where it was asked for."""
 
-    lane: str = Field(description="What it shares trouble with; lanes do not hold each other up.")
+    lane: str = Field(description="What it depends on; lanes do not delay each other.")
     deadline: datetime | None
     timeout_s: float
     error: dict[str, Any] | None = Field(description="type, message, traceback of the last error.")
@@ -108,7 +110,7 @@ class JobFull(JobBrief):
     cancel_requested_at: datetime | None
     callback_url: str | None
     callbacks: list[CallbackBrief] = Field(
-        description="What became of the reports to callback_url, the newest first."
+        description="The deliveries to callback_url, newest first."
     )
     idempotency_key: str | None
     on_parent_failure: Literal["fail", "release"]
@@ -154,7 +156,7 @@ class Event(BaseModel):
     version: str | None
     reason: str | None
     error: dict[str, Any] | None
-    duration_ms: float | None = Field(description="Of the attempt that this change ended.")
+    duration_ms: float | None = Field(description="Duration of the attempt that this change ended.")
     at: datetime
     repeats: int = Field(description="How many snoozes in a row this stands for.")
     last_at: datetime | None = Field(description="When the last of them was.")
@@ -172,7 +174,7 @@ class BatchJob(BaseModel):
     index: int
     id: UUID
     state: State
-    replayed: bool = Field(default=False, description="Its idempotency key was known already.")
+    replayed: bool = Field(default=False, description="Its idempotency key had been used before.")
 
 
 class BatchError(BaseModel):

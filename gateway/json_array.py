@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-TURN_S = 0.005  # then others have theirs
-LOOK_EVERY = 2_048  # tokens; between them nobody looks at the clock
+TURN_S = 0.005  # then others get a turn
+LOOK_EVERY = 2_048  # tokens; the clock is not read in between
 _TOKENS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[\]{},]', re.DOTALL)
 _BLANKS = b" \t\r\n"
 _COMMA, _END = b",]"
@@ -23,26 +23,26 @@ _STEPS = {sign: step for signs, step in ((b"[{", 1), (b"]}", -1)) for sign in si
 
 
 class Turn:
-    """Keeps the event loop for a few milliseconds at most: `await turn.over()` where it may go."""
+    """Keeps the event loop for a few milliseconds: `await turn.over()` where it may yield."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._until = clock() + TURN_S
 
     async def over(self) -> None:
-        """Let others have their turn, if this one is over."""
+        """Yield to others, if this turn is over."""
         if self._clock() >= self._until:
             await asyncio.sleep(0)
             self._until = self._clock() + TURN_S
 
 
 def is_array(body: bytes) -> bool:
-    """Whether it begins as one."""
+    """Whether it starts like one."""
     return body.lstrip(_BLANKS)[:1] == b"["
 
 
 async def cut(body: bytes, *, items_max: int, turn: Turn) -> list[slice] | None:
-    """Where the items of the array `body` are; None where it has no end, or more than one.
+    """Where the items of the array `body` are; None if it is not closed, or something follows it.
 
     No more than `items_max` + 1 are looked for. What stands between the brackets and commas is
     JSON or not: whoever parses the items finds out.

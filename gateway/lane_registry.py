@@ -1,4 +1,4 @@
-"""Lanes that jobs come to for the first time, registered before the jobs' own transaction.
+"""Lanes that jobs use for the first time, registered before the jobs' own transaction.
 
 A transaction that registers a lane holds up everybody else's jobs of that lane until it is over,
 for as long as its gateway is frozen in the middle of it. One statement that commits itself is over
@@ -27,21 +27,21 @@ KNOWN_MAX = 10_000
 
 
 class LaneRegistry:
-    """Remembers which lanes were registered lately."""
+    """Remembers which lanes were registered recently."""
 
     def __init__(self, ledger: Connections) -> None:
-        """Over connections whose statements commit themselves."""
+        """`ledger` has connections in autocommit mode."""
         self._ledger = ledger
         self._known: dict[Registered, float] = {}  # since when, monotonic
 
     async def register(self, jobs: Sequence[NewJob]) -> None:
-        """Have the lanes of `jobs` registered; LedgerUnavailable in an outage."""
+        """Register the lanes of `jobs`; LedgerUnavailable in an outage."""
         now = time.monotonic()
         found = {lanes.registered(job) for job in jobs}
         new = [one for one in found if self._known.get(one, -KNOWN_FOR_S) <= now - KNOWN_FOR_S]
         if not new:
             return
-        # Somebody's lock, or a value that cannot be stored: the jobs will meet it themselves.
+        # A lock, or a value that cannot be stored: the jobs will run into it themselves.
         with suppress(DBAPIError):
             await self._ledger.call(lanes.register, new)
             if len(self._known) > KNOWN_MAX:

@@ -1,4 +1,4 @@
-"""What a caller may ask about lanes, and its checks."""
+"""What a caller may request for lanes, and its validation."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from gateway.job_request import Moment, QueueName, Words
 from ledger import lanes
 
 NAME_MAX = lanes.NAME_MAX_BYTES
-LIMIT_MAX = 200  # each costs a look into its backlog
+LIMIT_MAX = 200  # each costs a look at its backlog
 RUNNING_MAX = 100_000
 WEIGHTS = (0.001, 1_000.0)
 _TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
 def _lane(value: str) -> str:
-    """What `lanes.name` may give, of a tenant that there may be."""
+    """A name that `lanes.name` can produce, for a valid tenant."""
     if not value.isprintable():
-        message = "should not contain control characters, separators or halves of a character"
+        message = "should not contain control characters, separators or lone surrogates"
         raise ValueError(message)
     tenant, slash, rest = value.partition("/")
     if not _TENANT.fullmatch(tenant) or (slash and not rest):
@@ -30,7 +30,7 @@ def _lane(value: str) -> str:
         )
         raise ValueError(message)
     if tenant == lanes.SYSTEM:
-        message = "should not be what Relais gives itself"
+        message = "should not be one of Relais' own lanes"
         raise ValueError(message)
     if lanes.name(value) != value:
         message = (
@@ -52,11 +52,11 @@ class OneLane(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [EXAMPLE]})
 
     lane: LaneName = Field(description="As the list names it: `acme`, `acme/relay:main`.")
-    queue: QueueName | None = Field(None, description="In this queue; left out: in every queue.")
+    queue: QueueName | None = Field(None, description="In this queue; if omitted, in every queue.")
 
 
 class PauseRequest(OneLane):
-    """Which lane shall rest, why, and for how long."""
+    """Which lane to pause, why, and for how long."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -68,9 +68,10 @@ class PauseRequest(OneLane):
         },
     )
 
-    reason: Words = Field(description="Why, for whoever finds it paused.")
+    reason: Words = Field(description="Why; shown to anyone who finds it paused.")
     until: Moment | None = Field(
-        None, description="Then it goes on by itself (ISO 8601); left out: until it is resumed."
+        None,
+        description="When it resumes by itself (ISO 8601); if omitted, somebody has to resume it.",
     )
 
 
@@ -84,11 +85,11 @@ class LaneSettings(OneLane):
 
     running_max: Annotated[int, Field(strict=True, ge=1, le=RUNNING_MAX)] | None = Field(
         None,
-        description="Jobs at once, shared out among the queue's workers, of which each may run one;"
-        " left out: no bound of its own.",
+        description="Most jobs at once, divided among the queue's workers, each of which may run "
+        "one; if omitted, no limit of its own.",
     )
     weight: Annotated[float, Field(strict=True, ge=WEIGHTS[0], le=WEIGHTS[1])] = Field(
-        1.0, description="Its share beside the other lanes of its tenant, of which each has 1."
+        1.0, description="Its share relative to the tenant's other lanes; their default is 1."
     )
 
 
@@ -98,17 +99,17 @@ class LanePage(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     queue: QueueName | None = Field(
-        None, description="Of this queue, and what was decided for every queue."
+        None, description="Of this queue, and what was set for every queue."
     )
     prefix: Annotated[str, StringConstraints(max_length=NAME_MAX)] = Field(
-        "", description="Whose name begins with this."
+        "", description="With names that start with this."
     )
     tenant: Annotated[str, StringConstraints(pattern=f"^{_TENANT.pattern}$")] | None = Field(
         None, description="Of this tenant."
     )
     after: (
         Annotated[str, StringConstraints(max_length=2 * NAME_MAX, pattern=r"^([a-z]+|\*):")] | None
-    ) = Field(None, description="Behind this lane: `next` of the last page.")
+    ) = Field(None, description="Only lanes after this one: `next` of the previous page.")
     limit: Annotated[int, Field(ge=1, le=LIMIT_MAX)] = Field(100, description="Lanes on a page.")
 
     def position(self) -> tuple[str, str]:

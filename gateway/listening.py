@@ -14,7 +14,7 @@ BACKLOG = 2048
 
 
 def bind(settings: Settings) -> socket.socket:
-    """A socket that listens where the settings say; a sentence where that is not possible."""
+    """A socket that listens where the settings say; an error with a remedy if it cannot."""
     host, port = settings.gateway_host, settings.gateway_port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)

@@ -1,4 +1,4 @@
-"""Long polls: everybody who waits for a job shares one look into the ledger."""
+"""Long polls: all requests that wait for jobs share one query to the ledger."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOOK_EVERY_S = 0.1
 
 
 class LongPolls:
-    """Wakes those who wait when their job is over."""
+    """Wakes waiting requests when their job has ended."""
 
     def __init__(self, ledger: Connections) -> None:
         self._ledger = ledger
@@ -26,7 +26,7 @@ class LongPolls:
         self._is_closed = False
 
     async def until_over(self, job_id: UUID, *, timeout_s: float) -> None:
-        """Return when the job is over, `timeout_s` have passed or the gateway stops."""
+        """Return when the job has ended, `timeout_s` has passed or the gateway stops."""
         if self._is_closed or timeout_s <= 0:
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -43,14 +43,14 @@ class LongPolls:
                 self._waiting.pop(job_id, None)
 
     def release_all(self) -> None:
-        """Let everybody go: the gateway is stopping."""
+        """Release all waiters: the gateway is stopping."""
         self._is_closed = True
         self._wake(list(self._waiting))
 
     async def _look(self) -> None:
         while self._waiting:
             await asyncio.sleep(LOOK_EVERY_S)
-            # An outage is no answer: they wait on, until their own time is up.
+            # An outage says nothing about the jobs: they keep waiting until their own time is up.
             with contextlib.suppress(LedgerUnavailable):
                 self._wake(await self._ledger.call(queries.over_among, list(self._waiting)))
 

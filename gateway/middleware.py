@@ -1,4 +1,4 @@
-"""The outermost layer: a span and a measurement for every request, safe headers on every answer."""
+"""The outermost layer: a span and a measurement per request, safe headers on responses."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Middleware:
                     await self._answer(scope, receive, send_with_headers)
                 else:
                     await _refuse_trace_id()(scope, receive, send_with_headers)
-            except Exception as error:  # the last line: a bug is answered and told, never hidden
+            except Exception as error:  # last resort: a bug is reported and logged, never hidden
                 log.error("request.failed", exc_info=error, method=scope["method"])
                 if has_started:
                     raise
@@ -125,8 +125,8 @@ def _broken() -> responses.ProblemResponse:
     return responses.refuse(
         Problem(
             Code.INTERNAL_ERROR,
-            "The gateway met an error of its own; it is in its log under this trace_id.",
-            remedy="Send the request again; tell whoever runs Relais if it stays.",
+            "An internal error occurred; the gateway's log has it under this trace_id.",
+            remedy="Send the request again; if the error persists, tell the operators of Relais.",
         )
     )
 

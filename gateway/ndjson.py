@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 MEDIA_TYPES = {"application/x-ndjson", "application/ndjson", "application/jsonl"}
 
 
-class LongLine(Exception):  # noqa: N818 - not an error of its own: the batch decides
+class LongLine(Exception):  # noqa: N818 - not an error by itself: the batch decides
     """A line is longer than it may be; it cannot be skipped without reading on."""
 
 
@@ -23,7 +23,7 @@ async def lines(
 
     A line that has begun and not ended takes `room`, until the next one begins.
     """
-    rest = bytearray()  # grows in place: crumbs of a long line are not copied again and again
+    rest = bytearray()  # grows in place: pieces of a long line are not copied repeatedly
     async for chunk in chunks:
         head, *tail = chunk.split(b"\n")
         rest += head

@@ -1,9 +1,9 @@
 """The open connections of a process: how many, and which of them make room for others.
 
-A connection costs little while it waits for its client, and clients that are in no hurry must not
-keep others out. So nobody is refused for the number of connections: whoever has waited longest is
-let go. Only where all of them have requests under way are further requests refused, and not even
-then a check of `/health/live`.
+A connection costs little while it waits for its client, and slow clients must not keep others out.
+So no client is refused because of the number of connections: the one that has waited longest is
+closed. Only if all of them have requests in progress are further requests refused, and even then
+`/health/live` is answered.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
 
 log = logs.logger("gateway")
 
-RESERVE = 64  # connections beyond the limit, to be told that there is no room, and for checks
-FILES_MAX = 256  # that the process has open for itself: Postgres, Redis, logs
+RESERVE = 64  # connections beyond the limit, to be refused politely, and for health checks
+FILES_MAX = 256  # that the process itself has open: Postgres, Redis, logs
 LOG_EVERY_S = 60.0
 
 
 class Waits(IntEnum):
     """What a connection waits for; the earlier in this list, the earlier it makes room."""
 
-    END = 0  # that the client takes the last answer and closes
-    HEAD = 1  # for the whole of a request's head
-    NEXT = 2  # for another request, after an answer
-    TAKEN = 3  # that the client takes what it was sent
+    END = 0  # for the client to read the last response and close
+    HEAD = 1  # for a complete request head
+    NEXT = 2  # for another request, after a response
+    TAKEN = 3  # for the client to read what it was sent
 
 
 LIMITS_S = {Waits.END: 5.0, Waits.HEAD: 10.0, Waits.NEXT: 75.0, Waits.TAKEN: 30.0}
 
 
 class OpenConnections:
-    """Knows every open connection, and since when it waits for its client."""
+    """Tracks every open connection, and since when it has been waiting for its client."""
 
     def __init__(self, *, at_most: int, per_address: int) -> None:
         """`per_address` is for clients that are not on this machine; 0: no such limit."""
@@ -54,7 +54,7 @@ class OpenConnections:
         self._logged_at = -LOG_EVERY_S
 
     def opened(self, connection: HttpConnection, host: str | None) -> bool:
-        """Take it in, and let others go where it is one too many; whether there is room for it."""
+        """Admit it, closing others if it is one too many; whether there is room for it."""
         address = _address(host)
         self._addresses[connection] = address
         self._counts[address] += 1
@@ -76,26 +76,26 @@ class OpenConnections:
                 del self._counts[address]
 
     def waits(self, connection: HttpConnection, state: Waits) -> None:
-        """From now on it waits for its client."""
+        """It is waiting for its client from now on."""
         if connection in self._addresses:
             self.works(connection)
             self._waiting[state][connection] = time.monotonic()
             connection.waits = state
 
     def works(self, connection: HttpConnection) -> None:
-        """It has a request under way."""
+        """It has a request in progress."""
         if connection.waits is not None:
             self._waiting[connection.waits].pop(connection, None)
             connection.waits = None
 
     @property
     def are_busy(self) -> bool:
-        """Whether more of them than there may be have requests under way."""
+        """Whether more than the limit have requests in progress."""
         waiting = sum(map(len, self._waiting.values()))
         return len(self._addresses) - waiting > self._at_most
 
     def end_overdue(self) -> None:
-        """Let those go that have kept the gateway waiting for too long; called once a second."""
+        """Close those that have kept the gateway waiting for too long; called once a second."""
         now = time.monotonic()
         for state, waiting in self._waiting.items():
             overdue = []
@@ -110,7 +110,7 @@ class OpenConnections:
             self._let_go, self._logged_at = 0, now
 
     def _make_room(self, address: str | None = None) -> bool:
-        """Let the one go that makes room first, of `address` or of all; False: none can."""
+        """Close the first in line to make room, of `address` or of all; False: there is none."""
         for waiting in self._waiting.values():
             for connection in waiting:
                 if address is None or self._addresses[connection] == address:
@@ -122,7 +122,7 @@ class OpenConnections:
 
 
 def limit(asked: int) -> int:
-    """How many connections there may be: `asked`, as far as the process may open files for them."""
+    """The limit on connections: `asked`, or as many as the process may open files for."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -132,14 +132,14 @@ def limit(asked: int) -> int:
 
 
 def _address(host: str | None) -> str:
-    """Whom connections from `host` count for; empty: for nobody, as for all on this machine."""
+    """The address that connections from `host` count against; empty: none, as for this machine."""
     try:
         address = ip_address(host or "")
     except ValueError:  # a Unix socket
         return ""
     if isinstance(address, IPv6Address):
         if address.ipv4_mapped is None:
-            # A customer of a provider has a whole /64.
+            # Providers give each customer a whole /64.
             return "" if address.is_loopback else str(IPv6Address(int(address) >> 64 << 64))
         address = address.ipv4_mapped
     return "" if address.is_loopback else str(address)

@@ -1,4 +1,4 @@
-"""The OpenAPI document: what FastAPI knows, and what it cannot know."""
+"""The OpenAPI document: what FastAPI knows, plus what it cannot know."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Submit a job and move on; Relais runs it, retries it, keeps track of it and call
 A `202` means that the job is committed to Postgres. Every refusal is a problem (RFC 9457) with a \
 stable `code`. Credentials go into `Authorization: Bearer <key>` or `X-API-Key`."""
 TAGS = [
-    {"name": "jobs", "description": "Submit jobs and see what became of them."},
+    {"name": "jobs", "description": "Submit jobs and follow them."},
     {"name": "kinds", "description": "What a job can do."},
     {"name": "operators", "description": "Fix jobs, pause queues and lanes."},
     {"name": "mail", "description": "Messages, suppressed addresses, relays."},
@@ -29,23 +29,23 @@ TAGS = [
     {"name": "health", "description": "Health and metrics."},
 ]
 _TITLES = {
-    "400": "The body cannot be read",
+    "400": "The request cannot be read",
     "401": "No valid credentials",
     "403": "The role may not do this",
     "404": "Not found",
     "408": "The body did not arrive in time",
     "409": "The state does not allow it",
     "413": "Too large",
-    "415": "The body is of the wrong type",
+    "415": "The content type is not supported",
     "422": "A value is not valid",
     "429": "Too many requests",
-    "503": "The ledger does not answer",
+    "503": "The ledger does not respond",
 }
 _PROBLEM = {"$ref": "#/components/schemas/ProblemDocument"}
 
 
 def document(app: FastAPI) -> dict[str, Any]:
-    """The document, made once."""
+    """The document, built once."""
     if app.openapi_schema is None:
         app.openapi_schema = _make(app)
     return app.openapi_schema
@@ -83,7 +83,7 @@ def _make(app: FastAPI) -> dict[str, Any]:
 
 
 def _link_jobs(paths: dict[str, Any]) -> None:
-    """Say where the id of an accepted job leads."""
+    """Add links from the id of an accepted job."""
     accepted = paths["/api/v1/jobs"]["post"]["responses"]["202"]
     accepted["links"] = {
         operation["summary"]: {

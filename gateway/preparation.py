@@ -1,4 +1,4 @@
-"""What a caller asked for becomes a job to be accepted, or a Problem: checks, defaults, routing."""
+"""Turns a request into a job to be accepted, or a Problem: validation, defaults, routing."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class Origin:
 
 
 class Preparation:
-    """Checks requests against their kinds."""
+    """Validates requests against their kinds."""
 
     def __init__(self, kinds: Mapping[str, Kind], clock: Clock, settings: Settings) -> None:
-        """`settings` as the workers have them: what they are certain to refuse is refused here."""
+        """`settings` are those of the workers: what they are certain to refuse is refused here."""
         self._kinds = kinds
         self._settings = settings
         self._clock = clock
@@ -59,10 +59,8 @@ class Preparation:
         except ValidationError as error:
             raise exception_handlers.invalid_model(error) from error
         if request.get("run_at") is not None and request.get("delay_s") is not None:
-            message = "body: run_at and delay_s exclude each other."
-            raise Problem(
-                Code.VALUE_INVALID, message, field="body", remedy="Leave one of them out."
-            )
+            message = "body: run_at and delay_s cannot be combined."
+            raise Problem(Code.VALUE_INVALID, message, field="body", remedy="Omit one of them.")
         kind = self._kind(request["kind"])
         payload = request.get("payload", {})
         try:
@@ -120,7 +118,7 @@ class Preparation:
                 refuse_if_certain(callback_url, allow=self._settings.outbound_allow)
 
     def is_late(self, job: NewJob) -> bool:
-        """Whether `job` could not start by its deadline any more, if it were new."""
+        """Whether `job`, if it were new, could no longer start by its deadline."""
         if job.deadline is None:
             return False
         start = self._clock.now() + timedelta(seconds=job.delay_s or 0)
@@ -133,17 +131,17 @@ class Preparation:
                 Code.KIND_UNKNOWN,
                 f"There is no kind {name!r}.",
                 field="kind",
-                remedy="GET /api/v1/kinds lists what there is.",
+                remedy="GET /api/v1/kinds lists the kinds.",
             )
         if kind.internal:
             raise Problem(
                 Code.KIND_INTERNAL,
-                f"Jobs of the kind {name!r} are made by Relais itself and cannot be submitted.",
+                f"Jobs of the kind {name!r} are created by Relais itself and cannot be submitted.",
                 field="kind",
                 remedy=(
                     "Give a job a callback_url, or call a webhook with workflow.trigger."
                     if name == CALLBACK_KIND
-                    else "GET /api/v1/kinds lists what there is."
+                    else "GET /api/v1/kinds lists the kinds."
                 ),
             )
         return kind
@@ -167,7 +165,7 @@ def too_late(job: NewJob) -> Problem:
         Code.VALUE_INVALID,
         f"deadline: the job could not start before {job.deadline}, its deadline.",
         field="deadline",
-        remedy="Give it a later one; the clock of Postgres decides.",
+        remedy="Give it a later one; Postgres' clock decides.",
     )
 
 

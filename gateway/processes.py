@@ -1,8 +1,8 @@
 """Several gateway processes on one address: the parent binds it, starts them and keeps them up.
 
-Each is an ordinary gateway that is given the listening socket and the end of a pipe. On the pipe it
-says once a second that it serves; the kernel says there that it has ended, and, in the other
-direction, that the parent has. Nothing else is shared between them.
+Each is an ordinary gateway that inherits the listening socket and one end of a pipe. Through the
+pipe it reports once a second that it is serving; the kernel reports through it that the process has
+ended and, in the other direction, that the parent has. Nothing else is shared between them.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 log = logs.logger("gateway")
 
-LOOK_EVERY_S = 0.5  # for what is due or silent; ends and signals are heard at once
-HUNG_S = 60.0  # as long as the local stack gives a service that does not answer
-GRACE_MARGIN_S = 5.0  # beyond the grace of requests: to close connections and leave numbers
+LOOK_EVERY_S = 0.5  # for restarts and hung processes; exits and signals are noticed at once
+HUNG_S = 60.0  # the same as the local stack gives a service that does not respond
+GRACE_MARGIN_S = 5.0  # beyond the grace for requests: to close connections, write metrics
 PIPE_READ_BYTES = 4096
 
 
 class Process:
-    """One of the gateways, and its successors."""
+    """One of the gateway processes, and its replacements."""
 
     def __init__(self) -> None:
         self.pipe = -1  # our end, while it runs
@@ -50,7 +50,7 @@ class Process:
         return self._child is not None
 
     def start(self, listening: socket) -> None:
-        """Start it the way the parent was started; later, where the machine has no room for it."""
+        """Start it the way the parent was started; later, if the machine refuses."""
         self.pipe, its_end = os.pipe()
         words = [sys.executable, *sys.orig_argv[1:], str(listening.fileno()), str(its_end)]
         try:
@@ -66,13 +66,13 @@ class Process:
         log.info("gateway.process_started", pid=self._child.pid)
 
     def tell(self, number: signal.Signals) -> None:
-        """Have it end, where it runs."""
+        """Tell it to stop, if it is running."""
         self._is_told = True
         if self._child is not None:
             self._child.send_signal(number)
 
     def listen(self) -> int | None:
-        """Take in what it says on its pipe; its exit code where it has ended."""
+        """Read its pipe; its exit code if it has ended."""
         assert self._child is not None  # noqa: S101 - it has a pipe
         if not os.read(self.pipe, PIPE_READ_BYTES):
             return self._ended(self._child)
@@ -82,7 +82,7 @@ class Process:
         return None
 
     def end_if_silent(self, *, for_s: float) -> None:
-        """SIGKILL where it has said nothing for so long: its event loop stands still."""
+        """SIGKILL if it has been silent for too long: its event loop is stuck."""
         silent_s = time.monotonic() - self._heard_at
         if self._child is not None and silent_s > for_s:
             log.warning("gateway.process_hung", pid=self._child.pid, seconds=round(silent_s))
@@ -120,7 +120,7 @@ class Parent:
         os.write(self._wake, b".")
 
     def run(self) -> int:
-        """0 when told to stop; what a process ended with, where that keeps all from serving."""
+        """0 when told to stop; a process's exit code if it means that none can serve."""
         code = 0
         while not self._is_stopping and not code:
             for process in self._processes:
@@ -128,16 +128,16 @@ class Parent:
                     process.start(self._listening)
             code = self._watch(LOOK_EVERY_S)
             for process in self._processes:
-                # One that was told to end by hand says nothing while it finishes what runs.
+                # One that was told to stop from outside is silent while it finishes its requests.
                 process.end_if_silent(for_s=HUNG_S + self._grace_s)
         return self._end() or code
 
     def _watch(self, seconds: float) -> int:
-        """Hear them for so long at most; the exit code of one that says why none can serve."""
+        """Listen to them for `seconds`; the exit code of one that shows why none can serve."""
         for process in self._heard(seconds):
             code = process.listen() or 0
-            # Wrong settings, an unfit database: so it would end as the only process too, and
-            # whoever started this one is told.
+            # Wrong settings, an unfit database: a single process would end the same way, and
+            # whoever started the parent gets to know.
             if code > 0 and not any(other.serves_since for other in self._processes):
                 return code
         return 0
@@ -150,8 +150,8 @@ class Parent:
         return [pipes[pipe] for pipe in readable if pipe in pipes]
 
     def _end(self) -> int:
-        """SIGTERM to all, SIGKILL to those that outstay the grace: 1 where there were any."""
-        self._listening.close()  # from here on nobody is let in, as each of them closes its own
+        """SIGTERM to all, SIGKILL to those that exceed the grace period: 1 if there were any."""
+        self._listening.close()  # no new connections, once each process has closed its own copy
         self._tell(signal.SIGTERM)
         until = time.monotonic() + self._grace_s + GRACE_MARGIN_S
         while self._are_left() and time.monotonic() < until:

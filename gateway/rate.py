@@ -22,7 +22,7 @@ BUCKETS_MAX = 10_000
 
 
 class RateLimit:
-    """Lets each caller do `rate_per_s` requests per second, and one second's worth at once.
+    """Allows each caller `rate_per_s` requests per second, with a burst of one second's worth.
 
     That is what a caller may do through all `processes`; through this one, its share of it.
     """
@@ -40,7 +40,7 @@ class RateLimit:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # (tokens, at)
 
     def spend(self, caller: Caller) -> None:
-        """Take one request from the caller's bucket; 429 where it is empty."""
+        """Take one request from the caller's bucket; 429 if it is empty."""
         whole = max(caller.rate_per_s or self._rate_per_s, RATE_MIN_PER_S)
         rate = whole / self._processes
         burst = max(1.0, rate)
@@ -75,4 +75,4 @@ def _refused(*, wait_s: float, rate: float, burst: float, processes: int) -> Pro
 
 
 def _shares(processes: int) -> str:
-    return f", shared out over {processes} processes" if processes > 1 else ""
+    return f", divided among {processes} processes" if processes > 1 else ""

@@ -170,7 +170,7 @@ def _resolve(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
 
 
 def _type(schema: dict[str, Any], schemas: dict[str, Any], *, depth: int = 0) -> str:
-    if depth > _DEPTH_MAX:  # a payload of one's own may be made of itself
+    if depth > _DEPTH_MAX:  # a user's payload model may be recursive
         return "..."
     schema = _resolve(schema, schemas)
     if "anyOf" in schema:

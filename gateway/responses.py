@@ -1,4 +1,4 @@
-"""Answers as bytes: JSON by pydantic-core, problems as application/problem+json."""
+"""Responses as bytes: JSON by pydantic-core, problems as application/problem+json."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class ProblemResponse(JsonResponse):
 
 
 class LingeringResponse(ProblemResponse):
-    """A problem that is told at once, to a client that is still sending.
+    """A problem that is sent at once, to a client that is still sending.
 
     A connection that is closed over unread bytes is reset, and the client might never see why. So
     its bytes are taken for a moment after the answer, and thrown away.
     """
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
-        """Answer, take what still comes, then end."""
+        """Respond, discard what still arrives, then end."""
         start: Message = {"type": "http.response.start", "status": self.status_code}
         await send({**start, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self.body, "more_body": True})
@@ -66,7 +66,7 @@ class LingeringResponse(ProblemResponse):
 
 
 def refuse(problem: Problem) -> ProblemResponse:
-    """The answer that tells a caller about `problem`."""
+    """The response for `problem`."""
     document = problem.document()
     ids = telemetry.current_ids()
     if ids is not None:

@@ -1,4 +1,4 @@
-"""One process that serves: uvicorn on the listening socket, numbers and spans around it."""
+"""One serving process: uvicorn on the listening socket, with metrics and spans around it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TICKS_PER_BEAT = 10  # of uvicorn's main loop: a second
 
 
 class Server(uvicorn.Server):
-    """Lets long polls go when it is told to stop, so that they do not hold it up."""
+    """Releases long polls when it is told to stop, so that they do not delay the shutdown."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Server(uvicorn.Server):
         connections: OpenConnections,
         parent: int | None = None,
     ) -> None:
-        """`parent` is the pipe on which the parent of several hears that this one serves."""
+        """`parent` is the pipe through which a parent learns that this process is serving."""
         super().__init__(config)
         self._middleware = middleware
         self._connections = connections
@@ -59,11 +59,13 @@ class Server(uvicorn.Server):
             self._connections.end_overdue()
         if self._parent is not None and counter % TICKS_PER_BEAT == 0:
             try:
-                with suppress(BlockingIOError):  # the parent is busy: what it has not read will do
+                with suppress(
+                    BlockingIOError
+                ):  # the parent is busy: what it has yet to read is enough
                     os.write(self._parent, b".")
             except BrokenPipeError:
-                # However the parent ended, nobody would start or stop this process any more, and
-                # its socket would keep the next gateway from the address.
+                # However the parent ended, nothing would restart or stop this process any more, and
+                # its socket would keep the next gateway from binding the address.
                 log.warning("gateway.parent_lost")
                 self.handle_exit(signal.SIGTERM, None)
         return await super().on_tick(counter)
@@ -108,8 +110,8 @@ def _serve(settings: Settings, arguments: list[str]) -> int:
         accepting = listening.bind(settings)
         server = Server(config, middleware, connections=connections)
     log.info("gateway.started", host=settings.gateway_host, port=settings.gateway_port)
-    # Before uvicorn takes signals in, one must not be lost; and when it is done, it raises the one
-    # that stopped it once more: that must not end the process before its last numbers are out.
+    # A signal must not be lost before uvicorn handles signals; and when it is done, it raises the
+    # signal that stopped it again: that must not end the process before its last metrics are out.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.handle_exit)
     try:

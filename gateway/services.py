@@ -1,4 +1,4 @@
-"""What the routes work with; made once when the gateway starts."""
+"""What the routes work with; created once when the gateway starts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Services:
     settings: Settings
     kinds: Mapping[str, Kind]
     ledger: Connections
-    actions: Connections  # for what changes rows that somebody else may hold
+    actions: Connections  # for changes of rows that another transaction may have locked
     clock: Clock
     authentication: Authentication
     rate: RateLimit
@@ -52,7 +52,7 @@ def services(request: Request) -> Services:
 
 
 def caller(request: Request) -> Caller:
-    """The caller whom the guard let through."""
+    """The caller that the guard admitted."""
     found = request.state.caller
     assert isinstance(found, Caller)  # noqa: S101 - set by the guard
     return found

@@ -21,7 +21,7 @@ _SUBJECT = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,99}")
 
 
 class Tokens:
-    """Verifies tokens after the settings; without a key it refuses them all."""
+    """Verifies tokens according to the settings; without a key it refuses them all."""
 
     def __init__(self, settings: Settings) -> None:
         self._algorithm = settings.jwt_algorithm
@@ -32,7 +32,7 @@ class Tokens:
     def verify(self, token: str) -> Caller:
         """The caller that `token` speaks for; 401 for anything but a perfect token."""
         if self._key is None:
-            message = "Bearer tokens are not accepted here; API keys are."
+            message = "Bearer tokens are not enabled here; use an API key."
             raise Problem(Code.CREDENTIALS_INVALID, message, headers=CHALLENGE)
         if len(token) > TOKEN_MAX_BYTES:
             raise _refused()
@@ -69,6 +69,6 @@ def _caller(claims: dict[str, Any]) -> Caller:
 
 
 def _refused() -> Problem:
-    # Which check failed is nobody's business who does not hold the key.
+    # Which check failed is not revealed to anyone without a valid token.
     message = "The bearer token is not valid."
     return Problem(Code.CREDENTIALS_INVALID, message, headers=CHALLENGE)

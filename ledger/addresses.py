@@ -11,9 +11,9 @@ def canonical(address: str) -> str:
     """`address` in the form that all spellings of it share.
 
     The domain as A-labels after UTS 46, non-transitional, so that `straße.example` stays another
-    domain than `strasse.example`; a domain that UTS 46 does not know is only composed and put into
-    lower case. The local part composed (NFC) and in lower case: RFC 5321 would let a host tell
-    `Ada` from `ada`, but who asks not to be written to means both. The form of a form is itself.
+    domain than `strasse.example`; a domain that UTS 46 does not cover is only composed and
+    lower-cased. The local part is composed (NFC) and lower-cased: RFC 5321 would let a host
+    distinguish `Ada` from `ada`, but people who ask for no more mail mean both. Idempotent.
     """
     text = address.strip()
     if text.isascii() and "xn--" not in text.lower():

@@ -1,7 +1,7 @@
 """API keys: 256 random bits, shown once; the ledger keeps their SHA-256 and a prefix to name them.
 
 A key reads `rls_<43 characters of the secret><6 characters of checksum>`. The checksum lets
-anyone (a secret scanner, the gateway) tell a key from a typing error without a look-up.
+anyone (a secret scanner, the gateway) tell a key from a typo without a lookup.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SQL = statements.load(Path(__file__).with_suffix(".sql"))
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key that was just made; `key` is never to be had again."""
+    """A key that was just created; `key` is never shown again."""
 
     id: UUID
     key: str
@@ -95,11 +95,11 @@ async def create(
     rate_per_s: float | None = None,
     key: str | None = None,
 ) -> NewKey:
-    """Make a key for `tenant` (made too where it is new); `key` only to restore a known one."""
+    """Create a key for `tenant` (and a new tenant); `key` only to restore a known one."""
     _check(tenant=tenant, name=name, role=role, expires_in_s=expires_in_s, rate_per_s=rate_per_s)
     if key is not None and not is_well_formed(key):
         message = "The given key is not well formed."
-        raise InvalidKey(message, remedy="Leave it out to have one made.")
+        raise InvalidKey(message, remedy="Omit it to have one created.")
     made = key or mint()
     new = NewKey(id=ids.new(), key=made, prefix=made[:PREFIX_LENGTH])
     await connection.execute(SQL["insert_tenant"], {"tenant": tenant})
@@ -126,7 +126,7 @@ async def find(connection: AsyncConnection, sha256: bytes) -> KeyRow | None:
 
 
 async def find_all(connection: AsyncConnection, fingerprints: Sequence[bytes]) -> list[KeyRow]:
-    """The keys with these fingerprints, in no order; of those there are."""
+    """The keys with these fingerprints, as far as they exist, in no particular order."""
     rows = await connection.execute(SQL["find_keys"], {"fingerprints": list(fingerprints)})
     return [_key(row) for row in rows]
 
@@ -137,7 +137,7 @@ async def list_all(connection: AsyncConnection, *, tenant: str) -> list[KeyRow]:
 
 
 async def revoke(connection: AsyncConnection, *, tenant: str, prefix: str) -> bool:
-    """Take a key back for good; False: there is none with this prefix."""
+    """Revoke a key permanently; False: there is none with this prefix."""
     result = await connection.execute(SQL["revoke_key"], {"tenant": tenant, "prefix": prefix})
     return result.first() is not None
 
@@ -159,17 +159,17 @@ def _check(
         message = f"There is no role {role!r}."
         raise InvalidKey(message, remedy=f"Use one of {', '.join(ROLES)}.")
     if not _TENANT.fullmatch(tenant):
-        message = f"{tenant!r} is no name for a tenant."
+        message = f"{tenant!r} is not a valid tenant name."
         raise InvalidKey(message, remedy="Use up to 63 of a-z, 0-9, _ and -.")
     if not name.strip() or len(name) > 100 or not name.isprintable():
         message = "A key needs a printable name of 1 to 100 characters."
         raise InvalidKey(message, remedy="Say what will use it.")
     if expires_in_s is not None and not 0 < expires_in_s <= LONGEST_LIFE_S:
-        message = "A key lives more than 0 seconds and at most 100 years."
-        raise InvalidKey(message, remedy="Leave the expiry out for a key that does not expire.")
+        message = "A key's lifetime must be more than 0 seconds and at most 100 years."
+        raise InvalidKey(message, remedy="Omit the expiry for a key that does not expire.")
     if rate_per_s is not None and not RATE_MIN_PER_S <= rate_per_s <= RATE_MAX_PER_S:
-        message = "The rate of a key is 0.001 to 1,000,000 requests per second."
-        raise InvalidKey(message, remedy="Leave it out for the gateway's own limit.")
+        message = "A key's rate must be from 0.001 to 1,000,000 requests per second."
+        raise InvalidKey(message, remedy="Omit it to use the gateway's limit.")
 
 
 def _key(row: Row[tuple[object, ...]]) -> KeyRow:

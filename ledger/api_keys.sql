@@ -24,7 +24,7 @@ WHERE tenant = :tenant AND prefix = :prefix RETURNING id
 
 -- name: touch_keys
 -- At most once a minute and key, so that a busy key does not rewrite its row all day. A row that
--- somebody holds is left out: no caller waits for it.
+-- another transaction holds is skipped: no caller waits for it.
 UPDATE relais.api_keys SET last_used_at = clock_timestamp() WHERE id IN (
     SELECT id FROM relais.api_keys
     WHERE id = ANY(:ids)

@@ -1,7 +1,7 @@
 -- How long canaries take. ledger/canary.py runs these by name.
 
 -- name: mark
--- A canary came through; an older one that was held up never turns the clock back.
+-- A canary came through; an older, delayed one never sets the time back.
 INSERT INTO relais.queues AS q (name, canary_at) VALUES (:queue, clock_timestamp())
 ON CONFLICT (name) DO UPDATE SET canary_at = greatest(q.canary_at, excluded.canary_at)
 

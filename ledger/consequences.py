@@ -33,8 +33,8 @@ async def follow(
 ) -> list[Woken]:
     """Write the callbacks of `ended` jobs and move their children; children's ends too.
 
-    `calling`: those of them that have a callback, where the caller knows. `traces`: the traceparent
-    of the run that ended each job. Returns what became ready by it.
+    `calling`: those of them that have a callback, if the caller knows. `traces`: the traceparent
+    of the run that ended each job. Returns the jobs that became ready as a result.
     """
     if not ended:
         return []
@@ -45,13 +45,13 @@ async def follow(
 async def insert(
     connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]
 ) -> Sequence[Row[Any]]:
-    """Write `rows` of new jobs, and what they were given; those whose key was free."""
+    """Insert `rows` of new jobs and their payloads; returns those whose key was free."""
     result = await connection.execute(SQL["accept"], {"jobs": to_json(rows).decode()})
     return result.all()
 
 
 async def settle(connection: AsyncConnection, parents: Sequence[UUID]) -> list[Woken]:
-    """Fail, cancel or free whatever waits for `parents`, as far as they are over."""
+    """Fail, cancel or free the jobs that wait for `parents`, as far as those have ended."""
     woken: list[Woken] = []
     ended = list(parents)
     while ended:
@@ -61,7 +61,7 @@ async def settle(connection: AsyncConnection, parents: Sequence[UUID]) -> list[W
         doomed = await _fail_descendants(connection, ended, closed)
         woken += await _free_children(connection, closed)
         woken += await _call_back(connection, doomed, {})
-        ended = doomed  # whoever does not mind their end is set free by it
+        ended = doomed  # children that do not mind are freed by it
     return woken
 
 

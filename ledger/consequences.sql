@@ -1,29 +1,30 @@
--- What the end of a job means for those that wait for it, and for who asked to be called back.
+-- What the end of a job means for the jobs that wait for it, and for its callback.
 -- ledger/consequences.py, parents.py and transitions.py run these by name.
 
 -- name: lock_parents
--- Parents as they stand, locked against finishing meanwhile; siblings share the lock. Never waits:
--- whoever holds one in vain would close a circle with a batch of finishes, which has no order.
+-- Current states of parents, locked so that they cannot finish meanwhile; siblings share the lock.
+-- Never waits: holding one lock while waiting for another could deadlock with a batch of finishes,
+-- which locks in no particular order.
 SELECT id, tenant, state FROM relais.jobs WHERE id = ANY(CAST(:ids AS uuid[]))
 ORDER BY id FOR SHARE NOWAIT
 
 -- name: link_parents
--- Remember which parents a child waits for, and which are over already.
+-- Record which parents a child waits for, and which have already ended.
 INSERT INTO relais.job_parents (child_id, parent_id, is_open)
 SELECT * FROM unnest(
     CAST(:children AS uuid[]), CAST(:parents AS uuid[]), CAST(:are_open AS bool[])
 )
 
 -- name: lock_waiting
--- Children that are about to be moved, in one order. A statement of its own: one that waits for a
--- lock and then joins sees the rows as they were before.
+-- Children that are about to be moved, in a fixed order. A separate statement: one that waits for a
+-- lock and then joins would see the rows as they were before.
 SELECT id FROM relais.jobs
 WHERE id = ANY(CAST(:ids AS uuid[])) AND state = 'blocked'
 ORDER BY id FOR NO KEY UPDATE
 
 -- name: find_doomed
--- Whatever waits, over any number of links, for one of these parents that failed or was cancelled,
--- and does not want to run without it; and because of whom. `children`: whose links they closed.
+-- Jobs that wait, over any number of links, for one of these parents that failed or was cancelled,
+-- and must not run without it; and because of which parent. `children`: whose links were closed.
 WITH RECURSIVE doomed (id, parent_id, state) AS (
     SELECT child.id, parent.id, parent.state
     FROM relais.jobs AS parent
@@ -52,8 +53,8 @@ WHERE j.id = why.id AND j.state = 'blocked'
 RETURNING j.id
 
 -- name: close_links
--- These parents are over: how many open links each child loses. Each link is closed once; one to
--- an unknown parent stays open, until somebody settles it.
+-- These parents have ended: how many open links each child loses. Each link is closed once; one to
+-- an unknown parent stays open until that is settled.
 WITH closed AS (
     UPDATE relais.job_parents AS link SET is_open = false
     WHERE link.parent_id = ANY(CAST(:parents AS uuid[])) AND link.is_open
@@ -77,12 +78,12 @@ WHERE j.id = fewer.id AND j.state = 'blocked'
 RETURNING j.id, j.state, j.queue, j.kind
 
 -- name: parents_left_behind
--- Parents that are over (or gone) and whose blocked children were not told: they ended in code of
--- the release before, which knows no links that are open.
+-- Parents that have ended (or are gone) without moving their blocked children: they ended in code of
+-- the previous release, which does not maintain open links.
 SELECT DISTINCT link.parent_id AS id
 FROM (SELECT id FROM relais.jobs WHERE state = 'blocked' AND id > :after
       ORDER BY id LIMIT :limit) AS child
--- By child, one probe each: for a join the planner may prefer to read every link.
+-- By child, one probe each: with a join the planner may choose to read every link.
 CROSS JOIN LATERAL (
     SELECT parent_id FROM relais.job_parents WHERE child_id = child.id AND is_open OFFSET 0
 ) AS link
@@ -96,7 +97,7 @@ SELECT max(id::text)::uuid FROM (
 ) AS child
 
 -- name: parents_of
--- Whom these jobs may have to wait for.
+-- Parents that these jobs may have to wait for.
 SELECT DISTINCT parent_id FROM relais.job_parents WHERE child_id = ANY(CAST(:ids AS uuid[]))
 
 -- name: callbacks_of

@@ -1,6 +1,6 @@
-"""Exact counts of jobs by queue and state, at a price that does not grow with them.
+"""Exact counts of jobs by queue and state, at a cost that does not grow with their number.
 
-A trigger writes what each statement changed as a delta; now and then the deltas are rolled up.
+A trigger records what each statement changed as a delta; the deltas are rolled up now and then.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ROLL_UP_MAX = 20_000
 async def read(
     connection: AsyncConnection, *, tenant: str | None = None
 ) -> dict[tuple[str, State], int]:
-    """(queue, state) -> jobs, of one tenant or of all; what is not there is 0."""
+    """(queue, state) -> jobs, of one tenant or of all; missing entries are 0."""
     result = await connection.execute(SQL["read"], {"tenant": tenant})
     return {(row.queue, State(row.state)): row.jobs for row in result}
 

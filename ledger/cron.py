@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 EXPRESSION_MAX_CHARACTERS = 200
-PARSED_MAX = 16_384  # expressions whose meaning is remembered
+PARSED_MAX = 16_384  # expressions that are cached in parsed form
 YEAR_MAX = 9_900  # no clock is asked beyond
 ABBREVIATIONS = {
     "@hourly": "0 * * * *",
@@ -63,14 +63,14 @@ class Cron:
     is_fixed: bool  # neither minute nor hour starts with a star
 
     def after(self, moment: datetime) -> Iterator[datetime]:
-        """Nominal times later than `moment`, in UTC, in order; ends where none is in sight."""
+        """Nominal times later than `moment`, in UTC, in order; ends if there are no more."""
         found = self.next_after(moment)
         while found is not None:
             yield found
             found = self.next_after(found)
 
     def next_after(self, moment: datetime) -> datetime | None:
-        """The first nominal time later than `moment`; None where none is in sight."""
+        """The first nominal time later than `moment`; None if there is none."""
         moment = moment.astimezone(UTC)
         return self._fixed_after(moment) if self.is_fixed else self._wildcard_after(moment)
 
@@ -79,7 +79,7 @@ class Cron:
         found = self._within(after, until)
         if found is None:
             return None
-        width = _MINUTE  # mostly the last one is the only one, or lies close to `until`
+        width = _MINUTE  # the last one is usually the only one, or close to `until`
         while until - width > found:
             if (closer := self._within(until - width, until)) is not None:
                 found = closer
@@ -130,7 +130,7 @@ class Cron:
             instant = self._first_instant(match)
             if instant > moment:
                 return instant
-            # A clock that was set back shows again what has had its turn.
+            # A clock that was set back repeats times that have already fired.
             match = self._wall_from(match + _MINUTE)
         return None
 
@@ -168,7 +168,7 @@ def validate(cron: str, timezone: str, *, now: datetime | None = None) -> list[d
     if not times:
         raise _invalid(
             field="cron",
-            problem=f"{cron!r} never comes round",
+            problem=f"{cron!r} never matches",
             remedy="Choose a date that exists.",
         )
     return times

@@ -1,4 +1,4 @@
-"""The connection to Postgres: direct, through a pooler, or to whichever of several leads."""
+"""The connection to Postgres: direct, through a pooler, or to the primary of several servers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from runtime.settings import Settings
 
 DRIVER = "postgresql+psycopg"
-# Whatever comes behind somebody who waits for a lock of a table waits too.
+# A statement that waits for a table's lock makes all later ones wait too.
 BRIEFLY = text("""
 SELECT set_config('lock_timeout', '500ms', true), set_config('statement_timeout', '30s', true)
 """)
@@ -44,7 +44,7 @@ def async_url(url: str) -> str:
 
 
 def shown_url(told: dict[str, Any]) -> URL:
-    """For SQLAlchemy, which does not know every URL that libpq does: a name, not a way there."""
+    """For SQLAlchemy, which does not support all of libpq's URLs: a label, not used to connect."""
     return URL.create(DRIVER, told.get("user"), host=told.get("host"), database=told.get("dbname"))
 
 
@@ -81,10 +81,11 @@ def engine(
 
 
 def _refuse_ended(connection: DBAPIConnection, *_: object) -> None:
-    """Have the pool replace a connection that Postgres has ended while nobody used it.
+    """Have the pool replace a connection that Postgres closed while it was idle.
 
-    Then there is something to read, if only the end; asking the socket costs no round trip.
-    Without this, the first to come after a restart of Postgres, hours later, would be refused.
+    Then there is something to read, if only the end of the stream; checking the socket costs no
+    round trip. Without this, the first request after a restart of Postgres would fail, even hours
+    later.
     """
     descriptor = connection.driver_connection.pgconn.socket
     poll = select.poll()
@@ -108,7 +109,7 @@ def lock_timeout_ms(connection: AsyncConnection) -> int | None:
 
 
 def is_pooled(connection: AsyncConnection) -> bool:
-    """Whether a pooler is in between, where limits last for a transaction alone."""
+    """Whether there is a pooler in between, so that limits last for one transaction only."""
     session = _session(connection)
     return session is not None and session.is_pooled
 
@@ -120,21 +121,21 @@ def _session(connection: AsyncConnection) -> Session | None:
 
 
 def _leave_read_only(context: ExceptionContext) -> None:
-    """Drop every connection to a server that takes no writes any more: another one may lead now."""
+    """Drop every connection to a server that accepts no writes: another may be primary now."""
     if outage.sqlstate(context.original_exception) == outage.READ_ONLY:
         context.is_disconnect = True
 
 
 @asynccontextmanager
 async def briefly(database: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """A transaction of what can be done later as well: it gives up a lock that it does not get."""
+    """A transaction for work that can be postponed: it gives up if it does not get a lock soon."""
     async with database.begin() as connection:
         await connection.execute(BRIEFLY)
         yield connection
 
 
 async def refuse_if_unfit(database: AsyncEngine) -> None:
-    """Raise UnfitDatabase where jobs would not be safe, or not possible: see `fitness`."""
+    """Raise UnfitDatabase if jobs would not be safe, or could not be stored: see `fitness`."""
     async with database.connect() as connection:
         seen = (await connection.execute(text(fitness.LOOK))).mappings().one()
         fitness.refuse(dict(seen))

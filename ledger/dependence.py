@@ -1,7 +1,7 @@
-"""What jobs may depend on, in the words that the names of lanes use: a relay, a host.
+"""What jobs may depend on, as used in the names of lanes: a relay, a host.
 
-Pure and cheap: intake asks for every job. The kinds say which of them applies
-(`tasks.kinds.lane_of`); callbacks, which the ledger makes itself, depend on their host.
+Pure and cheap: intake calls this for every job. The kinds say which of them applies
+(`tasks.kinds.lane_of`); callbacks, which the ledger creates itself, depend on their host.
 """
 
 from __future__ import annotations

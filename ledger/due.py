@@ -1,4 +1,4 @@
-"""Which users' schedules are enabled, and making their ticks jobs, many in one transaction."""
+"""Which users' schedules are enabled, and turning their ticks into jobs, many per transaction."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
 LaneOf = Callable[[str, str, dict[str, Any]], str]
 
-PART_MAX_BYTES = 4_194_304  # of schedules' jobs that are in hand at once
+PART_MAX_BYTES = 4_194_304  # of schedules' jobs held in memory at once
 
 SQL = statements.load(Path(__file__).with_suffix(".sql"))
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """When a schedule fires; `changed_at` tells two versions of it apart."""
+    """When a schedule fires; `changed_at` distinguishes its versions."""
 
     id: UUID
     cron: str
     timezone: str
     changed_at: datetime
-    fired_until: datetime  # nominal times up to here are dealt with
+    fired_until: datetime  # nominal times up to here have been handled
 
     def next_after(self, moment: datetime) -> datetime | None:
         """The first nominal time later than `moment`."""
@@ -57,11 +57,11 @@ class Due:
 
 @dataclass(frozen=True, slots=True)
 class Fired:
-    """What became of one that was due.
+    """The result for one due tick.
 
-    `repeated`: it was dealt with, switched off or changed meanwhile. `busy`: somebody is at it, or
-    it is gone. `refused`: it can never become a job as it is. `failed`: not now, and nobody else's
-    trouble. `reason` says why.
+    `repeated`: it was already fired, switched off or changed meanwhile. `busy`: another transaction
+    has it locked, or it was deleted. `refused`: it can never become a job as it is. `failed`: not
+    now, for a reason of its own. `reason` says why.
     """
 
     result: Literal["fired", "repeated", "busy", "refused", "failed"]
@@ -71,14 +71,14 @@ class Fired:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """Two that are equal (but for `now`) stand for the same enabled schedules."""
+    """Two that are equal (except for `now`) mean that the enabled schedules are the same."""
 
     now: datetime
     schedules: int
     changes: Decimal
 
     def is_like(self, other: Fingerprint | None) -> bool:
-        """Whether nothing has been changed between the two."""
+        """Whether nothing changed between the two."""
         return other is not None and (self.schedules, self.changes) == (
             other.schedules,
             other.changes,
@@ -99,10 +99,10 @@ async def enabled(connection: AsyncConnection) -> list[Times]:
 async def fire(
     connection: AsyncConnection, due: Sequence[Due], *, lane_of: LaneOf | None = None
 ) -> list[Fired]:
-    """Make each of `due` a job, once; answers in their order.
+    """Turn each of `due` into a job, once; results in the same order.
 
     `lane_of` names the lane of a job by kind, tenant and payload; without it, it is the tenant's.
-    Nothing waits for another beat. One that the ledger itself refuses raises, for all of them.
+    Nothing waits for another beat. If the ledger refuses one, this raises, for all of them.
     """
     await connection.execute(SQL["not_for_long"])
     locked = await connection.execute(SQL["lock"], {"ids": [tick.times.id for tick in due]})
@@ -159,7 +159,7 @@ def _is_live(tick: Due, row: Any) -> bool:  # noqa: ANN401 - a row
 
 
 def _parts(sized: Sequence[tuple[Due, int]]) -> Iterator[list[Due]]:
-    """Cut so that the jobs of each part have at most PART_MAX_BYTES, or there is only one."""
+    """Split so that the jobs of each part have at most PART_MAX_BYTES, or it has only one."""
     part: list[Due] = []
     part_bytes = 0
     for tick, size in sized:

@@ -2,12 +2,12 @@
 
 RelaisError
 └── LedgerError
-    ├── LedgerUnavailable    Postgres does not answer: try again later
+    ├── LedgerUnavailable    Postgres does not respond: try again later
     ├── UnfitDatabase        fsync or synchronous_commit is off, or the schema is not migrated
     ├── NotFound             no such row for this tenant
-    ├── WrongState           the row's state does not allow what was asked
-    ├── InvalidKey           an API key was asked for that cannot be made
-    ├── IdempotencyConflict  the key was used with another body
+    ├── WrongState           the row's state does not allow this
+    ├── InvalidKey           an API key was requested that cannot be created
+    ├── IdempotencyConflict  the key was used with a different body
     └── InvalidSchedule      a schedule's cron expression, time zone or job is wrong
 """
 
@@ -17,15 +17,15 @@ from runtime.errors import RelaisError
 
 
 class LedgerError(RelaisError):
-    """The ledger could not do what was asked."""
+    """The ledger could not do what was requested."""
 
 
 class LedgerUnavailable(LedgerError):  # noqa: N818 - reads as the state it names
-    """Postgres does not answer."""
+    """Postgres does not respond."""
 
 
 class UnfitDatabase(LedgerError):  # noqa: N818 - reads as the state it names
-    """The database must not be trusted with jobs as it is."""
+    """The database cannot be trusted with jobs as it is."""
 
 
 class NotFound(LedgerError):  # noqa: N818 - reads as the state it names
@@ -33,15 +33,15 @@ class NotFound(LedgerError):  # noqa: N818 - reads as the state it names
 
 
 class WrongState(LedgerError):  # noqa: N818 - reads as the state it names
-    """The row's state does not allow what was asked."""
+    """The row's state does not allow this."""
 
 
 class IdempotencyConflict(LedgerError):  # noqa: N818 - reads as the state it names
-    """The idempotency key was used with another body."""
+    """The idempotency key was used with a different body."""
 
 
 class InvalidKey(LedgerError):  # noqa: N818 - reads as the state it names
-    """An API key was asked for that cannot be made."""
+    """An API key was requested that cannot be created."""
 
 
 class InvalidSchedule(LedgerError):  # noqa: N818 - reads as the state it names

@@ -10,14 +10,14 @@ from uuid import UUID
 
 from ledger.models.jobs import State
 
-# How far the clocks of a gateway (which makes ids) and the database (created_at) may differ.
+# How far the clocks of a gateway (which creates ids) and the database (created_at) may differ.
 CLOCKS_DIFFER = timedelta(hours=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class JobFilter:
-    """Conditions on jobs; what is None does not count."""
+    """Conditions on jobs; None means no condition."""
 
     states: tuple[State, ...] = ()
     queue: str | None = None

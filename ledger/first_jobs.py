@@ -1,4 +1,4 @@
-"""Jobs that already hold an idempotency key: the answer to whoever sends the same again."""
+"""Jobs that already hold an idempotency key: the result when the same job is sent again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a database is fit to be trusted with jobs: the one list, for every process."""
+"""Whether a database can be trusted with jobs: the one list, for every process."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 VERSION_MIN = 15
 CONNECT_S = 3
-# What Postgres says to a connection until somebody changes something. Whatever else it says (it is
-# starting, it is full, its disk is) may pass, and ends nobody: libpq does not tell the SQLSTATE.
+# Errors that persist until something is changed. All others may pass (it is starting, it has too many
+# connections, its disk is full) and end no process: libpq does not expose the SQLSTATE here.
 LASTING = (
     "authentication failed",
     "does not exist",
@@ -30,7 +30,7 @@ LASTING = (
     "no password",
 )
 MIGRATE = "Run: python -m ledger.migrate pre"
-# to_regclass() finds nothing in a schema that one may not use, so the catalogue is asked.
+# to_regclass() finds nothing in a schema without the right to use it, so query the catalogue.
 LOOK = """
 SELECT current_setting('server_version_num')::int / 10000 AS version,
        current_setting('server_encoding') AS encoding,
@@ -56,14 +56,14 @@ def refuse(seen: Mapping[str, Any], *, needs_schema: bool = True) -> None:
         raise UnfitDatabase(sentence, remedy="Upgrade the server.")
     if seen["encoding"] != "UTF8":
         sentence = (
-            f"The database {seen['database']!r} has the encoding {seen['encoding']}, in which most"
-            " characters cannot be stored; Relais needs UTF8."
+            f"The database {seen['database']!r} has the encoding {seen['encoding']}, which cannot"
+            " store most characters; Relais needs UTF8."
         )
-        remedy = "Make one: CREATE DATABASE relais ENCODING 'UTF8' TEMPLATE template0"
-        raise UnfitDatabase(sentence, remedy=f"{remedy} (LOCALE 'C.UTF-8' where it asks for one).")
+        remedy = "Create one: CREATE DATABASE relais ENCODING 'UTF8' TEMPLATE template0"
+        raise UnfitDatabase(sentence, remedy=f"{remedy} (add LOCALE 'C.UTF-8' if it asks for one).")
     for name in ("fsync", "synchronous_commit", "full_page_writes"):
         if seen[name] == "off":
-            sentence = f"Postgres runs with {name} = off, so a power cut loses jobs."
+            sentence = f"Postgres runs with {name} = off, so a power cut would lose jobs."
             raise UnfitDatabase(sentence, remedy=f"Set {name} = on and restart Postgres.")
     _refuse_without_rights(seen, needs_schema=needs_schema)
 
@@ -105,7 +105,7 @@ def ask(variable: str, url: str, *, needs_schema: bool = True) -> Finding | None
         sentence = f"{name} refuses: {words}."
         if any(lasting in words for lasting in LASTING):
             return Finding(variable, sentence, _remedy_of(words))
-        remedy = "Wait until it takes connections; its log says more."
+        remedy = "Wait until it accepts connections; its log says more."
         return Finding(variable, sentence, remedy, is_passing=True)
     return None
 

@@ -1,21 +1,21 @@
-"""Many callers, one commit: strict durability at the price of one fsync for all who wait.
+"""Many callers, one commit: strict durability at the price of one fsync for all that wait.
 
 While one batch is being committed the next one collects, so a lone caller never waits for
-company and a crowd shares the cost.
+others, and many callers share the cost.
 
-A batch that is refused is taken apart, so that nobody pays for a neighbour:
+A batch that is refused is split up, so that no item suffers for another:
 
 | the error | several items | one item |
 |---|---|---|
-| its own fault (`outage.is_own_fault`), or none of Postgres' | taken apart | told |
-| it waited for a lock (55P03), it took too long (57014) | taken apart | tried again, or told |
-| Postgres is away, read-only, out of means | tried again, or told | tried again, or told |
-| a deadlock, a lost race (class 40), and the rest | tried again, then taken apart | the same |
-| a `RelaisError`: `commit` has had a patience of its own | told | told |
+| its own fault (`outage.is_own_fault`), or not Postgres' error | split up | reported |
+| it waited for a lock (55P03), it took too long (57014) | split up | retried, or reported |
+| Postgres is down, read-only, out of resources | retried, or reported | retried, or reported |
+| a deadlock, a serialization failure (class 40), and the rest | retried, then split up | the same |
+| a `RelaisError`: `commit` has already retried | reported | reported |
 
-"Tried again, or told": a patient group tries until Postgres takes it; any other tries what a second
-try may settle (class 40) `TRIES` times, and tells its callers of everything else at once. Parts
-are written beside the fresh batches and hold up none of them.
+"Retried, or reported": a patient group retries until Postgres accepts it; any other retries what a
+retry may fix (class 40) `TRIES` times, and reports everything else to its callers at once. Parts
+are written alongside new batches and delay none of them.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-TRIES = 4  # of a batch that may succeed the next time, before it is taken apart
-PARTS = 8  # fewer rounds than halves; a round may cost a whole time-out
-MENDERS = 4  # parts that are written at once
-LONE_WAIT_MAX_S = 5.0  # between two tries of an item that nothing but its own trouble keeps
+TRIES = 4  # for a batch that may succeed the next time, before it is split up
+PARTS = 8  # fewer rounds than halving; a round may cost a whole timeout
+MENDERS = 4  # parts that are written at the same time
+LONE_WAIT_MAX_S = 5.0  # between two attempts for an item that only its own trouble delays
 _WAITED = frozenset({"55P03", "57014"})
 _LOST_RACE_CLASS = "40"
 
@@ -65,7 +65,7 @@ class _Batch(Generic[Item, Result]):
         self.patience = Patience(announcements)
 
     def drop_the_gone(self) -> int:
-        """Leave out whoever gave up by now: they were told "not written". Bytes left out."""
+        """Drop items whose callers gave up: they were told so. Returns the bytes dropped."""
         gone_bytes = 0
         if any(entry.future.done() for entry in self.entries):
             gone_bytes = sum(entry.size_bytes for entry in self.entries if entry.future.done())
@@ -73,14 +73,14 @@ class _Batch(Generic[Item, Result]):
         return gone_bytes
 
     def settle(self, results: Sequence[Result]) -> int:
-        """Answer the callers; bytes answered for."""
+        """Give the callers their results; returns the bytes settled."""
         for entry, result in zip(self.entries, results, strict=True):
             if not entry.future.done():
                 entry.future.set_result(result)
         return self._size_bytes()
 
     def refuse(self, error: Exception) -> int:
-        """Tell the callers; bytes answered for."""
+        """Raise the error in the callers; returns the bytes settled."""
         for entry in self.entries:
             if not entry.future.done():
                 entry.future.set_exception(error)
@@ -94,9 +94,9 @@ class GroupCommit(Generic[Item, Result]):
     """Collects items of one event loop and hands them to `commit` in batches.
 
     `commit` returns one result per item, in order, after its transaction is durable. `writers`
-    batches may be under way at once. A batch has at most `batch_max` items and, where `weigh`
-    tells the size of one, about `batch_max_bytes`. `is_patient` and the errors: see above.
-    `on_wait` is told what keeps a write waiting, and how often it has.
+    batches may be in progress at once. A batch has at most `batch_max` items and, if `weigh`
+    gives the size of one, about `batch_max_bytes`. `is_patient` and the errors: see above.
+    `on_wait` is called with the error that keeps a write waiting, and how often it has occurred.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class GroupCommit(Generic[Item, Result]):
         self._weigh = weigh
         self._is_patient = is_patient
         self._announcements = Announcements(on_wait)
-        self.unsettled_bytes = 0  # of items whose callers have not been answered
+        self.unsettled_bytes = 0  # of items whose callers have no result yet
         self._waiting: deque[_Entry[Item, Result]] = deque()
         self._parts: deque[_Batch[Item, Result]] = deque()
         self._idle_writers = writers
@@ -171,7 +171,7 @@ class GroupCommit(Generic[Item, Result]):
         return _Batch(entries, self._announcements)
 
     async def _try(self, batch: _Batch[Item, Result]) -> float | None:
-        """Write `batch`; seconds until it is tried again as it is, None where it is dealt with."""
+        """Write `batch`; seconds until it is retried as it is, None if it is settled."""
         self.unsettled_bytes -= batch.drop_the_gone()
         if not batch.entries:
             return None
@@ -221,7 +221,7 @@ class GroupCommit(Generic[Item, Result]):
 
     def _mend_soon(self, part: _Batch[Item, Result]) -> None:
         if len(part.entries) > 1:
-            self._parts.appendleft(part)  # most of them are well: before those that are not
+            self._parts.appendleft(part)  # most of them are fine: ahead of those that are not
         else:
             self._parts.append(part)
         if self._idle_menders:
@@ -233,7 +233,7 @@ class GroupCommit(Generic[Item, Result]):
         self._mend_soon(part)
 
     async def _mend(self) -> None:
-        """Write parts until none waits; what has to wait makes room for the others."""
+        """Write parts until none waits; a part that has to wait makes room for the others."""
         try:
             while self._parts:
                 part = self._parts.popleft()

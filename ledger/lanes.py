@@ -1,8 +1,8 @@
-"""Lanes: what a job shares trouble with, so that nobody waits for somebody else's.
+"""Lanes: jobs that depend on the same thing, so that no job waits for another's trouble.
 
 A lane is a tenant (`acme`), or something that a tenant's jobs depend on (`acme/relay:main`,
-`acme/host:n8n.example.com`). Claims go round the lanes of a queue; a lane can be paused, for a
-while or until somebody resumes it, and bounded. The statements are in `lanes.sql`.
+`acme/host:n8n.example.com`). Claims take turns between the lanes of a queue; a lane can be paused,
+until a given time or until it is resumed, and limited. The statements are in `lanes.sql`.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 SQL = statements.load(Path(__file__).with_suffix(".sql"))
 
 ALL_QUEUES = "*"
-SYSTEM = "system"  # what Relais gives itself; runs in a paused queue too
-RELAY = "relay"  # who pauses the lane of a relay in trouble
+SYSTEM = "system"  # Relais' own jobs; they run in a paused queue too
+RELAY = "relay"  # recorded as the one who pauses the lane of a relay in trouble
 NAME_MAX_BYTES = 200
 READY_SEEN = 50  # of each lane, in a list
 RUNNING_SEEN = 1_000  # of all lanes
-REGISTRY_MAX = 500  # lanes, kinds and priorities; each costs a look a probe
+REGISTRY_MAX = 500  # lanes, kinds and priorities; each costs a look one probe
 
 Group = tuple[str, str, int]  # lane, kind, priority
 Registered = tuple[str, str, str, int]  # queue, lane, kind, priority
-_KEY = "\x1f"  # between them; in none of them
+_KEY = "\x1f"  # separates the parts of a key; occurs in none of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +56,13 @@ class Head:
 
     @property
     def group(self) -> Group:
-        """What a wish names."""
+        """What a wish refers to."""
         return (self.lane, self.kind, self.priority)
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Why nothing of a lane is claimed."""
+    """Why nothing is claimed from a lane."""
 
     paused_at: datetime
     paused_until: datetime | None  # None: until it is resumed
@@ -82,7 +82,7 @@ class LaneRecord:
     reason: str | None
     running_max: int | None
     weight: float
-    running: int | None  # None: more run in all than a list counts
+    running: int | None  # None: more are running in total than a list counts
     ready: int | None  # READY_SEEN + 1: or more
     ready_at: datetime | None  # since when its longest ready job has been; None: none is ready
 
@@ -110,9 +110,9 @@ async def look(
     kinds: Sequence[str] | None,
     floors: Mapping[Group, datetime] | None = None,
 ) -> list[Head]:
-    """What may be claimed of `queue` and `kinds` (None: of all), one head a group.
+    """What may be claimed of `queue` and `kinds` (None: of all), one head per group.
 
-    `floors`: none of a group became ready before its floor. Without one, all is looked at.
+    `floors`: no job of a group became ready before its floor. Without one, all jobs are scanned.
     """
     known = {
         _KEY.join((lane, kind, str(priority))): floor
@@ -144,10 +144,10 @@ async def pause(
     until_s: float | None = None,
     until: datetime | None = None,
 ) -> Pause | None:
-    """Claim nothing of `lane`: `until` then, for `until_s` seconds, or until it is resumed.
+    """Claim nothing from `lane`: until `until`, for `until_s` seconds, or until it is resumed.
 
-    What holds it now: a pause that lasts longer stays as it is, and so does an operator's where
-    `by` is RELAY. None where `until` is over.
+    Returns the pause in effect: a pause that lasts longer stays as it is, and so does an operator's
+    if `by` is RELAY. None if `until` has passed.
     """
     await connection.execute(
         SQL["pause"],
@@ -166,13 +166,13 @@ async def pause(
 async def in_force(
     connection: AsyncConnection, *, lane: str, queue: str = ALL_QUEUES
 ) -> Pause | None:
-    """What keeps `lane` from being claimed in `queue`."""
+    """The pause that keeps `lane` from being claimed in `queue`."""
     row = (await connection.execute(SQL["in_force"], {"queue": queue, "lane": lane})).first()
     return Pause(*row) if row else None
 
 
 async def resume(connection: AsyncConnection, *, lane: str, queue: str = ALL_QUEUES) -> bool:
-    """Claim from `lane` again, in one queue or in all; False where it was not paused."""
+    """Claim from `lane` again, in one queue or in all; False if it was not paused."""
     result = await connection.execute(SQL["resume"], {"queue": queue, "lane": lane})
     return result.first() is not None
 
@@ -193,9 +193,9 @@ async def configure(
     weight: float = 1.0,
     queue: str = ALL_QUEUES,
 ) -> None:
-    """Bound how many jobs of `lane` run at once (None: no bound); say how large its share is.
+    """Limit how many jobs of `lane` run at once (None: no limit), and set its weight.
 
-    Of a queue's own bound and every queue's, the lower one holds; weights are multiplied.
+    Of a queue's own limit and the one for every queue, the lower applies; weights are multiplied.
     """
     values = {"queue": queue, "lane": lane, "running_max": running_max, "weight": weight}
     await connection.execute(SQL["configure"], values)
@@ -225,12 +225,12 @@ async def list_all(
 
 
 def registered(job: NewJob) -> Registered:
-    """Under what claims find `job`."""
+    """The registry entry under which claims find `job`."""
     return job.queue, job.lane or job.tenant, job.kind, job.priority
 
 
 async def register(connection: AsyncConnection, found: Collection[Registered]) -> None:
-    """Make sure that these are looked into by claims."""
+    """Make sure that claims look at these."""
     queues, names, kinds, priorities = zip(*found, strict=True)
     values = {
         "queues": list(queues),
@@ -242,22 +242,22 @@ async def register(connection: AsyncConnection, found: Collection[Registered]) -
 
 
 async def register_missing(connection: AsyncConnection) -> int:
-    """Make sure that no ready or scheduled job is in a lane that nobody looks into; how many."""
+    """Register the lanes of ready or scheduled jobs that are missing; returns how many."""
     return (await connection.execute(SQL["register_missing"])).rowcount
 
 
 @dataclass(slots=True)
 class IdleLanes:
-    """A walk over the registry that forgets groups in which nothing waits; begin anew with another.
+    """A walk over the registry that removes idle groups; start over with a new object.
 
-    It ends where there are no more than `kept` groups: so many cost a look nothing.
+    It ends when there are no more than `kept` groups: that many cost a look nothing.
     """
 
     kept: int = REGISTRY_MAX
     after: tuple[str, str, str, int] = ("", "", "", -1)  # queue, lane, kind, priority
 
     async def forget(self, connection: AsyncConnection, *, limit: int) -> Slice:
-        """Forget those that are idle among the next `limit`."""
+        """Remove the idle ones among the next `limit`."""
         after = ("after_queue", "after_lane", "after_kind", "after_priority")
         values = dict(zip(after, self.after, strict=True)) | {"kept": self.kept, "limit": limit}
         row = (await connection.execute(SQL["forget_idle"], values)).one()

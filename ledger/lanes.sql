@@ -1,10 +1,10 @@
--- Lanes: what waits in which, and what was decided about them. ledger/lanes.py runs these by name.
+-- Lanes: what waits in each, their pauses and settings. ledger/lanes.py runs these by name.
 
 -- name: look
 -- The longest ready job of every lane, kind and priority of a queue that may be claimed, from where
--- the last look ended (`floors`). Paused lanes and queues are left out, but for what Relais gives
--- itself: nothing that somebody pauses stops housekeeping. Floors are looked up by key: joined as
--- rows, of which the planner cannot know how many there are, each would be held against each lane.
+-- the last look ended (`floors`). Paused lanes and queues are left out, except for Relais' own jobs:
+-- no pause stops housekeeping. Floors are looked up by key: joined as rows, whose number the planner
+-- cannot know, each would be compared with each lane.
 SELECT l.lane, l.kind, l.priority, head.ready_at,
        least(own.running_max, every.running_max) AS running_max,
        coalesce(own.weight, 1) * coalesce(every.weight, 1) AS weight,
@@ -30,14 +30,14 @@ WHERE l.queue = :queue AND (CAST(:of_kinds AS text[]) IS NULL OR l.kind = ANY(:o
                        WHERE q.name = l.queue AND q.paused_at IS NOT NULL))
 
 -- name: workers
--- How many processes claim from a queue: a lane's `running_max` is shared out among them.
+-- How many processes claim from a queue: a lane's `running_max` is divided among them.
 SELECT count(*) FROM relais.workers
 WHERE queue = :queue AND lease_until > statement_timestamp()
 
 -- name: pause
--- Nothing of the lane is claimed until it is resumed, or until a moment, or for `until_s`.
--- No pause shortens one of the same side. An operator's takes the place of a relay's, which is made
--- anew if it is still needed afterwards; a relay's never touches an operator's.
+-- Nothing is claimed from the lane until it is resumed, until a given time, or for `until_s`.
+-- No pause shortens one of the same kind. An operator's replaces a relay's, which is set again if it
+-- is still needed afterwards; a relay's never touches an operator's.
 INSERT INTO relais.lane_settings AS s (queue, lane, paused_at, paused_until, paused_by, reason)
 VALUES (:queue, :lane, clock_timestamp(),
         coalesce(CAST(:until AS timestamptz),
@@ -54,14 +54,14 @@ WHERE s.paused_at IS NULL OR s.paused_until <= clock_timestamp()
        AND s.paused_until < coalesce(excluded.paused_until, 'infinity'))
 
 -- name: in_force
--- The pause that holds a lane for longest, of a queue's own and of every queue's.
+-- The pause of a lane that lasts longest: the queue's own or the one for every queue.
 SELECT paused_at, paused_until, paused_by, reason FROM relais.lane_settings
 WHERE queue IN (:queue, '*') AND lane = :lane AND paused_at IS NOT NULL
   AND coalesce(paused_until > statement_timestamp(), true)
 ORDER BY paused_until DESC NULLS FIRST LIMIT 1
 
 -- name: resume
--- The lane is claimed again: in one queue, or ('*') in all, whatever was paused one by one.
+-- The lane is claimed again: in one queue, or ('*') in all, including pauses of single queues.
 UPDATE relais.lane_settings
 SET paused_at = NULL, paused_until = NULL, paused_by = NULL, reason = NULL,
     changed_at = clock_timestamp()
@@ -69,7 +69,7 @@ WHERE (CAST(:queue AS text) = '*' OR queue = :queue) AND lane = :lane AND paused
 RETURNING lane
 
 -- name: waiting
--- A ready job of each queue, kind and priority of a lane, for the doorbells of those who sleep.
+-- A ready job of each queue, kind and priority of a lane, to ring idle workers.
 SELECT l.queue, l.kind, head.id FROM relais.lanes AS l
 CROSS JOIN LATERAL (
     SELECT j.id FROM relais.jobs AS j
@@ -80,15 +80,15 @@ CROSS JOIN LATERAL (
 WHERE (CAST(:queue AS text) = '*' OR l.queue = :queue) AND l.lane = :lane
 
 -- name: configure
--- How many at once, and how large a share.
+-- Limit on jobs at once, and weight.
 INSERT INTO relais.lane_settings AS s (queue, lane, running_max, weight)
 VALUES (:queue, :lane, :running_max, :weight)
 ON CONFLICT (queue, lane) DO UPDATE
 SET running_max = excluded.running_max, weight = excluded.weight, changed_at = clock_timestamp()
 
 -- name: list
--- Lanes by name, and what was decided about them; the queue '*' is what was decided for every queue.
--- What runs is counted up to `running_seen` jobs of all lanes (beyond it: NULL), what is ready up to
+-- Lanes by name, with pauses and settings; the queue '*' has what was set for every queue.
+-- Running jobs are counted up to `running_seen` jobs of all lanes (beyond it: NULL), what is ready up to
 -- `ready_seen` of each lane, so that a page costs the same whatever the backlog.
 WITH page AS MATERIALIZED (
     SELECT lane, queue FROM (
@@ -143,7 +143,7 @@ CROSS JOIN LATERAL (
 ORDER BY p.lane, p.queue COLLATE "C"
 
 -- name: register
--- Lanes that jobs are about to come to, in the order in which the trigger registers them.
+-- Lanes that jobs are about to use, in the order in which the trigger registers them.
 INSERT INTO relais.lanes (queue, lane, kind, priority)
 SELECT * FROM unnest(
     CAST(:queues AS text[]), CAST(:lanes AS text[]), CAST(:kinds AS text[]),
@@ -180,9 +180,9 @@ SELECT * FROM groups UNION SELECT * FROM later
 ON CONFLICT DO NOTHING
 
 -- name: forget_idle
--- Those of the next groups of the registry in which nothing is ready or scheduled, unless there are
--- few in all; whoever comes registers anew. One whose job is being written at this moment may go with them: it comes back by
--- `register_missing`.
+-- Removes those of the next groups of the registry in which nothing is ready or scheduled, unless
+-- there are few in total; new jobs register again. One whose job is being written at this moment may
+-- be removed too: `register_missing` brings it back.
 WITH seen AS MATERIALIZED (
     SELECT l.ctid AS place, l.queue, l.lane, l.kind, l.priority,
            (SELECT j.id FROM relais.jobs AS j

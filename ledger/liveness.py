@@ -1,4 +1,4 @@
-"""Which workers have no living process behind them; costs the same however many jobs run."""
+"""Which workers have no live process behind them; costs the same however many jobs are running."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SQL = statements.load(Path(__file__).with_suffix(".sql"))
 
 @dataclass(frozen=True, slots=True)
 class Quiet:
-    """Workers that hold no lock, workers whose lease ran out, and how many there are in all."""
+    """Workers that hold no lock, workers whose lease has expired, and how many there are."""
 
     silent: frozenset[UUID]
     overdue: frozenset[UUID]
@@ -27,7 +27,7 @@ class Quiet:
 
 
 async def quiet_workers(connection: AsyncConnection) -> Quiet:
-    """Workers that do not prove themselves alive at this moment."""
+    """Workers that do not prove that they are alive at this moment."""
     rows = (await connection.execute(SQL["quiet_workers"])).all()
     return Quiet(
         silent=frozenset(row.id for row in rows if row.is_silent),
@@ -37,12 +37,12 @@ async def quiet_workers(connection: AsyncConnection) -> Quiet:
 
 
 async def orphans(connection: AsyncConnection) -> frozenset[UUID]:
-    """Owners of running jobs that nobody has ever signed on as, or who are forgotten."""
+    """Owners of running jobs that have no row: never registered, or removed."""
     return frozenset((await connection.execute(SQL["orphans"])).scalars())
 
 
 async def bury(connection: AsyncConnection, dead: Iterable[UUID]) -> None:
-    """Remove the rows of `dead` workers that own nothing any more."""
+    """Remove the rows of `dead` workers that no longer own anything."""
     await connection.execute(SQL["bury"], {"ids": list(dead)})
 
 

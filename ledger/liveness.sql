@@ -1,8 +1,7 @@
 -- Which workers are dead. ledger/liveness.py runs these by name.
 
 -- name: quiet_workers
--- Workers whose advisory lock nobody holds, or who have let their lease run out; and how many
--- there are.
+-- Workers whose advisory lock is free, or whose lease has expired; and how many there are.
 SELECT w.id, w.is_silent, w.is_overdue, w.everybody FROM (
     SELECT w.id, w.lease_until < statement_timestamp() AS is_overdue,
            count(*) OVER () AS everybody, held.key IS NULL AS is_silent
@@ -34,8 +33,8 @@ WHERE w.seen_at < statement_timestamp() - interval '5 minutes'
   AND NOT EXISTS (SELECT FROM relais.jobs WHERE state = 'running' AND owner = w.id)
 
 -- name: bury
--- Rows of the dead once nothing is left of what they held. One who only seemed dead signs on again
--- with its next heartbeat; until then it claims nothing.
+-- Rows of dead workers once nothing is left of what they held. One that only seemed dead registers
+-- again with its next heartbeat; until then it claims nothing.
 DELETE FROM relais.workers AS w
 WHERE w.id = ANY(CAST(:ids AS uuid[]))
   AND NOT EXISTS (SELECT FROM relais.jobs WHERE state = 'running' AND owner = w.id)

@@ -11,13 +11,15 @@ if TYPE_CHECKING:
 
     from cronsim import CronSim
 
-YEARS_MAX = 50  # 29 February on a Sunday comes after 40 years across 2100; further off is never
+YEARS_MAX = (
+    50  # 29 February on a Sunday comes after 40 years across 2100; anything later never matches
+)
 
 
 class MatchingDays:
     """The days of one expression.
 
-    A year has one of 14 calendars: leap or not, and seven days to begin with. Each is worked out
+    A year has one of 14 calendars: leap or not, and seven days to start on. Each is computed
     when it is first needed.
     """
 
@@ -28,7 +30,7 @@ class MatchingDays:
         self._by_calendar: dict[tuple[bool, int], int] = {}
 
     def first_from(self, day: date) -> date | None:
-        """The first day that matches and is not before `day`; None where none is in sight."""
+        """The first day that matches and is not before `day`; None if there is none."""
         number = day.timetuple().tm_yday - 1
         for year in range(day.year, min(day.year + YEARS_MAX, date.max.year)):
             found = next_bit(self._of(year), number)

@@ -34,7 +34,7 @@ AGO = text("SELECT statement_timestamp() - :ago_s * interval '1 second'")
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """An address as it goes over the wire, and where it was named: to, cc or bcc."""
+    """An address as it goes over the wire, and where it was listed: to, cc or bcc."""
 
     address: str
     role: str
@@ -71,7 +71,7 @@ class MessageRow:
     enhanced_code: str | None = None
     reply: str | None = None
     reason: str | None = None
-    dot_age_s: float | None = None  # since the dot that nobody answered
+    dot_age_s: float | None = None  # since the unanswered dot
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Dot:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What became of a message; `suppress` also stops further mail to its recipient."""
+    """The result for a message; `suppress` also stops further mail to its recipient."""
 
     id: UUID
     attempt: int
@@ -110,8 +110,8 @@ async def begin(
 ) -> list[Begun | None]:
     """Write the rows of first attempts, in one statement.
 
-    None: not (all) written, because they are there already or the relay must not be used now;
-    then see `prepare`. Suppressed recipients come back as `suppressed`.
+    None: not (all) written, because they exist already or the relay must not be used now;
+    then see `prepare`. Suppressed recipients are returned as `suppressed`.
     """
     found: dict[UUID, list[MessageRow]] = {}
     steps: dict[UUID, int] = {}
@@ -132,8 +132,8 @@ async def prepare(
 ) -> list[list[MessageRow] | None]:
     """Write or take over the rows of each preparation, in the order of its recipients.
 
-    None: a later attempt holds a row, the claim is lost. Rows that are settled already
-    (`sent`, `failed`, ...) come back as they are. Every statement may be committed by itself.
+    None: a later attempt holds a row, so the claim is lost. Rows that are already settled
+    (`sent`, `failed`, ...) are returned as they are. Every statement may be committed on its own.
     """
     if not preparations:
         return []
@@ -147,14 +147,14 @@ async def prepare(
 
 
 async def mark_dots(connection: AsyncConnection, dots: Sequence[Dot]) -> list[bool]:
-    """Note that the final dots are about to go out; False: not ours any more, do not send it."""
+    """Record that the final dots are about to go out; False: no longer ours, do not send it."""
     rows = [{"id": d.id, "job_id": d.job_id, "attempt": d.attempt} for d in dots]
     marked = {row.id for row in await _execute(connection, "mark_dots", rows)}
     return [dot.id in marked for dot in dots]
 
 
 async def mark(connection: AsyncConnection, marks: Sequence[Mark]) -> list[bool]:
-    """Note what became of messages; False: another attempt holds the message, nothing changed."""
+    """Record the results for messages; False: another attempt holds it, nothing changed."""
     rows = [
         {
             "id": m.id,
@@ -172,21 +172,21 @@ async def mark(connection: AsyncConnection, marks: Sequence[Mark]) -> list[bool]
         (*m.suppress, _storable(m.reason) or "") for m in marks if m.suppress and m.id in marked
     ]
     if unwanted:
-        # By itself, the mark may be committed and this not; the address then bounces once more.
+        # In autocommit the mark may be committed and this not; the address then bounces once more.
         await suppressions.suppress_many(connection, unwanted)
     return [m.id in marked for m in marks]
 
 
 @dataclass(slots=True)
 class Abandoned:
-    """A walk over the jobs that ended badly, in the order in which they did, and their messages.
+    """A walk over the jobs that ended badly, in the order in which they ended, and their messages.
 
-    Begins with what ended in the last `back_s`; every step goes on where the one before stopped,
-    so that a job is looked at once however many there are.
+    Starts with those that ended in the last `back_s`; every step continues where the last one
+    stopped, so that each job is looked at once, however many there are.
     """
 
     back_s: float = 86_400.0
-    since_s: float = 120.0  # ended longer ago than any transaction may take to say so
+    since_s: float = 120.0  # ended longer ago than any transaction may take to commit
     after: datetime | None = None
     after_id: UUID = field(default=UUID(int=0))
 
@@ -209,7 +209,7 @@ class Abandoned:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """How many jobs were looked at, and what became of their messages."""
+    """How many jobs were looked at, and the results for their messages."""
 
     looked_at: int
     unknown: int
@@ -217,7 +217,7 @@ class Settled:
 
 
 def _storable(words: str | None) -> str | None:
-    """`words` as Postgres takes them: an answer to the dot must not be lost over its wording."""
+    """`words` as Postgres accepts them: a reply to the dot must not be lost over its wording."""
     if words is None:
         return None
     return words.replace("\x00", "").encode(errors="replace").decode()
@@ -267,7 +267,7 @@ def _message(row: Row[Any]) -> MessageRow:
 
 
 def _owned(rows: list[MessageRow], preparation: Preparation) -> list[MessageRow] | None:
-    """The rows, unless a later attempt holds one or the relay was closed to us meanwhile."""
+    """The rows, unless a later attempt holds one or the relay was stopped meanwhile."""
     if len(rows) < len(preparation.recipients):
         return None
     return None if any(row.attempt > preparation.attempt for row in rows) else rows

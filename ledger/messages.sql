@@ -1,10 +1,10 @@
 -- Every statement that changes relais.messages. ledger/messages.py runs them by name.
 -- Fence: a mark names (message id, attempt); a row that another attempt took over is not touched.
--- No index has a column that changes, so that the versions of a row stay beside each other (HOT).
+-- No index includes a column that changes, so that updates stay on the same page (HOT).
 
 -- name: insert
--- One row per recipient; a suppressed address is never sent to. Rows that are there stay, and
--- where the relay is stopped or backing off nothing is written.
+-- One row per recipient; nothing is sent to a suppressed address. Existing rows stay, and
+-- nothing is written if the relay is stopped or backing off.
 WITH born AS (
     INSERT INTO relais.messages (
         id, tenant, job_id, position, recipient, role, message_id, relay, state, attempt, reason,
@@ -32,9 +32,9 @@ FROM born AS b
 LEFT JOIN relais.relay_states AS r ON r.tenant = b.tenant AND r.name = b.relay
 
 -- name: take_over
--- Rows of an earlier attempt become ours. An unanswered dot stays `dot_sent`: whoever takes it
--- over decides by the relay's policy. A row that is settled is tried again only where a person
--- has reopened its job since; one that is unknown only where the job itself stood as unknown.
+-- Take over the rows of an earlier attempt. An unanswered dot stays `dot_sent`: the new attempt
+-- decides by the relay's policy. A settled row is tried again only if a person has reopened its job
+-- since; an unknown one only if the job itself was unknown.
 UPDATE relais.messages AS m
 SET attempt = d.attempt, changed_at = clock_timestamp(),
     state = CASE
@@ -78,8 +78,8 @@ WHERE m.id = d.id AND m.attempt = d.attempt AND m.job_id = d.job_id
 RETURNING m.id
 
 -- name: mark
--- What became of messages that this attempt holds. Repeating a mark changes nothing, so that a
--- commit whose answer was lost can be repeated.
+-- Results of messages that this attempt holds. Repeating a mark changes nothing, so that a
+-- commit whose reply was lost can be repeated.
 UPDATE relais.messages AS m
 SET state = d.state::relais.message_state, reply_code = coalesce(d.reply_code, m.reply_code),
     enhanced_code = CASE WHEN d.reply_code IS NULL THEN m.enhanced_code ELSE d.enhanced_code END,
@@ -100,7 +100,7 @@ RETURNING m.id
 -- cancelled): an unanswered dot is unknown, the rest failed. Looks at jobs that ended after `after`
 -- and not in the last `since_s`, a bounded number of them. A message that a later attempt has taken
 -- over is not touched; one that is settled counts as settled when its job ended, so that a person
--- who reopens the job at this very moment is still heard.
+-- who reopens the job at this very moment is not ignored.
 WITH ended AS MATERIALIZED (
     SELECT id, attempt, finished_at FROM relais.jobs
     WHERE state IN ('failed', 'cancelled', 'unknown')
@@ -112,7 +112,7 @@ WITH ended AS MATERIALIZED (
     SET state = CASE WHEN m.state = 'dot_sent' THEN 'unknown' ELSE 'failed' END
                 ::relais.message_state,
         reason = CASE WHEN m.state = 'dot_sent'
-                      THEN 'the job ended before an answer to the dot was noted'
+                      THEN 'the job ended before a reply to the dot was recorded'
                       ELSE 'the job ended before this message was sent' END,
         changed_at = greatest(m.changed_at, ended.finished_at)
     FROM ended

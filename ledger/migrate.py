@@ -1,8 +1,8 @@
-"""`python -m ledger.migrate pre|post`: bring the schema up, safely beside running code.
+"""`python -m ledger.migrate pre|post`: upgrade the schema, safely alongside running code.
 
 `pre` runs before new code starts and only adds; `post` runs after the old code is gone and
-takes away what only it needed. Both are idempotent; two at once wait for each other. What a
-migration is made of is in `ledger.migrations.steps`.
+removes what only the old code needed. Both are idempotent; two at once wait for each other. The
+building blocks of migrations are in `ledger.migrations.steps`.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection
 
 PHASES = ("pre", "post")
-LOCK_PATIENCE_S = 600.0  # for locks of others, and as long for another migration's turn to end
+LOCK_PATIENCE_S = 600.0  # for others' locks, and as long again for another migration to finish
 HAS_SCHEMA = text(f"SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = '{SCHEMA}')")
-# Any role of the database may take an advisory lock, and everybody may see who has it.
+# Any role of the database may take an advisory lock, and any role may see who holds it.
 HOLDER = text("""
 SELECT l.pid, a.application_name, a.usename, a.client_addr, a.backend_start
 FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
@@ -42,9 +42,9 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
 LIMIT 1
 """)
 HAS_JOBS = text("SELECT to_regclass('relais.jobs') IS NOT NULL")
-# A role called "relais" would otherwise have the schema of its name as the default one, and
-# Alembic would take every table for a stranger's. Nothing waits for a lock for longer than
-# everybody else can wait behind it; what works on the data may take its time.
+# A role called "relais" would otherwise have the schema of that name as its default, and Alembic
+# would consider every table unknown. Nothing waits for a lock for longer than others can wait
+# behind it; statements that work on the data may take their time.
 SESSION = (
     "SELECT set_config('search_path', 'public', false),"
     f" set_config('lock_timeout', '{steps.LOCK_TIMEOUT_MS}', false),"
@@ -70,7 +70,7 @@ def configuration(connection: Connection) -> Config:
 
 
 def engine(url: str) -> Engine:
-    """Single connections for migrating; UnfitDatabase where others would get their sessions too."""
+    """Single connections for migrations; UnfitDatabase if their sessions would be shared."""
     told = session.parameters(url, application_name="relais migrate")
     made = create_engine(database.shown_url(told), poolclass=NullPool)
 
@@ -110,9 +110,9 @@ def migrate(url: str, phase: str) -> None:
 
 
 def _wait_for_turn(connection: Connection) -> None:
-    """One after the other; without a transaction, which building an index would wait for.
+    """Migrations take turns; without a transaction, which building an index would wait for.
 
-    The lock goes with the connection.
+    The lock is released with the connection.
     """
     deadline = time.monotonic() + LOCK_PATIENCE_S
     told = ""
@@ -129,14 +129,14 @@ def _wait_for_turn(connection: Connection) -> None:
 
 
 def _holder(connection: Connection) -> str:
-    """Who has the turn, in words; empty where it has just come free."""
+    """A description of the lock's holder; empty if it has just become free."""
     row = connection.execute(HOLDER, {"key": _LOCK_KEY}).one_or_none()
     if row is None:
         return ""
     name = row.application_name or "a session without a name"
     if row.usename is None:  # gone by now
         return f"pid {row.pid} of Postgres."
-    # Of sessions of other roles one may not see everything.
+    # Not everything is visible of other roles' sessions.
     place = f", from {row.client_addr}" if row.client_addr else ""
     since = (
         f", connected since {row.backend_start:%Y-%m-%d %H:%M:%S %Z}" if row.backend_start else ""
@@ -145,41 +145,41 @@ def _holder(connection: Connection) -> str:
 
 
 def _no_turn(holder: str) -> LedgerUnavailable:
-    sentence = f"The migration did not get its turn within {LOCK_PATIENCE_S:g} s: the advisory lock"
-    sentence += f" {_LOCK_KEY} is held by {holder or 'one session after the other.'}"
+    sentence = f"The migration could not start within {LOCK_PATIENCE_S:g} s: the advisory lock"
+    sentence += f" {_LOCK_KEY} is held by {holder or 'one session after another.'}"
     return LedgerUnavailable(
         sentence,
-        remedy="If that is a migration, run this one again later; else end the session"
+        remedy="If that is a migration, run this one again later; otherwise end the session"
         " (SELECT pg_terminate_backend(pid)), then run it again.",
     )
 
 
 def _upgrade(connection: Connection, phase: str) -> None:
     is_new = not connection.execute(HAS_JOBS).scalar_one()
-    # Not IF NOT EXISTS, which wants the right to create one although it is there.
+    # Not IF NOT EXISTS, which requires the right to create even if it exists.
     if not connection.execute(HAS_SCHEMA).scalar_one():
         connection.execute(text(f"CREATE SCHEMA {SCHEMA}"))
     connection.commit()
-    # Nobody runs old code on a database that is new: both phases at once.
+    # No old code runs on a new database: both phases at once.
     for each in PHASES if is_new else (phase,):
         command.upgrade(configuration(connection), f"{each}@head")
         connection.commit()
 
 
 def _locked() -> LedgerUnavailable:
-    sentence = f"The migration got no lock for {LOCK_PATIENCE_S:.0f} s: somebody's transaction is"
-    sentence += " open for longer than that."
+    sentence = f"The migration could not get a lock for {LOCK_PATIENCE_S:.0f} s: another"
+    sentence += " transaction has been open for longer than that."
     return LedgerUnavailable(
         sentence,
         remedy="End it (pg_stat_activity, ordered by xact_start), then run the migration again:"
-        " it goes on where it stopped.",
+        " it continues where it stopped.",
     )
 
 
 def main(arguments: list[str]) -> int:
-    """Run from the command line; 2 for what must be changed first, 1 where Postgres fails."""
+    """Run from the command line; 2 if something must be changed first, 1 if Postgres fails."""
     if len(arguments) != 1 or arguments[0] not in PHASES:
-        print("Say which phase: python -m ledger.migrate pre|post", file=sys.stderr)
+        print("Usage: python -m ledger.migrate pre|post", file=sys.stderr)
         return 2
     try:
         settings = runtime_settings.load()
@@ -199,7 +199,7 @@ def main(arguments: list[str]) -> int:
         return 1
     except (OperationalError, psycopg.OperationalError) as error:
         cause = error.orig if isinstance(error, OperationalError) else error
-        print(f"Postgres cannot be reached or refuses us: {cause}", file=sys.stderr)
+        print(f"Postgres cannot be reached, or refuses the connection: {cause}", file=sys.stderr)
         return 1
     return 0
 

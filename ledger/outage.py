@@ -1,9 +1,9 @@
-"""Whose fault a refused statement is: the item's own, or nobody's here and worth another try.
+"""Who is at fault when a statement is refused: the item itself, or none, so that it can be retried.
 
 The one definition for every process. Only what Postgres says about the data itself (SQLSTATE
-classes 22 and 23) and what cannot be serialised is an item's own fault. Everything else passes: a
-server that is gone, starting, failing over or read-only, a lock, a deadlock, a time-out, too many
-connections, no room.
+classes 22 and 23) and what cannot be serialised is an item's own fault. Everything else is
+transient: a server that is down, starting, failing over or read-only, a lock, a deadlock, a
+timeout, too many connections, no disk space.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 _OWN_CLASSES = frozenset({"22", "23"})
 READ_ONLY = "25006"  # a server that is failing over, or the wrong one
 # 08: connection lost; 25: read-only; 53: out of disk, memory or connections; 57P01-57P05: shut
-# down; 58: its files are out of reach. Empty: the connection broke before a word came.
+# down; 58: its files are out of reach. Empty: the connection broke before any message.
 _AWAY_CLASSES = frozenset({"", "08", "25", "53", "57", "58"})
 _UNSERIALISABLE = (UnicodeError, PydanticSerializationError)
 
 
 def sqlstate(error: BaseException) -> str:
-    """The five characters by which Postgres names `error`; empty where it did not speak."""
+    """The SQLSTATE of `error`; empty if there was no message from Postgres."""
     return str(getattr(_cause(error), "sqlstate", None) or "")
 
 
@@ -44,7 +44,7 @@ def is_passing(error: BaseException) -> bool:
 
 
 def is_away(error: BaseException) -> bool:
-    """Whether Postgres as a whole takes nothing for now, rather than this one statement."""
+    """Whether Postgres accepts nothing at all for now, rather than refusing this one statement."""
     if not is_passing(error):
         return False
     if isinstance(error, DBAPIError) and error.connection_invalidated:
@@ -55,5 +55,5 @@ def is_away(error: BaseException) -> bool:
 
 
 def _cause(error: BaseException) -> BaseException | None:
-    """What SQLAlchemy has wrapped, be it the driver's word or the encoding of a value."""
+    """What SQLAlchemy has wrapped: an error of the driver, or of encoding a value."""
     return error.orig if isinstance(error, StatementError) else error

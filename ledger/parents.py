@@ -1,9 +1,9 @@
-"""Jobs that wait for others: whom a new child waits for, and the locks that make it exact.
+"""Jobs that wait for others: which parents a new child waits for, and the locks that make it exact.
 
 A child counts its open parents (`jobs.waits_for`), and each link says whether it is open. A parent
-that ends closes its links and takes the counters down (`consequences`). So that none ends between
+that ends closes its links and decrements the counters (`consequences`). So that none ends between
 being read and being linked, parents are locked, shared among siblings, without ever waiting: a
-finish locks many jobs in no order, and two who wait for each other would be a deadlock.
+finish locks many jobs in no particular order, and two that wait for each other would deadlock.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ if TYPE_CHECKING:
 
 LOCK_NOT_AVAILABLE = "55P03"
 PATIENCE_S = 2.0
-OVER = (State.SUCCEEDED, State.FAILED, State.CANCELLED)  # unknown: somebody decides yet
+OVER = (State.SUCCEEDED, State.FAILED, State.CANCELLED)  # unknown: still to be decided
 
 
 class ParentBusy(LedgerUnavailable):
-    """A parent stayed locked by somebody else."""
+    """A parent stayed locked by another transaction."""
 
 
 @dataclass(frozen=True, slots=True)
 class Families:
-    """The parents of some new jobs as they stand, locked: (tenant, id) -> state."""
+    """The current states of some new jobs' parents, locked: (tenant, id) -> state."""
 
     states: dict[tuple[str, UUID], State]
 
     def missing(self, job: NewJob) -> tuple[UUID, ...]:
-        """Parents that its tenant does not have."""
+        """Parents that do not exist for its tenant."""
         return tuple(p for p in job.depends_on if (job.tenant, p) not in self.states)
 
     def is_open(self, job: NewJob, parent: UUID) -> bool:
@@ -67,14 +67,14 @@ class Families:
 
 
 async def look(connection: AsyncConnection, jobs: Iterable[NewJob]) -> Families:
-    """The parents of `jobs`, locked to the end of the transaction; raises ParentBusy."""
+    """The parents of `jobs`, locked until the end of the transaction; raises ParentBusy."""
     wanted = {parent for job in jobs for parent in job.depends_on}
     rows = await _lock(connection, wanted) if wanted else []
     return Families({(row.tenant, row.id): State(row.state) for row in rows})
 
 
 async def link(connection: AsyncConnection, children: Sequence[NewJob], families: Families) -> None:
-    """Remember whom `children`, just written, depend on."""
+    """Record which parents `children`, just inserted, depend on."""
     links = [(job, parent) for job in children for parent in dict.fromkeys(job.depends_on)]
     await connection.execute(
         SQL["link_parents"],
@@ -98,7 +98,7 @@ async def _lock(connection: AsyncConnection, wanted: Iterable[UUID]) -> Sequence
     ids = sorted(wanted)
     deadline = time.monotonic() + PATIENCE_S
     while True:
-        savepoint = await connection.begin_nested()  # gives back at once what it did get
+        savepoint = await connection.begin_nested()  # releases at once the locks it did get
         try:
             rows = (await connection.execute(SQL["lock_parents"], {"ids": ids})).all()
         except DBAPIError as error:
@@ -106,7 +106,7 @@ async def _lock(connection: AsyncConnection, wanted: Iterable[UUID]) -> Sequence
             if outage.sqlstate(error) != LOCK_NOT_AVAILABLE:
                 raise
             if time.monotonic() > deadline:
-                sentence = "A job that this one depends on is locked by somebody else."
+                sentence = "A job that this one depends on is locked by another transaction."
                 raise ParentBusy(sentence, remedy="Send it again in a few seconds.") from error
         else:
             await savepoint.commit()

@@ -1,9 +1,9 @@
-"""The history's partitions: one a day (UTC), made ahead, dropped whole when their time is over.
+"""The history's partitions: one per day (UTC), created ahead, dropped whole when they expire.
 
-`job_events_before` holds what was there before the history was divided; `job_events_default` takes
-what no day is there for, so that no change of a job fails over a day that nobody made. Making and
-dropping a day locks the whole history for a moment, and whatever changes a job waits behind that:
-do it in a transaction that gives up soon (`database.briefly`).
+`job_events_before` holds events from before the history was partitioned; `job_events_default` takes
+events for which there is no day, so that no change of a job fails because of a missing day.
+Creating and dropping a day locks the whole history for a moment, and everything that changes a job
+waits behind that: do it in a transaction that gives up soon (`database.briefly`).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ SELECT child.relname FROM pg_inherits
 JOIN pg_class AS child ON child.oid = inhrelid
 WHERE inhparent = 'relais.job_events'::regclass ORDER BY child.relname
 """)
-# What is past its time and in no day's partition, a slice at a time; the old table has an index on
-# `at`, and the safety net is empty, usually.
+# Expired events outside the daily partitions, a slice at a time; the old table has an index on
+# `at`, and the default partition is usually empty.
 PRUNE_UNDATED = tuple(
     text(f"""
     DELETE FROM relais.{name} WHERE ctid = ANY(ARRAY(
@@ -43,9 +43,9 @@ PRUNE_UNDATED = tuple(
 
 
 async def make_ahead(connection: AsyncConnection, *, days: int = DAYS_AHEAD) -> list[str]:
-    """Make the partitions of today and the next `days` that are missing; their names.
+    """Create the missing partitions of today and the next `days`; returns their names.
 
-    A day that has rows in the safety net is left to it.
+    A day that has rows in the default partition is left there.
     """
     now: datetime = (await connection.execute(NOW)).scalar_one()
     today = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -82,7 +82,7 @@ async def drop_old(connection: AsyncConnection, *, events_s: float) -> list[str]
 
 
 async def prune_undated(connection: AsyncConnection, *, events_s: float, limit: int) -> Slice:
-    """Remove up to `limit` old events that are in no day's partition."""
+    """Remove up to `limit` old events outside the daily partitions."""
     removed = 0
     for statement in PRUNE_UNDATED:
         values = {"events_s": events_s, "limit": limit - removed}
@@ -95,7 +95,7 @@ async def _names(connection: AsyncConnection) -> list[str]:
 
 
 async def _is_taken(connection: AsyncConnection, day: datetime) -> bool:
-    """Whether the safety net or the old table holds `day`: then it cannot be divided off."""
+    """Whether the default partition or the old table has rows of `day`, which must then stay."""
     bound = text("""
         SELECT EXISTS (SELECT FROM relais.job_events_default WHERE at >= :day AND at < :until)
             OR EXISTS (SELECT FROM pg_class AS c

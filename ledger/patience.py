@@ -1,4 +1,4 @@
-"""How long to wait before the next try, and when to say so."""
+"""How long to wait before a retry, and when to report it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     Say = Callable[[BaseException, int], None]
 
 FIRST_WAIT_S = 0.05
-WAIT_MAX_S = 0.5  # Postgres is back within seconds, usually; nobody should sleep through that
+WAIT_MAX_S = 0.5  # Postgres is usually back within seconds, and this should be noticed soon
 FIRST_GAP_S = 1.0
-GAP_MAX_S = 60.0  # between two lines about one and the same trouble
+GAP_MAX_S = 60.0  # between two log lines about the same trouble
 
 
 @dataclass(slots=True)
@@ -29,15 +29,15 @@ class _Trouble:
 
 
 class Announcements:
-    """Says what keeps us waiting: every class of error at once, then at growing intervals."""
+    """Reports what keeps us waiting: each class of error at once, then at growing intervals."""
 
     def __init__(self, say: Say | None) -> None:
-        """`say` is called with the error, and how many of its class there were lately."""
+        """`say` is called with the error, and how many of its class there were recently."""
         self._say = say
         self._troubles: dict[str, _Trouble] = {}
 
     def failed(self, error: BaseException) -> None:
-        """Note `error`, and say it where that is due."""
+        """Record `error`, and report it if that is due."""
         now = time.monotonic()
         name = f"{type(error).__name__} {outage.sqlstate(error)}"
         trouble = self._troubles.get(name)
@@ -54,7 +54,7 @@ class Announcements:
 
 
 class Patience:
-    """The growing, jittered waits of one write that is tried until it succeeds."""
+    """The growing, jittered waits of one write that is retried until it succeeds."""
 
     def __init__(self, announcements: Announcements) -> None:
         self.failures = 0

@@ -1,7 +1,7 @@
 """A pooler between us and Postgres: whether our session is ours alone.
 
-An advisory lock, and whatever else lives as long as its session, is worth nothing where a pooler
-gives the session to somebody else between two transactions: the lock outlives its client.
+An advisory lock, like anything else that lives as long as its session, is worthless if a pooler
+gives the session to another client between two transactions: the lock outlives its client.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import psycopg
 from ledger.errors import UnfitDatabase
 from ledger.session import BriefSession, parameters
 
-LOOKS = 3  # others come and go: one look may meet a moment in which nothing shows
+LOOKS = 3  # other clients come and go: a single check may happen to see nothing
 
 
 def refuse_shared_session(connection: psycopg.Connection[Any], url: str) -> None:
-    """Raise UnfitDatabase where others get our session too.
+    """Raise UnfitDatabase if our session is shared with others.
 
     `connection` is to `url`, and in autocommit. A second one opens a transaction: under transaction
     pooling it gets the session that we have left just now, or we get another one for our next
     statement.
     """
     if pid(connection) == connection.info.backend_pid:
-        return  # who greeted us is who answers: nothing is in between
+        return  # the process that greeted us is the one that answers: no pooler
     told = parameters(url, application_name="relais probe")
     for _ in range(LOOKS):
         ours = pid(connection)
@@ -35,22 +35,24 @@ def refuse_shared_session(connection: psycopg.Connection[Any], url: str) -> None
                 is_shared = pid(other) == ours or pid(connection) != ours
                 other.execute("ROLLBACK")
         except psycopg.OperationalError:
-            return  # a pool that is full; whoever has a session keeps it, for all that shows
+            return  # the pool is full; as far as can be seen, sessions are kept
         if is_shared:
             raise shared()
 
 
 def pid(connection: psycopg.Connection[Any]) -> int:
-    """The server's process that answers at this moment."""
+    """The server process that answers at this moment."""
     row = connection.execute("SELECT pg_backend_pid()").fetchone()
     return int(row[0]) if row else 0
 
 
 def shared() -> UnfitDatabase:
     """What to say of a session that is not ours alone."""
-    sentence = "Between Relais and Postgres is a pooler that shares sessions (transaction pooling)."
+    sentence = (
+        "There is a pooler between Relais and Postgres that shares sessions (transaction pooling)."
+    )
     remedy = (
-        "Set RELAIS_DIRECT_DATABASE_URL to the server itself: workers prove that they live by a"
-        " lock of their session, and migrations take one too. Or use session pooling."
+        "Set RELAIS_DIRECT_DATABASE_URL to the server itself: workers prove that they are alive"
+        " with a session's lock, and migrations take one too. Or use session pooling."
     )
     return UnfitDatabase(sentence, remedy=remedy)

@@ -1,9 +1,9 @@
 """Proof that a process is alive: a session advisory lock that Postgres frees when it dies.
 
-A thread of its own holds the connection, so that neither a busy event loop nor a long handler
-can look like a death. The thread also prolongs the leases of what the engine holds, and notices
-requests to cancel it. Every connection takes a lock of its own, whose key is in `relais.workers`:
-a session that the server still keeps for a connection that is long dead holds up nobody.
+A separate thread holds the connection, so that neither a busy event loop nor a long handler
+can look like a death. The thread also extends the leases of the jobs that the engine holds, and
+notices requests to cancel them. Every connection takes its own lock, whose key is in
+`relais.workers`: a session that the server still keeps for a dead connection blocks no one.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ Fence = tuple[UUID, int]
 
 log = logs.logger("presence")
 
-RECONNECT_S = 0.25  # well within the time after which a silent worker counts as dead
-REFUSED_S = 5.0  # somebody has to change the configuration first
+RECONNECT_S = 0.25  # well below the time after which a silent worker counts as dead
+REFUSED_S = 5.0  # the configuration has to be changed first
 SESSION = {
     "statement_timeout": 4_000,
-    # So that the server notices within seconds that nobody is there any more.
+    # So that the server notices within seconds that the client is gone.
     "tcp_keepalives_idle": 2,
     "tcp_keepalives_interval": 1,
     "tcp_keepalives_count": 3,
@@ -65,11 +65,11 @@ class Presence:
         held: Callable[[], list[Fence] | None] | None = None,
         on_cancel: Callable[[list[Fence]], None] | None = None,
     ) -> None:
-        """`kinds` are those that this process knows; `held` says what it holds at this moment.
+        """`kinds` are those that this process knows; `held` returns what it holds at this moment.
 
-        It says None where the process shows no life: then no lease is prolonged, its own neither.
-        Both `held` and `on_cancel`, which is told which of these should stop, are called from the
-        thread.
+        It returns None if the process is unresponsive: then no lease is extended, not even its own.
+        Both `held` and `on_cancel`, which is called with the jobs that should stop, are called from
+        the thread.
         """
         self.owner = ids.new()
         self.name = f"{queue}-{settings.colour}@{socket.gethostname()}:{os.getpid()}"
@@ -92,7 +92,7 @@ class Presence:
         return self._ready.wait(timeout_s)
 
     def stop(self) -> None:
-        """Sign off: the lock is freed, and the row goes unless something is owned still."""
+        """Sign off: the lock is released, and the row removed unless it still owns something."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout=5)
@@ -100,15 +100,15 @@ class Presence:
     def still_owned(self) -> bool:
         """Whether our claims cannot have been taken over, by the monotonic clock.
 
-        Checked right before what cannot be undone. The lock is retaken after a short break, so a
-        beat within the reclaimer's two looks is proof enough; a frozen process fails this, and one
-        that never proved itself alive.
+        Check this right before anything irreversible. The lock is retaken after a short break, so a
+        heartbeat between the reclaimer's two checks is proof enough; a frozen process fails this,
+        and so does one that never proved that it is alive.
         """
         age_s = time.monotonic() - self._last_beat
         return age_s < min(self._settings.lease_s, self._allowed_silence_s())
 
     def may_claim(self) -> bool:
-        """Whether what is claimed now is a living process's: nobody takes it at his next look."""
+        """Whether claims made now have a live owner, so that no check reclaims them."""
         return self._is_connected and self.still_owned()
 
     def _allowed_silence_s(self) -> float:
@@ -118,7 +118,7 @@ class Presence:
         try:
             self._prove_life()
         except BaseException as error:
-            # A process that cannot prove its life would be robbed of every job it claims.
+            # A process that cannot prove that it is alive would lose every job it claims.
             log.error("presence.broken", exc_info=error)
             os._exit(os.EX_SOFTWARE)
 
@@ -176,14 +176,14 @@ class Presence:
         lease_s = 0.0 if held is None else self._settings.lease_s
         row = connection.execute(SQL["register"], self._described(lease_s=lease_s)).fetchone()
         if row != (pid,):
-            raise pooler.shared()  # the lock is in another session than this one
+            raise pooler.shared()  # the lock is in a different session
         fences: dict[str, Any] = {
             "ids": [job_id for job_id, _ in held or ()],
             "attempts": [attempt for _, attempt in held or ()],
         }
         if held:
             connection.execute(SQL["extend_leases"], {**fences, "lease_s": self._settings.lease_s})
-        self._last_beat = started  # what was true when the beat began
+        self._last_beat = started  # as of when the heartbeat began
         if held and self._on_cancel is not None:
             asked = connection.execute(SQL["asked_to_stop"], fences).fetchall()
             if asked:

@@ -1,7 +1,7 @@
--- What a process says of itself. ledger/presence.py runs these by name, over psycopg alone.
+-- What a process reports about itself. ledger/presence.py runs these by name, over psycopg alone.
 
 -- name: register
--- At every connection; the rest it says with every beat.
+-- On every connection; the rest is sent with every heartbeat.
 INSERT INTO relais.workers
     (id, name, queue, colour, version, host, pid, lock_key, kinds, lease_until)
 VALUES (:id, :name, :queue, :colour, :version, :host, :pid, :lock_key, :kinds,
@@ -13,6 +13,6 @@ ON CONFLICT (id) DO UPDATE SET
 RETURNING pg_backend_pid()
 
 -- name: sign_off
--- Of a process that ends, unless something is owned still.
+-- When a process ends, unless it still owns something.
 DELETE FROM relais.workers AS w WHERE w.id = :id
   AND NOT EXISTS (SELECT FROM relais.jobs WHERE state = 'running' AND owner = w.id)

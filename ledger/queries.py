@@ -1,6 +1,6 @@
 """Reading the ledger: one function for each question; nothing here changes a row.
 
-Rows come back as dictionaries in the words of the API.
+Rows are returned as dictionaries with the names of the API.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _FULL = (
     " WHERE p.child_id = j.id ORDER BY p.parent_id) AS depends_on"
 )
 
-# One job, whoever asks belongs to its tenant.
+# One job, for a caller of its tenant.
 _ONE = (
     " FROM relais.jobs AS j LEFT JOIN relais.job_bodies AS body ON body.job_id = j.id"
     " WHERE j.tenant = :tenant AND j.id = :id"
 )
 JOB = f"SELECT {_FULL}{_ONE}"
 JOB_WITH_PAYLOAD = f"SELECT {_FULL}, coalesce(body.payload, '{{}}') AS payload{_ONE}"
-# What became of the callbacks of one job, the newest first: one for each time that it ended.
+# The callbacks of one job, newest first: one for each time that it ended.
 CALLBACKS = text(
     "SELECT id, state, attempt - uncounted AS counted, max_attempts, run_at, finished_at, reason"
     " FROM relais.jobs WHERE tags <> '{}' AND tags @> ARRAY[CAST(:tag AS text)]"
@@ -62,12 +62,12 @@ MESSAGES = text(
     " FROM relais.messages WHERE job_id = :id AND tenant = :tenant"
     " ORDER BY position LIMIT :limit"
 )
-# Which of these jobs are over.
+# Which of these jobs have ended.
 OVER = text(
     "SELECT id FROM relais.jobs WHERE id = ANY(CAST(:ids AS uuid[]))"
     f" AND state IN ({literals(FINISHED)})"
 )
-# Since when the longest ready job of each queue has been; one probe a lane.
+# Since when the oldest ready job of each queue has been ready; one probe per lane.
 OLDEST_READY = text("""
 SELECT l.queue, extract(epoch FROM statement_timestamp() - min(head.ready_at))::float8 AS oldest_s
 FROM relais.lanes AS l
@@ -144,7 +144,7 @@ async def jobs(
 async def stats(
     connection: AsyncConnection, *, tenant: str, matching: JobFilter
 ) -> list[dict[str, Any]]:
-    """How many jobs there are by queue and state; without further conditions none is counted."""
+    """How many jobs there are by queue and state; without other conditions from the counts."""
     if matching.is_of_counts:
         known = await counts.read(connection, tenant=tenant)
         return [

@@ -1,4 +1,4 @@
-"""How every queue is doing, at a price that does not grow with its backlog."""
+"""The health of every queue, at a cost that does not grow with its backlog."""
 
 from __future__ import annotations
 

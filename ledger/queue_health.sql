@@ -1,7 +1,7 @@
 -- How each queue is doing. ledger/queue_health.py runs these by name.
 
 -- name: look
--- Per queue: since when its longest ready job has been, by lane; what operators decided; canaries.
+-- Per queue: since when its oldest ready job has been ready, by lane; operators' settings; canaries.
 SELECT
     q.name,
     extract(epoch FROM statement_timestamp() - (

@@ -1,4 +1,4 @@
-"""Pausing queues: a paused queue keeps accepting, and nothing of it is claimed."""
+"""Pausing queues: a paused queue still accepts jobs, but none are claimed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SQL = statements.load(Path(__file__).with_suffix(".sql"))
 
 
 async def pause(connection: AsyncConnection, *, name: str, by: str) -> None:
-    """Let workers claim nothing more of the queue; what runs goes on."""
+    """Let workers claim nothing more from the queue; running jobs continue."""
     await connection.execute(SQL["pause"], {"name": name, "by": by})
 
 

@@ -8,6 +8,6 @@ ON CONFLICT (name) DO UPDATE SET
     paused_by = coalesce(relais.queues.paused_by, excluded.paused_by)
 
 -- name: resume
--- Let a queue go on.
+-- Resume a queue.
 UPDATE relais.queues SET paused_at = NULL, paused_by = NULL
 WHERE name = :name AND paused_at IS NOT NULL RETURNING name

@@ -1,4 +1,4 @@
-"""Whether a job could be written just now, which is more than that Postgres answers."""
+"""Whether a job could be written just now, which takes more than Postgres responding."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
 IS_READ_ONLY = text("SELECT current_setting('transaction_read_only')::boolean")
-# The lock that an INSERT takes. Somebody who keeps everybody from writing keeps us from this too.
+# The lock that an INSERT takes. A transaction that blocks all writes blocks this too.
 BRIEFLY = text("SET LOCAL lock_timeout = '1s'")
 LOCK_AS_INSERT_DOES = text("LOCK TABLE relais.jobs IN ROW EXCLUSIVE MODE")
 

@@ -1,10 +1,11 @@
 """What the relays told us: a login was refused (535, stopped) or they are too busy (421).
 
-A relay without a row is in order. Times are the database's; waits are seconds from its now.
+A relay without a row is fine. Times are the database's; waits are seconds from its now.
 
-While a relay must not be used, the lane of its mails is paused in every queue: they wait in
-`ready` and are not claimed again and again to be told to wait. The relay's row is the truth; the
-pause follows from it, is made anew by any mail that finds it missing (`park`), and ends with it.
+While a relay must not be used, the lane of its emails is paused in every queue: they wait in
+`ready` instead of being claimed over and over only to be told to wait. The relay's row is the
+truth; the pause follows from it, is set again by any email that finds it missing (`park`), and ends
+with it.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ IN_ORDER = RelayNow()
 async def look(
     connection: AsyncConnection, relays: Iterable[tuple[str, str]]
 ) -> dict[tuple[str, str], RelayNow]:
-    """What is known of these (tenant, relay name); those in order are left out."""
+    """What is known of these (tenant, relay name); relays without trouble are left out."""
     pairs = sorted(set(relays))
     result = await connection.execute(
         SQL["look"],
@@ -127,7 +128,7 @@ async def park(connection: AsyncConnection, *, tenant: str, name: str) -> None:
 
 
 async def resume(connection: AsyncConnection, *, tenant: str, name: str) -> bool:
-    """Use the relay again at once; False where it was in order."""
+    """Use the relay again at once; False if it had no trouble."""
     result = await connection.execute(SQL["resume"], _named(tenant, name))
     return result.first() is not None
 
@@ -135,7 +136,7 @@ async def resume(connection: AsyncConnection, *, tenant: str, name: str) -> bool
 async def resume_with_new_login(
     connection: AsyncConnection, *, tenant: str, name: str, login: str | None
 ) -> bool:
-    """Forget a stop that another login than `login` (a fingerprint) caused."""
+    """Clear a stop that was caused by a login other than `login` (a fingerprint)."""
     values = {**_named(tenant, name), "login": login}
     result = await connection.execute(SQL["resume_with_new_login"], values)
     return result.first() is not None
@@ -150,7 +151,7 @@ async def back_off(
     cap_s: float,
     reason: str,
 ) -> float:
-    """Wait, twice as long as the time before; seconds from now until the relay is tried again."""
+    """Wait, twice as long as last time; seconds from now until the relay is tried again."""
     arguments = {"tenant": tenant, "name": name, "base_s": base_s, "cap_s": cap_s}
     await connection.execute(SQL["back_off"], {**arguments, "reason": reason})
     await park(connection, tenant=tenant, name=name)

@@ -1,6 +1,6 @@
--- What the relays told us, and what follows for the lanes of their mails: a lane sleeps while its
--- relay must not be used. ledger/relay_states.py runs these by name.
--- A pause that somebody else decided on is never touched.
+-- What the relays told us, and what follows for the lanes of their emails: a lane is paused while
+-- its relay must not be used. ledger/relay_states.py runs these by name.
+-- A pause set by someone else is never touched.
 
 -- name: look
 -- Relays that are stopped, backing off, or have not yet recovered from backing off.
@@ -26,7 +26,7 @@ FROM relais.relay_states WHERE tenant = :tenant ORDER BY name
 SELECT tenant, name, stopped_login FROM relais.relay_states WHERE stopped_at IS NOT NULL
 
 -- name: stop
--- The relay refused our login: nobody sends through it until someone resumes it.
+-- The relay refused our login: nothing is sent through it until it is resumed.
 INSERT INTO relais.relay_states AS r (tenant, name, stopped_at, stopped_login, reason)
 VALUES (:tenant, :name, clock_timestamp(), :login, :reason)
 ON CONFLICT (tenant, name) DO UPDATE
@@ -34,7 +34,7 @@ SET stopped_at = coalesce(r.stopped_at, excluded.stopped_at), reason = excluded.
     stopped_login = excluded.stopped_login, changed_at = clock_timestamp()
 
 -- name: back_off
--- Wait, twice as long each time; the many that hear of the same trouble count as one.
+-- Wait, twice as long each time; reports of the same trouble count once.
 INSERT INTO relais.relay_states AS r (tenant, name, backoff_until, backoff_step, reason)
 VALUES (:tenant, :name, clock_timestamp() + least(:cap_s, :base_s) * interval '1 second', 1,
         :reason)
@@ -46,7 +46,7 @@ SET backoff_until = clock_timestamp()
 WHERE r.backoff_until IS NULL OR r.backoff_until <= statement_timestamp()
 
 -- name: park
--- The lane sleeps for as long as its relay is stopped or left alone.
+-- The lane is paused for as long as its relay is stopped or backing off.
 INSERT INTO relais.lane_settings AS s (queue, lane, paused_at, paused_until, paused_by, reason)
 SELECT '*', :lane, clock_timestamp(), CASE WHEN r.stopped_at IS NULL THEN r.backoff_until END,
        'relay', r.reason
@@ -60,7 +60,7 @@ WHERE s.paused_at IS NULL OR s.paused_until <= statement_timestamp()
    OR (s.paused_by = 'relay' AND s.paused_until IS DISTINCT FROM excluded.paused_until)
 
 -- name: resume
--- Forget a stop and any backing off; wake the lane.
+-- Clear a stop and any backoff; wake the lane.
 WITH resumed AS (
     UPDATE relais.relay_states
     SET stopped_at = NULL, stopped_login = NULL, backoff_until = NULL, backoff_step = 0,
@@ -77,7 +77,7 @@ WITH resumed AS (
 SELECT name FROM resumed
 
 -- name: resume_with_new_login
--- Forget a stop that was another login's; wake the lane, or leave it to what is left of a wait.
+-- Clear a stop that was another login's; wake the lane, or leave it to the rest of a backoff.
 WITH resumed AS (
     UPDATE relais.relay_states
     SET stopped_at = NULL, stopped_login = NULL, reason = NULL, changed_at = clock_timestamp()
@@ -96,7 +96,7 @@ WITH resumed AS (
 SELECT name FROM resumed
 
 -- name: recover
--- The relay took a message: the next trouble starts from the shortest wait. The lane is awake.
+-- The relay accepted a message: the next trouble starts from the shortest wait. The lane is awake.
 WITH recovered AS (
     UPDATE relais.relay_states
     SET backoff_until = NULL, backoff_step = 0, changed_at = clock_timestamp(),

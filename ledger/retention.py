@@ -1,8 +1,7 @@
-"""What is thrown away, in slices small enough that nobody waits for one.
+"""Deletes what has expired, in slices small enough that nothing waits for long.
 
-Each function looks at no more than `limit` rows in the caller's transaction and says how many
-there were, so that a caller goes on while slices come back full. A row that somebody has locked is
-left for the next run.
+Each function looks at no more than `limit` rows in the caller's transaction and returns how many
+there were, so that a caller continues while slices are full. A locked row is left for the next run.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from ledger.shapes import Slice
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-SYSTEM_TENANT = "system"  # owns the jobs that Relais gives itself
+SYSTEM_TENANT = "system"  # owns Relais' own jobs
 
 SQL = statements.load(Path(__file__).with_suffix(".sql"))
 
@@ -28,7 +27,7 @@ SQL = statements.load(Path(__file__).with_suffix(".sql"))
 class FinishedJobs:
     """Succeeded and cancelled jobs older than `finished_s`, failed and unknown than `shelf_s`.
 
-    A walk from the oldest on; begin anew with a new object.
+    A walk from the oldest onwards; start over with a new object.
     """
 
     finished_s: float
@@ -37,7 +36,7 @@ class FinishedJobs:
     after_id: UUID = field(default=UUID(int=0))
 
     async def prune(self, connection: AsyncConnection, *, limit: int) -> Slice:
-        """Remove what is past its time among the next `limit`."""
+        """Remove the expired ones among the next `limit`."""
         values = {
             "finished_s": self.finished_s,
             "shelf_s": self.shelf_s,
@@ -55,14 +54,14 @@ class FinishedJobs:
 class OldMessages:
     """Messages older than `events_s` whose job is gone.
 
-    A walk from the oldest on; begin anew with a new object.
+    A walk from the oldest onwards; start over with a new object.
     """
 
     events_s: float
     after_id: UUID = field(default=UUID(int=0))
 
     async def prune(self, connection: AsyncConnection, *, limit: int) -> Slice:
-        """Remove what is past its time among the next `limit`."""
+        """Remove the expired ones among the next `limit`."""
         values = {
             "after_id": self.after_id,
             "before": await _id_from(connection, ago_s=self.events_s),

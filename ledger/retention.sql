@@ -1,9 +1,9 @@
--- What has been kept for long enough. ledger/retention.py runs these by name.
+-- Deletes what has been kept for long enough. ledger/retention.py runs these by name.
 
 -- name: prune_jobs
--- Finished jobs past their time. Failed and unknown ones are on the shelf where a person may
--- still put them right, so they stay as long as history does. A parent stays while a child is open.
--- `after` is where the slice before ended: what stays is not looked at again by every slice.
+-- Expired finished jobs. Failed and unknown ones may still be fixed by a person, so they are kept
+-- as long as history is. A parent stays while a child is open.
+-- `after` is where the last slice ended: jobs that stay are not looked at again by every slice.
 WITH seen AS MATERIALIZED (
     SELECT id, state, finished_at FROM relais.jobs
     WHERE finished_at < statement_timestamp() - :finished_s * interval '1 second'
@@ -34,7 +34,7 @@ SELECT (SELECT count(*) FROM seen) AS looked_at, (SELECT count(*) FROM gone) AS 
        (SELECT id FROM seen ORDER BY finished_at DESC, id DESC LIMIT 1) AS until_id
 
 -- name: prune_system_jobs
--- Relais' own jobs (a canary each few seconds) go soon, and take their history along.
+-- Relais' own jobs (a canary every few seconds) are deleted soon, with their history.
 WITH pruned AS (
     DELETE FROM relais.jobs WHERE id = ANY(ARRAY(
         SELECT id FROM relais.jobs
@@ -54,7 +54,7 @@ SELECT count(*) FROM pruned
 
 -- name: prune_messages
 -- Messages go with the history of their job, never before the job itself. `after_id` is where the
--- slice before ended: those whose job is still there are not looked at again by every slice.
+-- last slice ended: those whose job still exists are not looked at again by every slice.
 WITH seen AS MATERIALIZED (
     SELECT id, job_id, changed_at FROM relais.messages
     WHERE id > CAST(:after_id AS uuid) AND id < CAST(:before AS uuid)

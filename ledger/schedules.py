@@ -52,7 +52,7 @@ class Schedule:
     enabled: bool
     created_at: datetime
     changed_at: datetime
-    fired_until: datetime  # nominal times up to here are dealt with
+    fired_until: datetime  # nominal times up to here have been handled
 
     def next_times(self, *, now: datetime) -> list[datetime]:
         """The next five nominal times."""
@@ -108,7 +108,7 @@ async def find(connection: AsyncConnection, *, tenant: str, name: str) -> Schedu
 async def list_all(
     connection: AsyncConnection, *, tenant: str, after: str | None = None, limit: int = 100
 ) -> list[Schedule]:
-    """Schedules of `tenant` by name, from the first name behind `after`."""
+    """Schedules of `tenant` by name, after the name `after`."""
     result = await connection.execute(
         SQL["list_all"], {"tenant": tenant, "after": after, "limit": limit}
     )
@@ -126,7 +126,7 @@ async def update(
     job: Mapping[str, Any] | None = None,
     enabled: bool | None = None,
 ) -> Schedule:
-    """Change what is given (None: leave it); NotFound or InvalidSchedule where that cannot be."""
+    """Change what is given (None: leave it); raises NotFound or InvalidSchedule."""
     known = await get(connection, tenant=tenant, schedule_id=schedule_id)
     if name is not None:
         _check_name(name)
@@ -150,19 +150,19 @@ async def update(
     row = result.first()
     if row is not None:
         return Schedule(*row)
-    await get(connection, tenant=tenant, schedule_id=schedule_id)  # gone since: NotFound
+    await get(connection, tenant=tenant, schedule_id=schedule_id)  # deleted meanwhile: NotFound
     raise _name_taken(name or known.name)
 
 
 async def enable(
     connection: AsyncConnection, *, tenant: str, schedule_id: UUID, enabled: bool
 ) -> Schedule:
-    """Switch a schedule on or off; times that passed while it was off are not caught up on."""
+    """Switch a schedule on or off; times missed while it was off are not made up."""
     return await update(connection, tenant=tenant, schedule_id=schedule_id, enabled=enabled)
 
 
 async def delete(connection: AsyncConnection, *, tenant: str, schedule_id: UUID) -> None:
-    """Remove a schedule, or NotFound; jobs that it became stay."""
+    """Remove a schedule, or raise NotFound; jobs that it created remain."""
     gone = await connection.execute(SQL["delete"], {"id": schedule_id, "tenant": tenant})
     if gone.first() is None:
         raise _not_found(schedule_id)
@@ -184,12 +184,14 @@ def check_job(job: Mapping[str, Any]) -> None:
         raise InvalidSchedule(sentence, field="job", remedy=f"Its keys are {known}.")
     if not isinstance(job["payload"], dict) or not isinstance(job.get("tags") or [], list | tuple):
         sentence = "job: its payload is not an object, or its tags are not a list."
-        raise InvalidSchedule(sentence, field="job", remedy="Write them as a job has them.")
+        raise InvalidSchedule(sentence, field="job", remedy="Write them as in a job.")
 
 
 def _name_taken(name: str) -> InvalidSchedule:
-    sentence = f"name: there is a schedule called {name!r} already."
-    return InvalidSchedule(sentence, field="name", remedy="Choose another name or change that one.")
+    sentence = f"name: there is already a schedule called {name!r}."
+    return InvalidSchedule(
+        sentence, field="name", remedy="Choose another name, or change that one."
+    )
 
 
 def _not_found(schedule_id: UUID) -> NotFound:

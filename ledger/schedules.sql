@@ -1,7 +1,7 @@
 -- Users' schedules. ledger/schedules.py runs these by name.
 
 -- name: create
--- A new schedule; no row: the name is taken. Nominal times before now are nobody's business.
+-- A new schedule; no row: the name is taken. Nominal times before now are ignored.
 INSERT INTO relais.schedules (id, tenant, name, cron, timezone, job, enabled, fired_until)
 VALUES (:id, :tenant, :name, :cron, :timezone, CAST(:job AS jsonb), :enabled, clock_timestamp())
 ON CONFLICT (tenant, name) DO NOTHING
@@ -22,8 +22,8 @@ WHERE tenant = :tenant AND (CAST(:after AS text) IS NULL OR name > :after)
 ORDER BY name LIMIT :limit
 
 -- name: update
--- Change what is given. A schedule that starts or changes its times begins now: what it missed
--- while it was off, or under its old times, is not caught up on.
+-- Change what is given. A schedule that starts or changes its times begins now: ticks missed
+-- while it was off, or under its old times, are not made up.
 UPDATE relais.schedules SET
     name = coalesce(:name, name), cron = coalesce(:cron, cron),
     timezone = coalesce(:timezone, timezone), job = coalesce(CAST(:job AS jsonb), job),

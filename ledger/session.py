@@ -1,4 +1,4 @@
-"""One session with Postgres: what libpq is told, and what a session is set to once it is there.
+"""One session with Postgres: the parameters for libpq, and the settings of the session.
 
 The URL is read by libpq alone, so whatever libpq understands works: several hosts, keywords and
 values, certificates. Settings are made after connecting, because a pooler refuses the `options`
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 STATEMENT_TIMEOUT_MS = 60_000
-# No transaction of ours waits for anything but Postgres; whoever says nothing for so long is frozen
-# or cut off, and what it has locked is needed: reclaiming and claiming go around locked rows.
+# Our transactions wait for nothing but Postgres; a client silent for this long is frozen or cut
+# off, and what it has locked is needed: reclaiming and claiming skip locked rows.
 FROZEN_AFTER_MS = 10_000
-# Beyond the time limit of a statement, a server that is there has answered, if only with an error.
+# By the time limit of a statement, a server that is up has responded, if only with an error.
 ANSWER_WITHIN_S = STATEMENT_TIMEOUT_MS / 1000 + 5
 BRIEFLY_S = 5.0
-# What a URL may set otherwise.
+# Defaults that a URL may override.
 DEFAULTS: dict[str, str | int] = {
     "connect_timeout": 5,
     "keepalives_idle": 5,
@@ -43,8 +43,7 @@ LIMITS = {
     "idle_in_transaction_session_timeout": FROZEN_AFTER_MS,
     "lock_timeout": 30_000,
 }
-# The server's side of it: no session, and no lock of one, is kept for a client that went without
-# a word.
+# The server's side of it: no session, and none of its locks, is kept for a client that vanished.
 KEEPALIVES = {
     "tcp_keepalives_idle": 5,
     "tcp_keepalives_interval": 2,
@@ -60,27 +59,27 @@ def libpq_url(url: str) -> str:
 
 
 def parameters(url: str, **ours: str | int) -> dict[str, Any]:
-    """What libpq is told: our defaults, then the URL, then `ours`; UnfitDatabase for a bad URL."""
+    """Parameters for libpq: defaults, then the URL, then `ours`; UnfitDatabase for a bad URL."""
     try:
         read = conninfo.conninfo_to_dict(libpq_url(url))
     except psycopg.ProgrammingError:
         # libpq quotes what it does not understand: a part of a password, maybe.
-        sentence = "The database's URL is not one that libpq understands."
+        sentence = "libpq does not understand the database's URL."
         remedy = "Write postgresql://user:password@host:port/database, with %40 for an @ inside."
         raise UnfitDatabase(sentence, remedy=remedy) from None
     return {**DEFAULTS, "client_encoding": "utf8", **read, **ours}
 
 
 def expressions(values: Mapping[str, int], *, is_local: str) -> str:
-    """What sets `values` where it is SELECTed; `is_local` is an expression too."""
+    """SQL that sets `values` when SELECTed; `is_local` is an SQL expression too."""
     return ", ".join(f"set_config('{name}', '{to}', {is_local})" for name, to in values.items())
 
 
 class Session(psycopg.AsyncConnection[Any]):
-    """A session within limits, which gives up a server that takes bytes and never answers."""
+    """A session with limits, which gives up on a server that accepts bytes and never responds."""
 
-    is_pooled = False  # whether others may get our session between two transactions
-    own_limits: Mapping[str, int] = MappingProxyType({})  # where they are not the usual ones
+    is_pooled = False  # whether other clients may get our session between two transactions
+    own_limits: Mapping[str, int] = MappingProxyType({})  # if they differ from the usual ones
 
     @classmethod
     async def begin(
@@ -98,9 +97,9 @@ class Session(psycopg.AsyncConnection[Any]):
         return session
 
     async def limit(self) -> None:
-        """Set the limits, unless another process answers than greeted us: a pooler is in between.
+        """Set the limits, unless the process that answers is not the one that greeted us: a pooler.
 
-        Who gets the session next is unknown then, so nothing may be left behind in it.
+        Then another client may get the session next, so nothing may be left behind in it.
         """
         is_pooled = f"pg_backend_pid() <> {self.info.backend_pid}"
         values = expressions({**LIMITS, **self.own_limits, **KEEPALIVES}, is_local=is_pooled)
@@ -115,19 +114,19 @@ class Session(psycopg.AsyncConnection[Any]):
         interval: float = 0.1,
         timeout: float | None = None,  # noqa: ASYNC109 - psycopg's own
     ) -> Value:
-        """Like psycopg's own, but never for ever."""
+        """Like psycopg's own, but never forever."""
         if timeout is not None:
             return await super().wait(gen, interval, timeout)
         try:
             return await super().wait(gen, interval, ANSWER_WITHIN_S)
         except psycopg.OperationalError as error:
-            if error.sqlstate is None:  # no word of the server's: it is lost, or waited for in vain
+            if error.sqlstate is None:  # no message from the server: it is lost, or did not respond
                 self.pgconn.finish()
             raise
 
 
 class BriefSession(psycopg.Connection[Any]):
-    """A session for a few quick statements; no answer within seconds means that it is dead."""
+    """A session for a few quick statements; no response within seconds means that it is dead."""
 
     def wait(self, gen: PQGen[Value], interval: float = 0.1, timeout: float | None = None) -> Value:
         """Like psycopg's own, but never for long."""

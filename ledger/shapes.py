@@ -1,4 +1,4 @@
-"""What goes into a transition and what comes out of it."""
+"""The inputs and results of transitions."""
 
 from __future__ import annotations
 
@@ -70,10 +70,10 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """What became of a NewJob.
+    """The result for a NewJob.
 
-    `is_new` False: the idempotency key was known, this is the first job. `is_conflict`: it was
-    known for another body. `missing_parents`: not accepted, these parents do not exist.
+    `is_new` False: the idempotency key was in use, and this is the first job. `is_conflict`: it was
+    used with a different body. `missing_parents`: not accepted, these parents do not exist.
     """
 
     id: UUID
@@ -113,7 +113,7 @@ class ClaimedJob:
 
     @property
     def fence(self) -> tuple[UUID, int]:
-        """What every outcome of this attempt names."""
+        """The fence that every outcome of this attempt names."""
         return (self.id, self.attempt)
 
     @property
@@ -129,9 +129,9 @@ class ClaimedJob:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a claim may take: jobs of one lane, kind and priority, so many at most.
+    """What a claim may take: jobs of one lane, kind and priority, up to a limit.
 
-    `floor`: none of them became ready before; the scan starts there.
+    `floor`: none of them became ready before that; the scan starts there.
     """
 
     lane: str
@@ -143,7 +143,7 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Woken:
-    """A job that became ready by another one's end; ring after the commit."""
+    """A job that became ready because another one ended; ring after the commit."""
 
     id: UUID
     queue: str
@@ -152,7 +152,7 @@ class Woken:
 
 @dataclass(frozen=True, slots=True)
 class Promoted:
-    """What one look for due jobs did."""
+    """The result of one check for due jobs."""
 
     jobs: int  # made ready
     most: int  # of one lane, kind and priority
@@ -161,7 +161,7 @@ class Promoted:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What a batch of finishes did; `written[n]` False: the nth had lost its ownership."""
+    """The result of a batch of finishes; `written[n]` False: the nth had lost its ownership."""
 
     written: list[bool]
     woken: list[Woken]
@@ -184,7 +184,7 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Reclaimed:
-    """What one look at dead workers took back, and what else became ready by it."""
+    """What one check for dead workers reclaimed, and what else became ready as a result."""
 
     ready: tuple[tuple[UUID, str, str], ...]  # (job id, queue, kind)
     quarantined: tuple[tuple[UUID, str, str], ...]
@@ -194,7 +194,7 @@ class Reclaimed:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """One step of a walk: how many rows it looked at, and how many of them are gone."""
+    """One step of a walk: how many rows it looked at, and how many of them it removed."""
 
     looked_at: int
     removed: int

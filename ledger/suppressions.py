@@ -1,4 +1,4 @@
-"""Addresses that must not be written to; compared in canonical form, within one tenant."""
+"""Addresses that must not get mail; compared in canonical form, within one tenant."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PAGE = 100
 
 @dataclass(frozen=True, slots=True)
 class Suppressed:
-    """One address, and why it is not written to."""
+    """One address, and why it gets no mail."""
 
     address: str
     reason: str
@@ -33,7 +33,7 @@ class Suppressed:
 async def suppress(
     connection: AsyncConnection, *, tenant: str, addresses: Sequence[str], reason: str
 ) -> int:
-    """Stop writing to `addresses`; how many of them are new."""
+    """Send no more mail to `addresses`; returns how many of them are new."""
     return await suppress_many(connection, [(tenant, address, reason) for address in addresses])
 
 
@@ -47,7 +47,7 @@ async def suppress_many(
 
 
 async def lift(connection: AsyncConnection, *, tenant: str, address: str) -> bool:
-    """Write to `address` again; False where it was not suppressed."""
+    """Allow mail to `address` again; False if it was not suppressed."""
     result = await connection.execute(
         SQL["lift"], {"tenant": tenant, "address": canonical(address)}
     )
@@ -66,7 +66,7 @@ async def find(connection: AsyncConnection, *, tenant: str, address: str) -> Sup
 async def list_all(
     connection: AsyncConnection, *, tenant: str, after: str = "", limit: int = PAGE
 ) -> list[Suppressed]:
-    """One page in alphabetical order, starting behind `after`."""
+    """One page in alphabetical order, starting after `after`."""
     result = await connection.execute(
         SQL["list"], {"tenant": tenant, "after": after, "limit": limit}
     )

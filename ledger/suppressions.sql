@@ -1,4 +1,4 @@
--- Addresses that must not be written to. ledger/suppressions.py runs these by name.
+-- Addresses that must not get mail. ledger/suppressions.py runs these by name.
 
 -- name: suppress
 -- Add addresses; the first reason stays.
@@ -10,7 +10,7 @@ ON CONFLICT (tenant, address) DO NOTHING
 RETURNING tenant, address
 
 -- name: lift
--- Write to this address again.
+-- Allow mail to this address again.
 DELETE FROM relais.suppressions WHERE tenant = :tenant AND address = :address RETURNING address
 
 -- name: find

@@ -1,4 +1,4 @@
-"""ScheduleRunner: one tick of one schedule becomes one job, however many beats try.
+"""One tick of one schedule becomes one job, however many beats try.
 
 The tick and its job are written in one transaction, and (schedule, nominal time) is unique. Of
 two beats at once the second waits for the first one's commit, and then finds the tick taken.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from ledger.shapes import NewJob
 
-STUCK_S = 900.0  # Relais gives none of its own jobs so much time
+STUCK_S = 900.0  # none of Relais' own jobs may take this long
 
 SQL = statements.load(Path(__file__).with_suffix(".sql"))
 
@@ -43,7 +43,7 @@ async def now(connection: AsyncConnection) -> datetime:
 
 
 async def take(connection: AsyncConnection, ticks: Sequence[Tick]) -> set[UUID]:
-    """Write `ticks` and their jobs; the jobs of those that had not been taken before."""
+    """Insert `ticks` and their jobs; returns the jobs of those that had not been taken before."""
     if not ticks:
         return set()
     values = {
@@ -68,5 +68,5 @@ async def is_under_way(connection: AsyncConnection, *, schedule: str) -> bool:
 
 
 async def make_system_tenant(connection: AsyncConnection) -> None:
-    """The owner of Relais' own jobs, so that they never mix with anybody's."""
+    """The owner of Relais' own jobs, so that they never mix with users' jobs."""
     await connection.execute(SQL["make_tenant"], {"name": SYSTEM_TENANT})

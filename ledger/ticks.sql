@@ -12,8 +12,8 @@ ON CONFLICT (schedule, nominal_at) DO NOTHING
 RETURNING job_id
 
 -- name: is_under_way
--- Whether the job of the newest tick has yet to finish, and may yet: one that is older is stuck, and
--- keeps no other back.
+-- Whether the job of the newest tick is still open, and not too old: an older one is stuck, and
+-- does not block others.
 SELECT EXISTS (
     SELECT FROM relais.jobs
     WHERE finished_at IS NULL

@@ -1,7 +1,7 @@
 """The only place that changes `jobs.state`: one function per transition, one named statement each.
 
-Every function takes a connection inside a transaction; the caller commits, and tells the outside
-world only then. The statements are in `transitions.sql`.
+Every function takes a connection inside a transaction; the caller commits, and only then tells the
+outside world. The statements are in `transitions.sql`.
 """
 
 from __future__ import annotations
@@ -65,12 +65,12 @@ EVER = "-infinity"
 
 
 async def accept(connection: AsyncConnection, jobs: Sequence[NewJob]) -> list[Accepted]:
-    """Write new jobs; answers in the order of `jobs`. Safe to repeat with the same keys.
+    """Insert new jobs; results in the order of `jobs`. Safe to repeat with the same keys.
 
-    Parents are locked against finishing meanwhile; raises ParentBusy where one stays locked.
+    Parents are locked so that they cannot finish meanwhile; raises ParentBusy if one stays locked.
     """
     families = await parents.look(connection, jobs)
-    # Sorted by key, so that two writers with the same keys wait for each other in one order.
+    # Sorted by key, so that two writers with the same keys lock them in the same order.
     ordered = sorted(
         (job for job in jobs if not families.missing(job)),
         key=lambda job: (job.tenant, job.idempotency_key or ""),
@@ -106,7 +106,7 @@ async def claim(
 ) -> list[ClaimedJob]:
     """Take up to `limit` ready jobs, as `wishes` say, in the order in which they should run.
 
-    Nothing where `owner` has no row in `workers`. Beyond `bytes_max` of payload no further job is
+    Nothing if `owner` has no row in `workers`. Beyond `bytes_max` of payload no further job is
     taken.
     """
     result = await connection.execute(
@@ -173,7 +173,7 @@ async def finish(
 async def release_strays(
     connection: AsyncConnection, *, owner: UUID, held: Sequence[Fence], since_s: float = 1e9
 ) -> list[UUID]:
-    """Give back what `owner` was given within `since_s` and does not hold."""
+    """Give back jobs that `owner` got within `since_s` and does not hold."""
     result = await connection.execute(
         SQL["release_strays"], {"owner": owner, "since_s": since_s, **_fences(held)}
     )
@@ -191,10 +191,10 @@ async def reclaim(
     counted: bool = True,
     reason: str = "its worker died",
 ) -> Reclaimed:
-    """Take back jobs of `dead` owners, expired ones of `overdue` owners, and `died` attempts.
+    """Reclaim jobs of `dead` owners, expired ones of `overdue` owners, and `died` attempts.
 
-    A job that was taken back runs alone from then on. Only where its own process died, and
-    `counted` says that it was its doing, this counts against it; the third time it is quarantined.
+    A reclaimed job runs alone from then on. It counts against the job only if its own process died
+    and `counted` says that the job caused it; the third time it is quarantined.
     """
     parameters = {
         "dead": list(dead),
@@ -237,14 +237,14 @@ async def promote(
 async def extend_leases(
     connection: AsyncConnection, *, held: Sequence[Fence], lease_s: float
 ) -> None:
-    """Prolong those of these attempts that have been running for a while."""
+    """Extend the leases of those attempts that have been running for a while."""
     await connection.execute(SQL["extend_leases"], {"lease_s": lease_s, **_fences(held)})
 
 
 async def cancel(connection: AsyncConnection, *, tenant: str, job_id: UUID, by: str) -> State:
     """Cancel a waiting job, or ask the worker of a running one to stop.
 
-    Returns the state right after: cancelled, or running while the worker winds it up.
+    Returns the state right after: cancelled, or running until the worker has stopped it.
     """
     parameters = {"tenant": tenant, "id": job_id, "reason": f"cancelled by {by}"}
     # Locked first: between two looks at it a running job could have become a waiting one.
@@ -261,9 +261,9 @@ async def cancel(connection: AsyncConnection, *, tenant: str, job_id: UUID, by: 
 async def retry(
     connection: AsyncConnection, *, tenant: str, job_ids: Sequence[UUID], by: str
 ) -> list[tuple[UUID, str, str]]:
-    """Make failed, cancelled or unknown jobs ready again, or blocked where a parent is open.
+    """Make failed, cancelled or unknown jobs ready again, or blocked if a parent is open.
 
-    (id, queue, kind) of those that were; raises ParentBusy where a parent stays locked.
+    Returns their (id, queue, kind); raises ParentBusy if a parent stays locked.
     """
     await parents.lock_all_of(connection, job_ids)
     await connection.execute(SQL["lock"], {"ids": list(job_ids), "tenant": tenant})
@@ -298,9 +298,9 @@ async def resolve(
 async def settle_blocked(
     connection: AsyncConnection, *, after: UUID, limit: int
 ) -> tuple[UUID | None, list[Woken]]:
-    """Move children in a slice of blocked jobs that nobody told of their parents' ends.
+    """Move children, in a slice of blocked jobs, that missed the ends of their parents.
 
-    Where the next slice begins (None: that was the last), and what became ready.
+    Returns where the next slice begins (None: that was the last), and what became ready.
     """
     slice_of = {"after": after, "limit": limit}
     last: UUID | None = (await connection.execute(SQL["last_blocked"], slice_of)).scalar()
@@ -311,7 +311,7 @@ async def settle_blocked(
 async def expire_unknown_kinds(
     connection: AsyncConnection, *, older_than_s: float, limit: int
 ) -> list[UUID]:
-    """Fail jobs that have been ready for so long and whose kind no worker knows."""
+    """Fail jobs that have been ready for too long and whose kind no worker knows."""
     result = await connection.execute(
         SQL["expire_unknown_kinds"], {"older_than_s": older_than_s, "limit": limit}
     )

@@ -1,13 +1,14 @@
 -- The statements that change relais.jobs.state, beside those of consequences.sql.
 -- ledger/transitions.py runs them by name.
--- Fence: an outcome names (id, attempt); a row that has moved on is not touched. "Running" is said as
--- `owner IS NOT NULL`, which a CHECK makes the same, so that the primary key finds the rows: the index
--- on what runs is as long as its dead entries.
+-- Fence: an outcome names (id, attempt); a row that has moved on is not touched. "Running" is written
+-- as `owner IS NOT NULL`, which a CHECK makes equivalent, so that the primary key finds the rows: the
+-- index on running jobs is full of dead entries.
 -- Predicates use statement_timestamp(), which an index can serve. A trigger writes the history.
 
 -- name: accept
--- Insert jobs and what they were given (an empty object is not kept), in one round trip; one whose
--- key is taken is left out. A child whose parent has failed is born as it would have ended.
+-- Insert jobs and their payloads (an empty object is not stored), in one round trip; one whose
+-- key is in use is skipped. A child whose parent has failed is inserted in the state in which it would
+-- have ended.
 WITH asked AS (
     SELECT j.*, CASE
         WHEN j.ended IS NOT NULL THEN j.ended
@@ -139,14 +140,14 @@ WHERE j.id = d.id AND j.attempt = d.attempt AND j.owner IS NOT NULL
 RETURNING j.id, true AS is_over, j.callback_url IS NOT NULL AS calls_back
 
 -- name: keep_results
--- What the jobs that have just ended gave back.
+-- Results of the jobs that have just ended.
 INSERT INTO relais.job_bodies (job_id, payload, result)
 SELECT id, '{}', result FROM json_to_recordset(:rows) AS d (id uuid, result jsonb)
 ON CONFLICT (job_id) DO UPDATE SET result = excluded.result
 
 -- name: lock
--- Rows that a statement with joins is about to change, in a statement of their own: where it waited
--- for several that somebody else has changed, it would find only the first of them again.
+-- Rows that a statement with joins is about to change, in a separate statement: if that waited
+-- for several that another transaction has changed, it would find only the first of them again.
 SELECT id FROM relais.jobs
 WHERE id = ANY(CAST(:ids AS uuid[])) AND (CAST(:tenant AS text) IS NULL OR tenant = :tenant)
 ORDER BY id FOR NO KEY UPDATE
@@ -177,7 +178,7 @@ SET state = a.state, owner = NULL, lease_until = NULL, uncounted = j.uncounted +
                          THEN coalesce(j.snoozed_since, clock_timestamp()) END,
     reason = CASE a.state
         WHEN 'cancelled' THEN coalesce(j.reason, 'cancelled while running')
-        WHEN 'failed' THEN 'put off again and again since '
+        WHEN 'failed' THEN 'snoozed repeatedly since '
             || to_char(j.snoozed_since AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS "UTC"')
             || ', which is longer than ' || round(CAST(:snooze_max_s AS numeric))
             || ' s; last: ' || a.reason
@@ -352,9 +353,9 @@ WHERE j.id = ANY(ARRAY(
 RETURNING j.id
 
 -- name: extend_leases
--- Keep long-running jobs that a living worker really holds; not a state change. Row by row and by its
--- key, whatever the planner believes. A row that is locked is being finished: waiting for it could end
--- in a deadlock, and cost the worker its proof of life.
+-- Extend the leases of long-running jobs that a live worker really holds; not a state change. Row by
+-- row, by key, whatever the planner estimates. A locked row is being finished: waiting for it could
+-- deadlock, and cost the worker its proof of life.
 UPDATE relais.jobs
 SET lease_until = statement_timestamp() + :lease_s * interval '1 second'
 WHERE id = ANY(ARRAY(

@@ -1,7 +1,7 @@
-"""Spans of time in which clocks of a zone are one constant offset from UTC.
+"""Spans of time in which the clocks of a zone have one constant offset from UTC.
 
-zoneinfo does not tell when clocks change, so each year is asked once, a day at a time, and what
-lies between two answers that differ is found by halving. No zone changes twice within a day
+zoneinfo does not say when clocks change, so each year is sampled once, a day at a time, and a
+change between two samples that differ is found by bisection. No zone changes twice within a day
 (the closest two in the time zone database are four days apart).
 """
 
@@ -22,7 +22,7 @@ _DAY = timedelta(days=1)
 class Span:
     """From `begins` until just before `ends` clocks show UTC + `offset`; within one year of UTC.
 
-    The spans before the first and behind the last one of a year may have the same offset.
+    Neighbouring spans across a year's end may have the same offset.
     """
 
     begins: datetime
@@ -54,7 +54,7 @@ def _spans(zone: str, year: int) -> tuple[list[datetime], list[Span]]:
 def _first_second(
     info: ZoneInfo, offset: timedelta, *, after: datetime, until: datetime
 ) -> datetime:
-    """When clocks came to be at `offset`, which they are at `until` and not at `after`."""
+    """When clocks changed to `offset`, which they have at `until` and not at `after`."""
     early, late = 0, int((until - after).total_seconds())
     while late - early > 1:
         middle = (early + late) // 2

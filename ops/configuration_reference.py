@@ -28,30 +28,30 @@ HEAD = """\
 
 <!-- Written by `python -m ops.configuration_reference` from runtime/settings.py. -->
 
-Every process reads its settings once, at its start, from environment variables. Durations are
-seconds, sizes are bytes. A setting that is wrong ends the process with one sentence that names
-it. `./relais up` sets what the local stack needs; what you set yourself wins.
+Every process reads its settings once, at startup, from environment variables. Durations are
+seconds, sizes are bytes. An invalid setting ends the process with one sentence that names it.
+`./relais up` sets what the local stack needs; your own values take precedence.
 """
 OPENTELEMETRY = {
     "`OTEL_EXPORTER_OTLP_ENDPOINT`": "OTLP/HTTP receiver for traces, metrics and logs, "
-    "`http://host:4318`.",
-    "`OTEL_EXPORTER_OTLP_HEADERS`, `_TIMEOUT`, `_COMPRESSION`, `_CERTIFICATE`": "As OpenTelemetry "
-    "describes them.",
+    "such as `http://host:4318`.",
+    "`OTEL_EXPORTER_OTLP_HEADERS`, `_TIMEOUT`, `_COMPRESSION`, `_CERTIFICATE`": "As specified by "
+    "OpenTelemetry.",
     "`OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`, `_METRICS_`, `_LOGS_`": "A receiver for one signal, "
     "with its path; signals without an endpoint are not exported.",
     "`OTEL_TRACES_EXPORTER`, `OTEL_METRICS_EXPORTER`, `OTEL_LOGS_EXPORTER`": "`none`: this signal "
     "is not exported.",
     "`OTEL_TRACES_SAMPLER`, `OTEL_TRACES_SAMPLER_ARG`": "The SDK's samplers, "
-    "`parentbased_traceidratio` and a share for instance: how many of the traces that start in "
-    "Relais are exported. A caller's own decision stands.",
+    "such as `parentbased_traceidratio` and a ratio: how many of the traces that start in "
+    "Relais are exported. A caller's own decision is respected.",
     "`OTEL_PROPAGATORS`": "How a trace is read from requests to the gateway and written into "
-    "Relais's own requests; `tracecontext`. Between its processes a job carries the `traceparent` "
-    "alone, without baggage.",
-    "`OTEL_METRIC_EXPORT_INTERVAL`": "Milliseconds between exports of metrics; 15000.",
-    "`OTEL_BSP_MAX_QUEUE_SIZE`, `OTEL_BSP_SCHEDULE_DELAY`": "Spans held back at most, and "
-    "milliseconds between exports of them; 16384 and 1000.",
-    "`OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`": "Who exports; they win over Relais's own, "
-    "such as `relais-gateway` or `relais-worker-bulk` for the service's name.",
+    "Relais' own requests; default `tracecontext`. Between processes a job carries only the "
+    "`traceparent`, without baggage.",
+    "`OTEL_METRIC_EXPORT_INTERVAL`": "Milliseconds between exports of metrics; default 15000.",
+    "`OTEL_BSP_MAX_QUEUE_SIZE`, `OTEL_BSP_SCHEDULE_DELAY`": "Most spans held back, and "
+    "milliseconds between exports of spans; defaults 16384 and 1000.",
+    "`OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`": "Who exports; they override Relais' own, "
+    "such as the service name `relais-gateway` or `relais-worker-bulk`.",
     "`OTEL_SDK_DISABLED`": "`true`: export nothing.",
 }
 TAIL = """
@@ -76,7 +76,7 @@ def rendered() -> str:
 def main(arguments: list[str]) -> int:
     """Write the file, or check it; 2 for an unknown argument."""
     if arguments not in ([], ["--check"]):
-        print("Say nothing, or --check.", file=sys.stderr)
+        print("The only argument is --check.", file=sys.stderr)
         return 2
     current = FILE.read_text(encoding="utf-8") if FILE.exists() else ""
     if arguments:

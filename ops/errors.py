@@ -1,4 +1,4 @@
-"""What the command line and the local stack tell a person.
+"""Errors of the command line and the local stack.
 
 RelaisError
 └── OpsError               a sentence, and exit code 1
@@ -23,11 +23,11 @@ class UsageError(OpsError):
 
 
 class StackError(OpsError):
-    """A service of the local stack did not start, stop or answer."""
+    """A service of the local stack did not start, stop or respond."""
 
 
 class PortInUseError(StackError):
-    """A port that a service needs is taken."""
+    """A port that a service needs is in use."""
 
 
 class DiskFullError(StackError):

@@ -1,16 +1,16 @@
-"""How long a process that ended waits for its next start."""
+"""How long to wait before restarting a process that ended."""
 
 from __future__ import annotations
 
-WELL_S = 5.0  # whoever was healthy for so long did not end because it cannot run
+WELL_S = 5.0  # a process that was healthy for this long can run
 FIRST_S = 0.5
 SERVED_MAX_S = 4.0
 MAX_S = 30.0
-YOUNG_MAX = 12  # deaths in a row after which having served once proves nothing any more
+YOUNG_MAX = 12  # early deaths in a row after which having been healthy once no longer counts
 
 
 class Backoff:
-    """Counts a process's ends in a row that came too early.
+    """Counts how often in a row a process ended too early.
 
     One that had been healthy for a while is started again at once, however often it is killed.
     What dies young waits ever longer, but not for long where it has served before: somebody may be
@@ -22,7 +22,7 @@ class Backoff:
         self._has_served = False
 
     def healthy(self, *, for_s: float) -> None:
-        """It answers, and has for so long."""
+        """It responds, and has for this long."""
         self._has_served = True
         if for_s >= WELL_S:
             self.failures = 0

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# What pydantic puts in front of the words of a check of ours.
+# What pydantic puts in front of the text of our own checks.
 _PREFIXES = ("Value error, ", "Assertion failed, ")
 
 
 class RelaisError(Exception):
-    """An error whose text is the sentence that a person needs to go on."""
+    """An error whose text tells a person what is wrong and what to do."""
 
     def __init__(self, sentence: str, *, remedy: str = "") -> None:
         """`sentence` says what is wrong, `remedy` what to do about it."""

@@ -1,4 +1,4 @@
-"""Whether this process exports what it sees, and the start and the end of that."""
+"""Whether this process exports telemetry, and starting and stopping that."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _pipelines: list[Pipeline] = []
 
 
 def start(service: str, settings: Settings) -> None:
-    """Start exporting where an OTLP endpoint is set; call it after any fork, once a process."""
+    """Start exporting if an OTLP endpoint is set; call it after any fork, once per process."""
     logs.with_trace_ids(telemetry.current_ids)
     stop()
     if wanted := signals():
@@ -30,7 +30,7 @@ def start(service: str, settings: Settings) -> None:
 
 
 def stop() -> None:
-    """Send what is still held back, for at most `SHUTDOWN_S`, and stop exporting."""
+    """Send what is still buffered, for at most `SHUTDOWN_S`, and stop exporting."""
     telemetry.use(None)
     while _pipelines:
         _pipelines.pop().shutdown(timeout_s=SHUTDOWN_S)

@@ -1,4 +1,4 @@
-"""What is wrong with a service that somebody else runs, in its own words."""
+"""What is wrong with a service that the user runs, in its own words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One sentence and what to do; `is_passing`: waiting may help, as where nobody answers."""
+    """One sentence and what to do; `is_passing`: transient, so waiting may help."""
 
     variable: str  # empty where the sentence begins with it
     sentence: str
@@ -25,13 +25,13 @@ class Finding:
 
 
 def unreachable(variable: str, name: str, words: str) -> Finding:
-    """Nobody answers, or not as they should; `words` are the network's."""
+    """No response, or not a proper one; `words` are the network's."""
     sentence = f"{name} cannot be reached: {words}."
     return Finding(variable, sentence, "Start it, or correct host and port.", is_passing=True)
 
 
 def words_of(error: BaseException) -> str:
-    """What the server, or the network, said: one line without libpq's frame around it."""
+    """The server's or network's message: one line, without what libpq adds."""
     error = getattr(error, "orig", None) or error  # what SQLAlchemy has wrapped
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.rstrip(".")

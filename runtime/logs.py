@@ -1,4 +1,4 @@
-"""JSON logs, one object a line on stderr, each with a stable `action`.
+"""JSON logs, one object per line on stderr, each with a stable `action`.
 
 `docs/logs.md` lists every action with its level and fields; a test holds both together.
 Addresses and bodies never appear: use `hashed()` where a line must be tied to a recipient.
@@ -22,7 +22,7 @@ _trace_ids: list[Callable[[], tuple[str, str] | None]] = []
 
 
 def as_fields(record: logging.LogRecord) -> dict[str, Any]:
-    """What `record` says, ready for JSON: action, fields, and the error with its traceback."""
+    """The content of `record`, ready for JSON: action, fields, and the error with its traceback."""
     action = getattr(record, "action", None)
     line: dict[str, Any] = {"action": action or "library.message"}
     if action is None:
@@ -37,7 +37,7 @@ def as_fields(record: logging.LogRecord) -> dict[str, Any]:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a record: at, level, service, colour, process, logger, action ...."""
+    """One JSON object per record: at, level, service, colour, process, logger, action ...."""
 
     def format(self, record: logging.LogRecord) -> str:
         """`record` as one line of JSON."""
@@ -101,7 +101,7 @@ def logger(name: str) -> ActionLogger:
 
 
 def hashed(address: str) -> str:
-    """A short stable stand-in for an address, so that lines about one recipient can be tied."""
+    """A short stable hash of an address, so that lines about one recipient can be correlated."""
     return hashlib.sha256(address.strip().lower().encode()).hexdigest()[:16]
 
 
@@ -119,4 +119,4 @@ def configure(*, service: str, colour: str, level: str = "INFO") -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("relais").setLevel(level)
-    logging.captureWarnings(capture=True)  # a warning of Python is a line like any other
+    logging.captureWarnings(capture=True)  # Python's warnings are logged like anything else

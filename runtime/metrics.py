@@ -55,7 +55,7 @@ VALUES_MAX = 64  # distinct values of one label in one process; then "other"
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
-    """A number that is read when somebody asks: queue depth, canary age."""
+    """A number that is read on request: queue depth, canary age."""
 
     name: str
     help: str
@@ -76,7 +76,7 @@ _process = _Process()
 
 
 def configure(settings: Settings, *, service: str, kinds: Iterable[str] | None = None) -> None:
-    """Share this process's numbers with its colour; call it after any fork, once a process.
+    """Share this process's metrics with its colour; call it after any fork, once per process.
 
     `kinds`, where given, are the only kinds that become a label.
     """
@@ -94,7 +94,7 @@ def configure(settings: Settings, *, service: str, kinds: Iterable[str] | None =
 
 
 def shutdown() -> None:
-    """Leave the last numbers and stop sharing."""
+    """Write the last metrics and stop sharing."""
     if _process.folder is not None:
         _process.folder.stop()
         _process.folder = None

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 SCOPE = "relais"
 TEXT_MAX = 200  # characters of one attribute or reason
-QUEUE_MAX_SPANS = 16_384  # some seconds of a busy worker; what is more is dropped, not waited for
+QUEUE_MAX_SPANS = 16_384  # some seconds of a busy worker; more than that is dropped, not waited for
 SPANS_EVERY_MS = 1_000
 METRICS_EVERY_MS = 15_000
 _W3C = TraceContextTextMapPropagator()  # what the ledger keeps, whatever is asked for outside
@@ -97,7 +97,7 @@ class Pipeline:
         return Tracer(provider)
 
     def shutdown(self, *, timeout_s: float) -> None:
-        """Flush everything; an endpoint that does not answer costs at most `timeout_s`."""
+        """Flush everything; an endpoint that does not respond costs at most `timeout_s`."""
         if self._handler is not None:
             logging.getLogger().removeHandler(self._handler)
         deadline = time.monotonic() + timeout_s

@@ -1,4 +1,4 @@
-"""What must not leave the process in a log line or a span, taken out of free text.
+"""Removes from free text what must not leave the process in a log line or a span.
 
 Fields are chosen by hand and need none of this; messages of libraries and of exceptions are
 not: they quote addresses, connection URLs and bound parameters. Every step is linear in the
@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import re
 
-HEAD_MAX, TAIL_MAX = 4_000, 16_000  # characters kept; the end of a traceback says most
+HEAD_MAX, TAIL_MAX = (
+    4_000,
+    16_000,
+)  # characters kept; the end of a traceback is the most useful part
 _PIECE = re.compile(r"[^<>\"(),;:=\[\]{}]+")
 _PARAMETERS = re.compile(r"\[parameters: .*|^DETAIL: .*", re.MULTILINE)
 _SECRET = re.compile(r"\b(?:whsec|rls)_[A-Za-z0-9+/=_-]+")

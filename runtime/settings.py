@@ -30,7 +30,7 @@ _REDIS = "redis://:password@host:port/0"
 
 
 class Settings(BaseSettings):
-    """Typed view of the environment; frozen, so that no process changes its mind halfway."""
+    """Typed view of the environment; frozen, so that no setting changes while a process runs."""
 
     model_config = SettingsConfigDict(
         env_prefix="RELAIS_",
@@ -42,13 +42,13 @@ class Settings(BaseSettings):
     # services
     database_url: SecretStr = Field(
         SecretStr(""),
-        description="Postgres, `postgresql://user:password@host:port/database`, or whatever else "
-        "libpq reads: several hosts, keywords. The truth.",
+        description="Postgres, `postgresql://user:password@host:port/database`, or any other form "
+        "that libpq understands: several hosts, keywords. The truth.",
     )
     direct_database_url: SecretStr = Field(
         SecretStr(""),
-        description="The same database without a pooler in between, for what lives as long as its "
-        "session: workers' proof of life, migrations. Needed behind transaction pooling only.",
+        description="The same database without a pooler in between, for what needs a session of "
+        "its own: workers' proof of life, migrations. Needed only behind transaction pooling.",
     )
     redis_url: SecretStr = Field(
         SecretStr(""),
@@ -61,15 +61,15 @@ class Settings(BaseSettings):
     )
     relays: dict[str, SecretStr] = Field(
         default_factory=dict,
-        description='Further relays by name, as JSON: `{"marketing": "smtps://..."}`.',
+        description='Additional relays by name, as JSON: `{"marketing": "smtps://..."}`.',
     )
 
     # identity
     colour: Colour = Field("blue", description="Which of the two sets this process belongs to.")
     version: str = Field(VERSION, description="Stamped on every attempt.")
-    data_dir: Path = Field(Path(".data"), description="The one folder that the stack writes to.")
+    data_dir: Path = Field(Path(".data"), description="The only folder that the stack writes to.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", description="Lowest level that is logged."
+        "INFO", description="The lowest level that is logged."
     )
 
     # gateway
@@ -79,34 +79,38 @@ class Settings(BaseSettings):
         1,
         ge=1,
         le=64,
-        description="Processes that share this address; more than one where it has more cores than "
-        "its workers and Postgres need.",
+        description="Processes that share this address; more than one if the machine has more "
+        "cores than its workers and Postgres need.",
     )
     gateway_connections_max: int = Field(
         4_096,
         ge=1,
-        description="Connections that each gateway process keeps; of more, those make room that "
-        "have waited longest for their client.",
+        description="Connections that each gateway process keeps; beyond that, those that have "
+        "waited longest for their client are closed.",
     )
     gateway_connections_per_address: int = Field(
         0,
         ge=0,
         description="Connections from one address (IPv6: one /64) to each gateway process; 0: no "
-        "such limit. Leave it at 0 behind a proxy, whose address is that of all callers.",
+        "limit. Leave it at 0 behind a proxy, where all callers have the proxy's address.",
     )
     public_url: str = Field(
         "",
-        description="Address under which callers reach the gateway, shown on its pages; empty: the "
-        "one that the page was opened under.",
+        description="Address at which callers reach the gateway, shown on its pages; empty: the "
+        "address at which the page was opened.",
     )
     inbox_url: str = Field(
-        "", description="The local inbox, to link to it from `/`; the local stack sets it."
+        "", description="The local inbox, linked from `/`; set by the local stack."
     )
     body_max_bytes: int = Field(
-        1_048_576, ge=1024, description="Largest body of a single job; refused before parsing."
+        1_048_576,
+        ge=1024,
+        description="Largest body of a single job; a larger one is refused before parsing.",
     )
     batch_max_bytes: int = Field(
-        67_108_864, ge=1024, description="Largest body of a batch; refused while it arrives."
+        67_108_864,
+        ge=1024,
+        description="Largest body of a batch; a larger one is refused while it arrives.",
     )
     batch_max_jobs: int = Field(10_000, ge=1, description="Most jobs in one batch.")
     body_max_depth: int = Field(64, ge=4, le=128, description="Deepest nesting of a JSON body.")
@@ -114,15 +118,15 @@ class Settings(BaseSettings):
         134_217_728,
         ge=33_554_432,
         description="Memory for the bodies of all requests to a gateway process; one key gets half "
-        "of it. Beyond it requests wait, then get 503.",
+        "of it. Beyond that, requests wait, then get 503.",
     )
     rate_limit_per_s: float = Field(
         5_000.0,
         ge=0.001,
-        description="Requests per second and API key, unless the key has its own.",
+        description="Requests per second for each API key that has no rate of its own.",
     )
     jwt_algorithm: Literal["HS256", "RS256", "ES256", "EdDSA"] = Field(
-        "HS256", description="The one algorithm that a bearer token may be signed with."
+        "HS256", description="The only algorithm that bearer tokens may be signed with."
     )
     jwt_key: SecretStr = Field(
         SecretStr(""), description="Secret or PEM public key; empty: tokens are refused."
@@ -138,17 +142,19 @@ class Settings(BaseSettings):
     concurrency_callback: int = Field(32, ge=1, description="Jobs at once on `callback`.")
     claim_max: int = Field(256, ge=1, le=2000, description="Most jobs taken by one claim.")
     poll_s: float = Field(
-        1.0, gt=0, description="How often an idle worker looks into the ledger (jittered)."
+        1.0, gt=0, description="How often an idle worker polls the ledger (jittered)."
     )
     lease_s: float = Field(
         60.0, gt=0, description="A running job whose worker has been silent this long is reclaimed."
     )
-    heartbeat_s: float = Field(1.0, gt=0, description="How often a worker proves it is alive.")
+    heartbeat_s: float = Field(1.0, gt=0, description="How often a worker proves that it is alive.")
     dead_after_s: float = Field(
-        1.5, gt=0, description="A worker's lock must be seen free twice, this far apart."
+        1.5,
+        gt=0,
+        description="A worker counts as dead when its lock is seen free twice, this far apart.",
     )
     grace_s: float = Field(
-        25.0, ge=0, description="How long running jobs may finish after SIGTERM."
+        25.0, ge=0, description="How long running jobs have to finish after SIGTERM."
     )
     task_events: bool = Field(True, description="Tell Flower about every job.")
     kinds: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -158,8 +164,8 @@ class Settings(BaseSettings):
         1_048_576,
         ge=1024,
         le=33_554_432,
-        description="Largest result of a job, as JSON; a larger one fails the job. Reasons and "
-        "error texts are cut.",
+        description="Largest result of a job, as JSON; a larger one fails the job. Longer reasons "
+        "and error texts are truncated.",
     )
     isolated_memory_bytes: int = Field(
         1_073_741_824, ge=67_108_864, description="Address space of an isolated handler's process."
@@ -167,35 +173,34 @@ class Settings(BaseSettings):
     render_memory_bytes: int = Field(
         268_435_456,
         ge=67_108_864,
-        description="Address space of a process that renders a template, which fails beyond it.",
+        description="Address space of a process that renders templates; beyond it rendering fails.",
     )
     isolated_memory_total_bytes: int = Field(
         0,
         ge=0,
-        description="Memory for all isolated processes of one worker: a quarter for those that "
-        "render, the rest for those of handlers. As many run at once as fit in with their whole "
-        "address space, at least one of each; further jobs wait. 0: the memory of the machine, or "
-        "of its container.",
+        description="Memory for all isolated processes of one worker: a quarter for rendering, the "
+        "rest for handlers. As many run at once as fit with their whole address space, at least "
+        "one of each; further jobs wait. 0: the memory of the machine or container.",
     )
 
     # outgoing HTTP
     callback_secret: SecretStr = Field(
         SecretStr(""),
-        description="The secrets that sign callbacks, one for each tenant and endpoint, come "
-        "from this: `whsec_<base64>`; two while rotating, new first. "
-        "`./relais callback-secret URL` shows what a receiver needs.",
+        description="The master from which the secrets that sign callbacks are derived, one for "
+        "each tenant and endpoint: `whsec_<base64>`; two during a rotation, new first. "
+        "`./relais callback-secret URL` prints what a receiver needs.",
     )
     outbound_allow: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="Hosts, `host:port`s or CIDRs inside your network that callbacks and "
-        "`workflow.trigger` may reach, comma-separated (n8n itself, usually).",
+        "`workflow.trigger` may reach, comma-separated (usually n8n).",
     )
 
     # retention
     retention_finished_s: float = Field(
         7 * 86_400.0,
         gt=0,
-        description="Succeeded and cancelled jobs are pruned after this long.",
+        description="Succeeded and cancelled jobs are deleted after this long.",
     )
     retention_events_s: float = Field(
         90 * 86_400.0,
@@ -206,7 +211,7 @@ class Settings(BaseSettings):
     snooze_max_s: float = Field(
         3 * 86_400.0,
         gt=0,
-        description="A job that keeps being snoozed, at no cost, fails after this long.",
+        description="A job that keeps being snoozed fails after this long.",
     )
     unknown_kind_max_s: float = Field(
         86_400.0,
@@ -218,7 +223,7 @@ class Settings(BaseSettings):
     # Flower
     flower_user: str = Field("relais", description="Flower's user name.")
     flower_password: SecretStr = Field(
-        SecretStr(""), description="Flower's password; without one Flower does not start."
+        SecretStr(""), description="Flower's password; Flower does not start without one."
     )
     flower_host: str = Field("127.0.0.1", description="Address Flower listens on.")
     flower_port: int = Field(8081, ge=1, le=65535, description="Port Flower listens on.")
@@ -262,7 +267,7 @@ class Settings(BaseSettings):
         return url
 
     def require_direct_database_url(self) -> str:
-        """The Postgres URL for what lives as long as its session."""
+        """The Postgres URL for what needs a session of its own."""
         return self.direct_database_url.get_secret_value() or self.require_database_url()
 
 
@@ -274,7 +279,7 @@ def _refuse(fault: str) -> None:
 
 @lru_cache(maxsize=1)
 def load() -> Settings:
-    """The settings of this process; a wrong value is one sentence, not a traceback."""
+    """The settings of this process; an invalid value gives one sentence, not a traceback."""
     try:
         return Settings()
     except ValidationError as error:

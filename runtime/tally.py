@@ -1,4 +1,4 @@
-"""Counters and histograms of one process, cheap enough to be touched by every job.
+"""Counters and histograms of one process, cheap enough to be updated for every job.
 
 A tally is a dictionary from (metric, label values) to numbers; adding to one costs less than
 a microsecond. What it looks like to Prometheus or OTLP is decided elsewhere.

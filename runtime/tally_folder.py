@@ -1,4 +1,4 @@
-"""The folder where the processes of a colour leave their tallies for one of them to add up.
+"""The folder where the processes of a colour leave their tallies for the gateway to add up.
 
 Each process owns one file, named by a token of its own, and holds a lock on it for as long as
 it lives; the kernel frees the lock however the process ends, in whatever container. A file
@@ -44,10 +44,10 @@ class TallyFolder:
         self._thread = threading.Thread(target=self._run, name="tally", daemon=True)
 
     def start(self) -> None:
-        """Take the place; a folder that cannot be written to costs the numbers, not the process."""
+        """Take the place; a folder that cannot be written to loses the metrics, not the process."""
         try:
             self._path.mkdir(parents=True, exist_ok=True)
-            with self._retiring():  # nobody may find the fresh file before its lock is held
+            with self._retiring():  # the new file must not be visible before its lock is held
                 self._lock_fd = _locked(self._path / f"{self._name}.lock")
             self._write()
         except OSError as error:
@@ -56,7 +56,7 @@ class TallyFolder:
         self._thread.start()
 
     def stop(self) -> None:
-        """Leave the last numbers and give the place up."""
+        """Write the last metrics and give up the place."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -65,7 +65,7 @@ class TallyFolder:
             self._lock_fd = -1
 
     def others(self) -> Tally:
-        """What every other process of this colour has counted, the dead included."""
+        """What every other process of this colour has counted, including dead ones."""
         try:
             with self._retiring():
                 self._retire()
@@ -82,7 +82,7 @@ class TallyFolder:
                 self._write()
                 refused = False
             except OSError as error:
-                if not refused:  # once per trouble, not twice a second
+                if not refused:  # once per outage, not twice a second
                     log.warning("metrics.folder_refused", folder=str(self._path), error=str(error))
                 refused = True
             if stopping:
@@ -102,7 +102,7 @@ class TallyFolder:
         return total
 
     def _retire(self) -> None:
-        """Fold the files of the dead into one.
+        """Merge the files of dead processes into one.
 
         The new sum is written with the names it includes before anything is removed, so a
         crash at any point neither loses a number nor counts it twice.
@@ -129,14 +129,15 @@ class TallyFolder:
         for name in names:
             (self._path / f"{name}.json").unlink(missing_ok=True)
             (self._path / f"{name}.new").unlink(missing_ok=True)
-        # From here on the sum counts; its sources are gone, their locks only marked them dead.
+        # From here on the sum counts; its sources are gone, and their locks only marked them as
+        # dead.
         file.replace(self._path / "retired.json")
         for name in names:
             (self._path / f"{name}.lock").unlink(missing_ok=True)
 
     @contextmanager
     def _retiring(self) -> Iterator[None]:
-        """One process at a time adds up; the lock goes with the descriptor."""
+        """One process at a time merges; the lock is released with the descriptor."""
         descriptor = os.open(self._path / "folder.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)

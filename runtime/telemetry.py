@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 SpanKind = Literal["internal", "server", "client", "producer", "consumer"]
 Attribute = str | int | float | bool
 
-# Everything a span may say, by the short name that callers use and the name that is exported.
-# What is not in here is left out: an address or a subject cannot slip into a trace.
+# All attributes a span may have, by the short name that callers use and the exported name.
+# Anything else is dropped: an address or a subject cannot slip into a trace.
 ATTRIBUTES = {
     "attempt": "relais.attempt",
     "bytes": "relais.bytes",
@@ -121,7 +121,7 @@ class Tracer(Protocol):
         """A span below `parent`, below the current span, or of a new trace."""
 
     def current_traceparent(self) -> str | None:
-        """The traceparent of the current span, whoever began it."""
+        """The traceparent of the current span, whatever started it."""
 
     def extract(self, headers: Mapping[str, str]) -> str | None:
         """What the headers of a request say, as a traceparent."""
@@ -135,7 +135,7 @@ _tracer: list[Tracer] = []  # one while this process exports
 
 
 def use(tracer: Tracer | None) -> None:
-    """Take spans from `tracer` from now on; None: only their ids are made."""
+    """Take spans from `tracer` from now on; None: only ids are generated."""
     _tracer[:] = [] if tracer is None else [tracer]
 
 

@@ -1,4 +1,4 @@
-"""The key that bearer tokens are verified with: read at every start, needed by the gateway only."""
+"""The key that verifies bearer tokens: validated at every start, used only by the gateway."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SECRET_MIN_BYTES = 32
 
 
 def of(settings: Settings) -> Any:  # noqa: ANN401 - whatever the algorithm wants
-    """The prepared RELAIS_JWT_KEY, None where there is none; SettingsError for an unfit one."""
+    """The prepared RELAIS_JWT_KEY, None if there is none; SettingsError for an invalid one."""
     secret = settings.jwt_key.get_secret_value()
     if not secret:
         return None
@@ -21,15 +21,15 @@ def of(settings: Settings) -> Any:  # noqa: ANN401 - whatever the algorithm want
         message = "RELAIS_JWT_KEY is set, but the issuer or the audience is not."
         raise SettingsError(message, remedy="Set RELAIS_JWT_ISSUER and RELAIS_JWT_AUDIENCE.")
     if settings.jwt_algorithm == "HS256":
-        # A public key that served as a secret would let everybody sign.
+        # A public key used as a secret would let anyone sign.
         if "-----BEGIN" in secret:
             message = "RELAIS_JWT_KEY is a PEM key, but RELAIS_JWT_ALGORITHM is HS256."
-            raise SettingsError(message, remedy="Name the algorithm of the key.")
+            raise SettingsError(message, remedy="Set it to the algorithm of the key.")
         if len(secret.encode()) < SECRET_MIN_BYTES:
             message = f"RELAIS_JWT_KEY is shorter than {SECRET_MIN_BYTES} bytes."
             raise SettingsError(message, remedy="Use a longer secret: openssl rand -base64 48.")
     if "PRIVATE KEY-----" in secret:
-        # Whoever reads it from here could sign, and the gateway has no need to.
+        # Anyone who read it here could sign, and the gateway does not need to.
         message = "RELAIS_JWT_KEY is a private key; tokens are verified with the public one."
         raise SettingsError(message, remedy="openssl pkey -in private.pem -pubout")
     import jwt  # noqa: PLC0415 - 9 MB that only processes with a key need
@@ -37,5 +37,5 @@ def of(settings: Settings) -> Any:  # noqa: ANN401 - whatever the algorithm want
     try:
         return jwt.get_algorithm_by_name(settings.jwt_algorithm).prepare_key(secret)
     except (jwt.PyJWTError, ValueError, TypeError) as error:
-        message = f"RELAIS_JWT_KEY is no key for {settings.jwt_algorithm}."
-        raise SettingsError(message, remedy="Give the PEM public key.") from error
+        message = f"RELAIS_JWT_KEY is not a key for {settings.jwt_algorithm}."
+        raise SettingsError(message, remedy="Set it to the PEM public key.") from error

@@ -1,4 +1,4 @@
-"""What is wrong with the form of a service's URL, said without repeating any of it.
+"""What is wrong with the form of a service's URL, without repeating any of it.
 
 A URL holds a password. Whoever reads one wrongly, because of an `@` or a `/` that stands for
 itself, may take part of the password for a host: so nothing of a malformed URL is quoted.

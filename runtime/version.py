@@ -1,3 +1,3 @@
-"""The version, said once: everything else reads it here."""
+"""The version, defined once: everything else reads it here."""
 
 VERSION = "0.1.0"

@@ -1,4 +1,4 @@
-"""Kind `relais.canary`: proves that its queue is claimed from, run and finished."""
+"""Kind `relais.canary`: proves that jobs of its queue are claimed, run and finished."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ AGAIN_S = 1.0
     internal=True,
 )
 async def come_through(_: Canary, context: Context) -> Outcome:
-    """Note in the ledger that the queue is alive."""
-    # The queue it really ran in counts, not the one that the payload hoped for.
+    """Record in the ledger that the queue is alive."""
+    # The queue that it actually ran in counts, not the one in the payload.
     try:
         async with context.database.begin() as connection:
             await canary.mark(connection, queue=context.queue)
     except (SQLAlchemyError, OSError) as error:
         if not outage.is_passing(error):
             raise
-        # Not the queue's fault: it is noted as alive once there is a ledger to note it in.
-        return Snooze(AGAIN_S, "the ledger did not take the note")
+        # Not the queue's fault: it is recorded as alive once the ledger is back.
+        return Snooze(AGAIN_S, "the ledger could not record it")
     return Succeeded()

@@ -1,4 +1,4 @@
-"""What a handler is given beside its payload."""
+"""What a handler gets besides its payload."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ class Context:
     tenant: str
     tries_left: int  # attempts that may still follow this one
     settings: Settings
-    database: AsyncEngine  # a pool for handlers alone: what they keep, no claim waits for
+    database: AsyncEngine  # a pool of the handlers' own: claims never wait for it
     workflow_id: str | None = None
     traceparent: str | None = None  # of the span this attempt runs in
     tags: tuple[str, ...] = ()
     deaths: int = 0
     clock_offset_s: float = field(default_factory=lambda: time.time() - time.monotonic())
-    # from the machine's monotonic clock to the database's; a worker takes it from its claim
+    # offset from the machine's monotonic clock to the database's; taken from the worker's claim
     isolate: Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]] | None = field(
         default=None, repr=False
     )  # runs a registered pure function in a killable process: (name, arguments) -> result
     still_owned: Callable[[], bool] = field(default=lambda: True, repr=False)
-    # whether the claim cannot have been taken over; ask right before what cannot be undone
+    # whether the claim cannot have been taken over; call it right before anything irreversible
 
     def now(self) -> float:
         """Seconds since 1970 by the database's clock: the worker's own may be wrong."""

@@ -3,10 +3,10 @@
 RelaisError
 └── TaskError
     ├── KindError          a kind is badly defined or missing
-    ├── PayloadError       a stored payload does not fit its kind any more: permanent
+    ├── PayloadError       a stored payload no longer fits its kind: permanent
     ├── SmtpError          a conversation with a relay went wrong
     ├── BlockedAddress     the SSRF guard refused a destination: permanent
-    ├── Unreachable        a destination could not be reached or did not answer: passing
+    ├── Unreachable        a destination could not be reached or did not respond: transient
     ├── RenderError        a template is wrong or exceeds its limits: permanent
     └── SigningKeyError    a DKIM key cannot be used: permanent
 """
@@ -25,7 +25,7 @@ class KindError(TaskError):
 
 
 class PayloadError(TaskError):
-    """A stored payload does not fit its kind any more."""
+    """A stored payload no longer fits its kind."""
 
 
 class SmtpError(TaskError):
@@ -37,7 +37,7 @@ class BlockedAddress(TaskError):  # noqa: N818 - reads as the sentence it is
 
 
 class Unreachable(TaskError):  # noqa: N818 - reads as the state it names
-    """A destination could not be reached or did not answer."""
+    """A destination could not be reached or did not respond."""
 
     def __init__(self, sentence: str, *, remedy: str = "", was_sent: bool = False) -> None:
         super().__init__(sentence, remedy=remedy)

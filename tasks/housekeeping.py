@@ -1,7 +1,7 @@
-"""Kinds that Relais gives itself: `relais.retention` and `relais.queue_health`.
+"""Relais' own kinds: `relais.retention` and `relais.queue_health`.
 
-Each is a list of tasks that have nothing to do with each other: what fails or does not get a lock
-is told, keeps nobody else back, and is tried again by the next run.
+Each is a list of independent tasks: one that fails or does not get a lock is logged, does not
+affect the others, and is retried by the next run.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     Prune = Callable[[AsyncConnection], Awaitable[Slice]]
 
 SLICE_ROWS = 1_000
-# What is not done by then, the next run goes on with. The time limit leaves room for what is under
-# way then: each statement has 30 seconds at most.
+# The next run continues with what is not done by then. The time limit leaves room for what is still
+# running: each statement has 30 seconds at most.
 RETENTION_BUDGET_S = 480.0
 RETENTION_TIMEOUT_S = 800.0
 BOOKS_BUDGET_S = 40.0
@@ -49,7 +49,7 @@ log = logs.logger("housekeeping")
 
 
 class Nothing(BaseModel, extra="forbid"):
-    """These jobs need no input: what they do is in the settings."""
+    """These jobs need no input: the settings say what they do."""
 
 
 @dataclass(slots=True)
@@ -62,7 +62,7 @@ class Round:
     is_cut_short: bool = False  # the ledger as a whole took nothing for a while
 
     async def run(self, tasks: Mapping[str, Task], *, budget_s: float) -> None:
-        """Do all of `tasks`; each may use its share of the time and what the ones before left."""
+        """Do all of `tasks`; each may use its share of the time plus what earlier ones left."""
         until = time.monotonic() + budget_s
         for position, (name, task) in enumerate(tasks.items()):
             now = time.monotonic()
@@ -70,7 +70,7 @@ class Round:
             try:
                 self.done[name] = await task(now + share_s)
                 self.is_complete &= time.monotonic() <= now + share_s
-            except Exception as error:  # whatever it is, the others go on; it is told in full
+            except Exception as error:  # whatever it is, the others continue; it is logged in full
                 self.failed[name] = type(error).__name__
                 self.is_complete = False
                 self.is_cut_short |= outage.is_away(error)
@@ -107,7 +107,7 @@ class Round:
     internal=True,
 )
 async def prune(_: Nothing, context: Context) -> Outcome:
-    """Remove what is past its time, a slice at a time, and make the history's next days."""
+    """Delete what has expired, a slice at a time, and create the history's next days."""
     database, settings = context.database, context.settings
     slices = {
         name: partial(_in_slices, database, one_slice)
@@ -133,14 +133,14 @@ async def prune(_: Nothing, context: Context) -> Outcome:
     internal=True,
 )
 async def look_at_queues(_: Nothing, context: Context) -> Outcome:
-    """Keep the books, log how every queue is doing, and warn of those that stand still."""
+    """Do the housekeeping, log the health of every queue, and warn about stalled ones."""
     database, settings = context.database, context.settings
     tasks: dict[str, Task] = {
         "counts": partial(_roll_up, database),
         "idle_lanes": partial(
             _in_slices, database, partial(lanes.IdleLanes().forget, limit=SLICE_ROWS)
         ),
-        # After that: jobs that came in at that very moment find their lane gone.
+        # After that: jobs that arrived at that very moment may find their lane gone.
         "missing_lanes": partial(_register_missing_lanes, database),
         "queues": partial(_look_at_queues, database),
         "relay_logins": lambda _: logins.resume_changed(database, settings),
@@ -190,7 +190,7 @@ _walks: WeakKeyDictionary[AsyncEngine, messages.Abandoned] = WeakKeyDictionary()
 
 
 async def _settle_abandoned(database: AsyncEngine, until: float) -> int:
-    """Go on where the last look of this process ended; the first one goes back a day."""
+    """Continue where this process's last look ended; the first one goes back a day."""
     walk = _walks.setdefault(database, messages.Abandoned())
     unknown = failed = 0
     while True:
@@ -216,7 +216,7 @@ async def _expire_unknown_kinds(database: AsyncEngine, settings: Settings, _: fl
 
 
 async def _settle_blocked(database: AsyncEngine, _: float) -> int:
-    """Move children whose parents ended untold; to the end, since it begins anew each time."""
+    """Move children that missed their parents' end: all of them, since each run starts over."""
     after: UUID | None = UUID(int=0)
     moved = 0
     while after is not None:
@@ -245,7 +245,7 @@ async def _drop_days(database: AsyncEngine, events_s: float, _: float) -> list[s
 
 
 def _slices(settings: Settings) -> dict[str, Prune]:
-    """What is pruned; jobs are the last, so that they have whatever time is left."""
+    """What is pruned; jobs come last, so that they get whatever time is left."""
     finished_s, events_s = settings.retention_finished_s, settings.retention_events_s
     return {
         "system_jobs": partial(
@@ -267,7 +267,7 @@ def _slices(settings: Settings) -> dict[str, Prune]:
 
 
 async def _in_slices(database: AsyncEngine, one_slice: Prune, until: float) -> int:
-    """Repeat `one_slice`, each in a transaction of its own, while it comes back full."""
+    """Repeat `one_slice`, each in its own transaction, while it comes back full."""
     removed = 0
     while True:
         async with briefly(database) as connection:

@@ -11,8 +11,8 @@ Add your own in ten lines (docs/kinds.md)::
         ...
         return Succeeded({"number": payload.number})
 
-An `async def` handler runs in the worker's event loop. A plain `def` handler runs in a
-process of its own, which is killed when the job times out; it may block or crash as it likes.
+An `async def` handler runs in the worker's event loop. A plain `def` handler runs in its own
+process, which is killed when the job times out; it may block or crash.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ Registered = TypeVar("Registered", bound=Handler)
 class Backoff:
     """Exponential with full jitter: uniform(0, min(cap_s, base_s * 2**(attempt - 1))).
 
-    `schedule_s`, where given, replaces the exponential: the nth retry waits about its nth entry.
+    `schedule_s`, if given, replaces the exponential: the nth retry waits about its nth entry.
     """
 
     base_s: float = 2.0
@@ -94,13 +94,13 @@ class Kind:
     backoff: Backoff
     internal: bool  # not accepted from callers
     summary: str
-    lane: Dependence | None = None  # what a job of it shares trouble with, from its payload
-    requires: Requirements = field(default_factory=dict)  # what fields need of the settings
-    hears_out: bool = False  # it goes on past its time only to hear what became of its effect
+    lane: Dependence | None = None  # what its jobs depend on, from the payload
+    requires: Requirements = field(default_factory=dict)  # checks of fields against the settings
+    hears_out: bool = False  # it continues past its timeout only to learn the result of its effect
 
     @property
     def is_isolated(self) -> bool:
-        """Whether the handler runs in a process of its own (plain `def`)."""
+        """Whether the handler runs in its own process (plain `def`)."""
         return not inspect.iscoroutinefunction(self.handler)
 
 
@@ -122,12 +122,12 @@ def kind(
 ) -> Callable[[Registered], Registered]:
     """Register the decorated handler under `name` (lower case, dotted).
 
-    `lane` names what a job depends on beside its tenant ("relay:main"), so that one peer's trouble
-    holds up only what depends on it. Pure and cheap; it is asked for every payload that fits.
-    `requires` has, by field of the payload, a check that raises a RelaisError where its value is
+    `lane` names what a job depends on besides its tenant ("relay:main"), so that one peer's trouble
+    only delays what depends on it. Pure and cheap; it is called for every valid payload.
+    `requires` has, by field of the payload, a check that raises a RelaisError if its value is
     certain to fail under these settings: callers are told at intake. Pure and cheap as well.
-    `hears_out`: a handler that was cancelled and still goes on has an answer to wait for, without
-    which its effect would be repeated; it is not left to itself.
+    `hears_out`: a handler that was cancelled and still runs is waiting for a result, without
+    which its effect would be repeated; it is not abandoned.
     """
     if not _NAME.fullmatch(name):
         message = f"Kind name {name!r} is not of the form 'noun.verb'."
@@ -183,11 +183,11 @@ def _import(what: str, load_module: Callable[[], object]) -> None:
         raise
     except ModuleNotFoundError as error:
         message = f"{what}, which cannot be imported: {error}."
-        raise KindError(message, remedy="Correct the name or PYTHONPATH.") from error
+        raise KindError(message, remedy="Correct the name, or PYTHONPATH.") from error
     except Exception as error:
         reason = f"{_place(error)}{type(error).__name__}: {_first_line(error)}"
         message = f"{what}, which cannot be imported: {reason}."
-        raise KindError(message, remedy="Correct it there.") from error
+        raise KindError(message, remedy="Correct it in the module.") from error
 
 
 def _first_line(error: Exception) -> str:

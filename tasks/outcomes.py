@@ -15,7 +15,7 @@ class Succeeded:
 
 @dataclass(frozen=True, slots=True)
 class RetryLater:
-    """This attempt failed for a passing reason; costs an attempt.
+    """This attempt failed for a transient reason; costs an attempt.
 
     `delay_s` None: the kind's own backoff decides.
     """

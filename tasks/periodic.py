@@ -1,4 +1,4 @@
-"""Vocabulary of `beat_schedule.py`: which job Relais gives itself, and when."""
+"""Vocabulary of `beat_schedule.py`: Relais' own periodic jobs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Every:
         return EPOCH + (now - EPOCH) // step * step
 
     def next_after(self, now: datetime) -> datetime:
-        """The nominal time behind that."""
+        """The nominal time after that."""
         return self.latest(now) + timedelta(seconds=self.seconds)
 
 
@@ -39,7 +39,7 @@ class Cron:
         return cron.parse(self.expression, self.timezone).latest(after=EPOCH, until=now)
 
     def next_after(self, now: datetime) -> datetime | None:
-        """The nominal time behind that."""
+        """The nominal time after that."""
         return cron.parse(self.expression, self.timezone).next_after(now)
 
 

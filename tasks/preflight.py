@@ -1,8 +1,9 @@
-"""Whether this process can work with the settings and the services that it is given.
+"""Whether this process can work with its settings and services.
 
-The one place that says so, for the command line and for every process. Settings are read to the
-end, whoever needs them. Services are asked all at once, each for seconds at most, and answer in
-their own words. `python -m tasks.preflight [VARIABLE ...]` does it in a process of its own.
+The one place that decides this, for the command line and for every process. All settings are
+validated, whichever process needs them. Services are checked in parallel, for a few seconds
+each, and their own messages are shown. `python -m tasks.preflight [VARIABLE ...]` does it in a
+separate process.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ log = logs.logger("preflight")
 
 
 def check_settings(settings: Settings) -> None:
-    """Read what only one part of Relais reads, too; SettingsError for the first that is wrong."""
+    """Also read what only one part of Relais reads; SettingsError for the first that is wrong."""
     signature.secrets_of(settings.callback_secret.get_secret_value())
     AllowList.parse(settings.outbound_allow)
     for name, url in {relays.DEFAULT: settings.smtp_url, **settings.relays}.items():
@@ -73,13 +74,13 @@ def check_services(
         SMTP: (settings.smtp_url, _ask_relay),
     }
     found: dict[str, Finding | None] = {}
-    # Not a pool of threads: nobody waits for one that is still asking.
+    # Not a thread pool: nothing waits for a thread that is still checking.
     asking = []
     for variable in variables:
         secret, ask = asks[variable]
         if url := secret.get_secret_value():
             name = f"{_NAMES[variable]} at {urls.shown(url)}"
-            found[variable] = unreachable(variable, name, f"no answer within {WITHIN_S:.0f} s")
+            found[variable] = unreachable(variable, name, f"no response within {WITHIN_S:.0f} s")
             thread = threading.Thread(target=_note, args=(found, variable, ask, url), daemon=True)
             thread.start()
             asking.append(thread)
@@ -99,9 +100,9 @@ def _note(
 
 
 def require(settings: Settings, *variables: str) -> None:
-    """For a process at its start: SettingsError for what must be changed first.
+    """For a process at startup: SettingsError for what must be changed first.
 
-    What may pass is logged, and left to whoever keeps trying.
+    A transient problem is logged, and the process keeps trying.
     """
     check_settings(settings)
     for finding in check_services(settings, variables):
@@ -139,7 +140,7 @@ def _ask_redis(variable: str, url: str) -> Finding | None:
 
 
 def _version_of(client: Redis) -> tuple[int, ...]:
-    """Empty where this user may not ask."""
+    """Empty if this user may not ask."""
     from redis import ResponseError  # noqa: PLC0415 - see above
 
     try:
@@ -150,10 +151,10 @@ def _version_of(client: Redis) -> tuple[int, ...]:
 
 
 def _refused_by_redis(variable: str, at: str, words: str) -> Finding:
-    """A login or a database that is wrong stays wrong; whatever else it says may pass."""
+    """A wrong login or database stays wrong; any other error may be transient."""
     sentence = f"Redis at {at} refuses: {words}."
     if "DB index" in words:
-        return Finding(variable, sentence, "Use a database that it has: /0, usually.")
+        return Finding(variable, sentence, "Use an existing database, usually /0.")
     if _LOGIN.search(words):
         return Finding(variable, sentence, "Correct the login: redis://:password@host:port/0.")
     remedy = "Use the primary." if words.startswith("READONLY") else "See the server's log."
@@ -161,7 +162,7 @@ def _refused_by_redis(variable: str, at: str, words: str) -> Finding:
 
 
 def _ask_relay(variable: str, url: str) -> Finding | None:
-    """Greeting and EHLO; nothing is sent, and nobody is logged in."""
+    """Greeting and EHLO; nothing is sent, and there is no login."""
     relay = relays.parse(relays.DEFAULT, url)
     name = f"The relay at {relay.host}:{relay.port}"
     code: int
@@ -182,11 +183,11 @@ def _ask_relay(variable: str, url: str) -> Finding | None:
         code, said = error.smtp_code, error.smtp_error
     except (OSError, smtplib.SMTPException) as error:
         found = unreachable(variable, name, words_of(error))
-        return replace(found, remedy=f"Mail waits until it answers. {found.remedy}")
+        return replace(found, remedy=f"Mail waits until it responds. {found.remedy}")
     if code == _EHLO_OK:
         return None
     sentence = f"{name} refuses: {code} {' '.join(_text(said).split())}."
-    return Finding(variable, sentence, "Mail waits until it takes some.", is_passing=True)
+    return Finding(variable, sentence, "Mail waits until it accepts some.", is_passing=True)
 
 
 def _text(said: bytes | str) -> str:

@@ -41,15 +41,13 @@ RULES = (
         lambda facts: facts.own,
     ),
     Rule(
-        "the caller's wish, among the queues for everybody",
+        "the caller's preference, among the queues open to all",
         lambda facts: facts.wish in WISHES,
         lambda facts: facts.wish or "",
     ),
     Rule("a deadline that is near", lambda facts: facts.is_urgent, lambda _: "critical"),
-    Rule("workflows that say they are bulk", lambda facts: facts.is_bulk, lambda _: "bulk"),
-    Rule(
-        "large payloads do not hold up small ones", lambda facts: facts.is_large, lambda _: "bulk"
-    ),
+    Rule("workflows marked as bulk", lambda facts: facts.is_bulk, lambda _: "bulk"),
+    Rule("large payloads do not delay small ones", lambda facts: facts.is_large, lambda _: "bulk"),
     Rule("the kind's own queue", lambda _: True, lambda facts: facts.own),
 )
 
@@ -75,7 +73,9 @@ def route(
     )
 
 
-@lru_cache(maxsize=512)  # five facts of a few values each: the rules are asked once for each
+@lru_cache(
+    maxsize=512
+)  # five facts with few values each: the rules are evaluated once per combination
 def _first_match(own: str, wish: str | None, *flags: bool) -> str:
     facts = Facts(own, wish, *flags)
     queue = next(rule.queue(facts) for rule in RULES if rule.applies(facts))

@@ -67,7 +67,7 @@ class Trigger(BaseModel):
         description="http or https; outside your network, or named in RELAIS_OUTBOUND_ALLOW.",
         examples=["https://n8n.example.com/webhook/nightly-report"],
     )
-    method: Literal["POST", "GET", "PUT"] = Field("POST", description="GET carries no body.")
+    method: Literal["POST", "GET", "PUT"] = Field("POST", description="GET has no body.")
     body: JsonValue = Field(None, description="Sent as JSON.")
     headers: Annotated[dict[str, str], AfterValidator(_checked_headers)] = Field(
         default_factory=dict,
@@ -79,14 +79,14 @@ class Trigger(BaseModel):
     )
     policy: Literal["at_least_once", "at_most_once"] = Field(
         "at_least_once",
-        description="When the answer gets lost: call again with the same Idempotency-Key, "
+        description="When the response is lost: call again with the same Idempotency-Key, "
         "or leave the job `unknown` for a person.",
     )
 
     @model_validator(mode="after")
     def _no_body_with_get(self) -> Self:
         if self.method == "GET" and self.body is not None:
-            message = "a GET carries no body: put what it needs into the URL"
+            message = "a GET has no body: put its data into the URL"
             raise ValueError(message)
         return self
 
@@ -102,10 +102,10 @@ class Trigger(BaseModel):
     requires={"url": lambda url, settings: refuse_if_certain(url, allow=settings.outbound_allow)},
 )
 async def trigger(payload: Trigger, context: Context) -> Outcome:
-    """Start a workflow by its webhook and keep what it answers.
+    """Start a workflow by its webhook and keep the response.
 
     The result is `{"status": ..., "body": ...}`. Every attempt carries the job's id as
-    Idempotency-Key, so that a workflow can tell a repetition.
+    Idempotency-Key, so that a workflow can recognise a repetition.
     """
     content = b"" if payload.body is None else to_json(payload.body)
     with telemetry.span(
@@ -148,7 +148,7 @@ def _outcome(answer: Response, payload: Trigger, *, now: float) -> Outcome:
     expected = payload.expect_status or range(200, 300)
     if status in expected:
         return Succeeded(result)
-    reason = f"the webhook answered {status}"
+    reason = f"the webhook responded with {status}"
     report = ErrorReport("UnwelcomeAnswer", reason)
     if status in PASSING:
         return RetryLater(reason, delay_s=retry_after_s(answer, now=now), error=report)
@@ -160,7 +160,7 @@ def _outcome(answer: Response, payload: Trigger, *, now: float) -> Outcome:
 
 
 def _content(answer: Response) -> JsonValue:
-    """The body as JSON where it is, else as text without what a database refuses."""
+    """The body as JSON if it is JSON, else as text without what the database refuses."""
     if not answer.is_cut and "json" in answer.headers.get("content-type", ""):
         with suppress(ValueError):
             return _storable(from_json(answer.body, allow_inf_nan=False))
@@ -168,7 +168,7 @@ def _content(answer: Response) -> JsonValue:
 
 
 def _storable(value: JsonValue) -> JsonValue:
-    """`value` as jsonb takes it: no NUL in its texts; ValueError for a number beyond a double."""
+    """`value` as jsonb accepts it: no NUL in its texts; ValueError for a number beyond a double."""
     if isinstance(value, float) and not isfinite(value):  # from 1e400; JSON has no infinity
         raise ValueError
     if isinstance(value, str):

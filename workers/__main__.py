@@ -16,9 +16,9 @@ from tasks.kinds import QUEUES
 
 
 def main(arguments: list[str]) -> int:
-    """Run until SIGTERM (finish what runs) or SIGQUIT (give it back); 2: wrong input."""
+    """Run until SIGTERM (finish running jobs) or SIGQUIT (give them back); 2: invalid input."""
     if len(arguments) != 1 or arguments[0] not in QUEUES:
-        sys.stderr.write(f"Say which queue: python -m workers {'|'.join(QUEUES)}" + "\n")
+        sys.stderr.write(f"Usage: python -m workers {'|'.join(QUEUES)}" + "\n")
         return 2
     queue = arguments[0]
     try:
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
         known = kinds.load(settings.kinds)
         exporting.start(service, settings)
         metrics.configure(settings, service=service, kinds=known)
-        # After the settings are known to be good: these imports are most of the start.
+        # Only once the settings are known to be valid: these imports take most of the startup time.
         from celery.concurrency import get_implementation  # noqa: PLC0415
         from celery.exceptions import SecurityWarning  # noqa: PLC0415
 
@@ -41,12 +41,12 @@ def main(arguments: list[str]) -> int:
         warnings.simplefilter("ignore", SecurityWarning)
         app = build(settings)
         for noisy in ("celery.worker.strategy", "celery.app.trace"):
-            # They tell of doorbells, twice each; what becomes of jobs the engine tells.
+            # They log each doorbell twice; the engine logs what happens to jobs.
             logging.getLogger(noisy).setLevel(logging.WARNING)
     except RelaisError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    # Not `app.worker_main`: Celery's command line costs 20 MB and half of the start.
+    # Not `app.worker_main`: Celery's command line costs 20 MB and half of the startup time.
     worker = app.Worker(
         hostname=f"{queue}-{settings.colour}-{os.getpid()}@{socket.gethostname()}",
         pool_cls=get_implementation("solo"),

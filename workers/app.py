@@ -64,7 +64,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         parent.engine = self._engine  # for the consumer
 
     def stop(self, parent: Worker) -> None:
-        """SIGTERM: stop claiming, finish what runs within the grace, give the rest back."""
+        """SIGTERM: stop claiming, let running jobs finish within the grace, give the rest back."""
         self._end(parent, grace_s=None)
 
     def terminate(self, parent: Worker) -> None:

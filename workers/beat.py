@@ -1,4 +1,4 @@
-"""`python -m workers.beat`: fires what is due, from `beat_schedule.py` and users' schedules.
+"""`python -m workers.beat`: fires due ticks, from `beat_schedule.py` and users' schedules.
 
 Celery's beat service keeps the loop; its scheduler is ours and fires into the ledger. Any number
 of beats may run: each tick is unique there. Redis is not needed to fire, only to ring.
@@ -52,10 +52,10 @@ class LedgerScheduler(Scheduler):  # type: ignore[misc]  # Celery has no types
         self._is_lost = False
 
     def setup_schedule(self) -> None:
-        """Nothing to set up: the table is read by `look`, users' schedules from the ledger."""
+        """Nothing to set up: `look` reads the table, and users' schedules from the ledger."""
 
     def tick(self, *_: Any, **__: Any) -> float:  # noqa: ANN401 - Celery's own
-        """Look once and wait for the next moment here, where a signal can end the wait."""
+        """Check once, then wait here for the next time, so that a signal can end the wait."""
         self._stopping.wait(self._look_once())
         return 0.0
 
@@ -106,7 +106,7 @@ def run(settings: Settings) -> None:
 
 
 def main() -> int:
-    """Run from the command line; 2 where a setting is wrong."""
+    """Run from the command line; 2 if a setting is wrong."""
     try:
         settings = runtime_settings.load()
         settings.require_database_url()

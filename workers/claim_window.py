@@ -1,4 +1,4 @@
-"""How many jobs to hold: as many as there are slots, and more only where jobs are quick."""
+"""How many jobs to hold: as many as there are slots, and more only if jobs are quick."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ClaimWindow:
         return min(max(self._concurrency, quick), 4 * self._claim_max)
 
     def room(self, *, held: int, waiting: int) -> int:
-        """How many jobs to claim now; while some wait here, no claims are made for crumbs."""
+        """How many jobs to claim now; while some are waiting, no claim is made for just a few."""
         window = self.window()
         free = window - held
         if free <= 0 or (waiting and free < min(self._claim_max, window // 2)):

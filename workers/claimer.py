@@ -1,7 +1,7 @@
-"""Taking jobs from the ledger: make due ones ready, look round the lanes, claim, tidy up.
+"""Taking jobs from the ledger: make due ones ready, look at all lanes, claim, tidy up.
 
-One coroutine of the engine does all of it, one step after the other, so that what it holds is what
-it was given: a claim that the ledger knows and it does not is a stray.
+One coroutine of the engine does all of it, step by step, so it holds exactly what it was given: a
+claim that the ledger has and the engine does not is a stray.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ log = logs.logger("engine")
 
 PROMOTE_MAX = 1_000
 PROMOTE_PER_LANE = 200
-PROMOTE_ALL_EVERY_S = 10.0  # from the beginning; in between from where the last look ended
-LATE = timedelta(seconds=5)  # how long a transaction that puts jobs off may take to commit
+PROMOTE_ALL_EVERY_S = 10.0  # from the beginning; in between, from where the last look ended
+LATE = timedelta(seconds=5)  # how long a transaction that defers jobs may take to commit
 STRAYS_EVERY_S = 3.0
 STRAYS_SINCE_S = 300.0  # no transaction of ours lives longer
-AWAY_S = 0.3  # between two tries while Postgres is away
+AWAY_S = 0.3  # between two attempts while Postgres is down
 
 
 class Claimer:
@@ -51,10 +51,10 @@ class Claimer:
         self._claims = Claims()
         self._due_since: datetime | None = None
         self._promote_at = self._promote_all_at = self._strays_at = 0.0  # monotonic
-        self._is_held_back = False  # we do not claim, because we are not proven alive
+        self._is_held_back = False  # not claiming, because we cannot prove that we are alive
 
     async def take(self, slots: Executor, *, room: int) -> bool:
-        """Hand up to `room` jobs to `slots`; whether there were any. None while Postgres is away.
+        """Hand up to `room` jobs to `slots`; whether there were any. None while Postgres is down.
 
         Whatever the ledger says that this worker holds, and it does not, is given back now and
         then, whatever we suspect: a COMMIT may arrive long after it was given up.
@@ -73,7 +73,7 @@ class Claimer:
         except (SQLAlchemyError, OSError) as error:
             if not outage.is_passing(error):
                 raise
-            self._strays_at = 0.0  # the claim may have been committed all the same
+            self._strays_at = 0.0  # the claim may have been committed nevertheless
             log.warning("claim.failed", queue=self._queue, error=type(error).__name__)
             await asyncio.sleep(AWAY_S)
             return False
@@ -87,7 +87,7 @@ class Claimer:
         return True
 
     def _may_claim(self) -> bool:
-        """Whether the ledger would see that our claims have a living owner."""
+        """Whether the ledger would see that our claims have a live owner."""
         may = self._presence.may_claim()
         if may == self._is_held_back:
             self._is_held_back = not may
@@ -121,7 +121,7 @@ class Claimer:
         return jobs
 
     async def _look_at_all(self, *, now: float) -> None:
-        """What came in behind a floor; and among how many workers a lane's bound is shared."""
+        """Find what appeared before a floor, and how many workers share a lane's limit."""
         async with self._database.begin() as connection:
             heads = await lanes.look(connection, queue=self._queue, kinds=self._kinds)
             self._claims.workers = await lanes.workers(connection, queue=self._queue)

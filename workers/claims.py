@@ -1,10 +1,10 @@
-"""Which jobs a worker takes next: round the lanes, from where the last claim ended.
+"""Which jobs a worker takes next: round-robin over the lanes, from where the last claim ended.
 
 The ledger is read in two steps. A look names the lanes in which something is ready; a claim takes
-from each its share. Both start where the last one ended (a floor per lane, kind and priority):
-under somebody's long transaction dead rows stay in the index, and whoever starts at the beginning
-reads them all. What comes in late, behind a floor, a full look finds; it takes a small, bounded
-share of the time and holds up no claim.
+its share from each. Both start where the last one ended (a floor per lane, kind and priority):
+during another client's long transaction dead rows stay in the index, and a scan from the beginning
+reads them all. What appears late, before a floor, is found by a full look; it takes a small,
+bounded share of the time and delays no claim.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 LATE = timedelta(seconds=5)  # how long a transaction that makes jobs ready may take to commit
 FULL_LOOK_EVERY_S = 5.0
 FULL_LOOK_SHARE = 0.02  # of the time, at most
-AGEING_S = 60.0  # of waiting outweigh one step of priority: nobody starves
-REMEMBERED_MAX = 4_096  # lanes; beyond it what is known of quiet ones is learned again
+AGEING_S = 60.0  # of waiting outweigh one step of priority: nothing starves
+REMEMBERED_MAX = 4_096  # lanes; beyond that, what is known of quiet ones is forgotten and relearned
 
 
 @dataclass(slots=True)
@@ -39,11 +39,11 @@ class Lane:
     weight: float = 1.0
     running_max: int | None = None
     served: float = 0.0  # claims so far, by weight
-    heads: list[Head] = field(default_factory=list)  # the one to be claimed next first
+    heads: list[Head] = field(default_factory=list)  # the one to claim next comes first
 
 
 class Claims:
-    """Plans the claims of one worker; knows no database, and no clock but what it is told."""
+    """Plans the claims of one worker; has no database, and only the clock that it is passed."""
 
     def __init__(self) -> None:
         self.floors: dict[Group, datetime] = {}
@@ -57,7 +57,7 @@ class Claims:
         return now >= self._full_look_at
 
     def looked_at_all(self, heads: Iterable[Head], *, took_s: float, now: float) -> None:
-        """After a full look: whatever came in behind a floor moves that floor back."""
+        """After a full look: anything that appeared before a floor moves that floor back."""
         self._full_look_at = now + max(FULL_LOOK_EVERY_S, took_s / FULL_LOOK_SHARE)
         for head in heads:
             if head.group in self.floors:
@@ -86,7 +86,7 @@ class Claims:
     def plan(
         self, *, room: int, held: Mapping[str, int], allowed: Callable[[str], int | None]
     ) -> list[Wish]:
-        """What to ask for: up to `room` jobs, in shares that even out what the lanes hold.
+        """What to ask for: up to `room` jobs, in shares that even out what each lane holds.
 
         `held`: jobs by lane; `allowed`: how many more a lane could run here, None: any number.
         """
@@ -116,7 +116,7 @@ class Claims:
                 lane.served += 1 / lane.weight
         for wish in wishes:
             group = (wish.lane, wish.kind, wish.priority)
-            # Where nothing came, others have it: what they give back is behind us by then.
+            # If nothing came, other workers have it: what they give back sorts after the floor.
             ended = last.get(group)
             if ended is not None:
                 self.floors[group] = max(self.floors[group], ended - LATE)
@@ -133,7 +133,7 @@ class Claims:
     def _quotas(
         self, room: int, held: Mapping[str, int], most: Mapping[str, int]
     ) -> dict[str, int]:
-        """Shares of `room` by lane: first the tenants are evened out, then the lanes of each."""
+        """Shares of `room` by lane: evened out among tenants, then among the lanes of each."""
         tenants: dict[str, list[Lane]] = {}
         for lane in self._active:
             if most[lane.name] > 0:
@@ -170,7 +170,7 @@ NO_BOUND = 1_000_000
 
 @dataclass(slots=True)
 class Share:
-    """One who gets a share: what it holds already, and the most it can take."""
+    """One recipient of a share: what it holds already, and the most it can take."""
 
     name: str
     held: int
@@ -185,7 +185,7 @@ class Share:
 
 
 def level(room: int, shares: Sequence[Share]) -> dict[str, int]:
-    """Give out `room` so that what each holds, by weight, comes as close as may be.
+    """Divide `room` so that what each holds, by weight, comes as close as possible.
 
     None gets more than its `most`; where one is left over, the first of those who hold least.
     """

@@ -1,7 +1,7 @@
-"""What attempts ended with, on its way to the ledger: batched, tried until Postgres takes it, told.
+"""Outcomes on their way to the ledger: batched, retried until Postgres accepts them, then reported.
 
 An outcome is written with the next batch, fenced by the job's id and attempt; its slot is free
-meanwhile. Metrics, log and Flower hear of it after the commit.
+meanwhile. Metrics, log and Flower get it after the commit.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ log = logs.logger("completer")
 
 BATCH_MAX = 500
 BATCH_MAX_BYTES = 8 * 1024 * 1024
-FULL_BYTES = 64 * 1024 * 1024  # of results that wait: no more jobs are started
-ROW_BYTES = 200  # of an outcome, beside its texts and its result
-# A row that somebody has locked must not hold the rest of its batch; alone it waits longer.
+FULL_BYTES = 64 * 1024 * 1024  # of waiting results: no more jobs are started
+ROW_BYTES = 200  # of an outcome, not counting its texts and its result
+# A locked row must not delay the rest of its batch; on its own it waits longer.
 BATCH_LOCK_TIMEOUT = text("SET LOCAL lock_timeout = '1s'")
 UNWRITABLE_AGAIN_S = 60.0
 EVENTS = {
@@ -61,7 +61,7 @@ class _Outgoing:
 
 
 class Completer:
-    """Writes what became of attempts; one event loop.
+    """Writes the outcomes of attempts; belongs to one event loop.
 
     An outcome waits for Postgres as long as it takes. Its fence makes waiting safe: if the job was
     taken over meanwhile, nothing is written.
@@ -77,7 +77,7 @@ class Completer:
         snooze_max_s: float = transitions.SNOOZE_MAX_S,
         writers: int = 1,
     ) -> None:
-        """`on_stuck` is called when an outcome must wait that Postgres refuses."""
+        """`on_stuck` is called when Postgres refuses an outcome and it has to wait."""
         self._database = database
         self._events = events
         self._on_stuck = on_stuck
@@ -97,12 +97,12 @@ class Completer:
 
     @property
     def is_full(self) -> bool:
-        """Whether so much waits to be written that no more should be made."""
+        """Whether so much is waiting to be written that no more should be produced."""
         return self._commit.unsettled_bytes >= FULL_BYTES
 
     @property
     def stuck(self) -> int:
-        """Of how many jobs Postgres refuses every outcome, although it is there."""
+        """For how many jobs Postgres refuses every outcome, although it is up."""
         return len(self._stuck)
 
     def complete(
@@ -113,7 +113,7 @@ class Completer:
         settled: Callable[[Fence], None],
         seconds: float = 0.0,
     ) -> None:
-        """Write the outcome with the next batch; `settled` is called once it stands, or is void."""
+        """Write the outcome with the next batch; `settled` is called when written or fenced."""
         item = finish_of(
             job, performed.outcome, backoff=backoff_of(job), traceparent=performed.traceparent
         )
@@ -137,7 +137,7 @@ class Completer:
     async def give_back(
         self, jobs: Sequence[ClaimedJob], *, reason: str, settled: Callable[[Fence], None]
     ) -> None:
-        """Ready again, at no cost for the jobs; `settled` as above."""
+        """Make the jobs ready again, at no cost to them; `settled` as above."""
         writes = [self.put(release_of(job, reason=reason)) for job in jobs]
         await asyncio.gather(*writes, return_exceptions=True)
         for job in jobs:
@@ -175,13 +175,13 @@ class Completer:
         error: BaseException,
         again: Callable[[Performed], None],
     ) -> None:
-        """Postgres refuses the outcome itself: that is a failure, and a failure must be told."""
+        """Postgres refuses the outcome itself: that is a failure, and must be recorded as one."""
         log.error("finish.unwritable", job_id=job.id, kind=job.kind, error=type(error).__name__)
         if item.state is not State.FAILED:
             reason = f"its outcome could not be written: {type(error).__name__}"
             again(Performed(Sealed(Failed(reason), len(reason)), performed.traceparent))
             return
-        # Not even that: the trouble is the ledger's. The job stays held, and is tried again.
+        # Not even that works: the ledger is in trouble. The job stays held, and is retried.
         self._stuck.add(job.fence)
         self._on_stuck()
         asyncio.get_running_loop().call_later(UNWRITABLE_AGAIN_S, again, performed)
@@ -204,7 +204,7 @@ class Completer:
 def finish_of(
     job: ClaimedJob, outcome: Outcome, *, backoff: Backoff, traceparent: str | None = None
 ) -> Finish:
-    """The write that `outcome` of this attempt asks for."""
+    """The write that `outcome` of this attempt requires."""
 
     def finish(state: State, **fields: Any) -> Finish:  # noqa: ANN401 - as Finish says
         return Finish(job.id, job.attempt, state, traceparent=traceparent, **fields)
@@ -214,7 +214,7 @@ def finish_of(
             return finish(State.SUCCEEDED, result=result)
         case RetryLater() if job.tries_left > 0:
             wait_s = outcome.delay_s
-            if wait_s is None:  # a kind's backoff is anyone's, too
+            if wait_s is None:  # a kind's backoff is user code, too
                 wait_s = bounded_delay_s(backoff.delay_s(tries=job.counted)) or 0.0
             return finish(
                 State.SCHEDULED,
@@ -259,7 +259,7 @@ def _error(outcome: RetryLater | Failed) -> dict[str, Any] | None:
 async def _take_back(
     connection: AsyncConnection, job: ClaimedJob, *, counted: bool, reason: str
 ) -> Sequence[Woken]:
-    """Ready again after its process died; at the third death that counts it is put aside."""
+    """Ready again after its process died; at the third death that counts it is quarantined."""
     taken = await transitions.reclaim(connection, died=[job.fence], counted=counted, reason=reason)
     return taken.woken
 

@@ -1,4 +1,4 @@
-"""Celery's consumer, which here hears doorbells only."""
+"""Celery's consumer, which only listens for doorbells here."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from celery.worker.state import maybe_shutdown
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WELL_AFTER_S = 5.0  # a connection that lasts so long was well
+WELL_AFTER_S = 5.0  # a connection that lasts this long was healthy
 PAUSE_FIRST_S = 0.5
 PAUSE_MAX_S = 8.0
 SIGNAL_WITHIN_S = 0.2
 
 
 class PatientConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
-    """Wakes the engine at every bell, whatever it says.
+    """Wakes the engine at every doorbell, whatever it says.
 
     Connects again at once after a connection that was well, ever later where none lasts.
 
@@ -27,7 +27,9 @@ class PatientConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - Celery's own
-        self._connected_at: float | None = None  # monotonic; None: the last try got no connection
+        self._connected_at: float | None = (
+            None  # monotonic; None: the last attempt got no connection
+        )
         self._pause_s = 0.0
         super().__init__(*args, **options)
 
@@ -47,7 +49,7 @@ class PatientConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
         return connection
 
     def create_task_handler(self, *_: object, **__: object) -> Callable[[object], None]:
-        """What hears the doorbells; in place of Celery's, which would run what they say."""
+        """Listens for doorbells, in place of Celery's own, which would run what they say."""
         engine = self.controller.engine
 
         def wake(_doorbell: object) -> None:

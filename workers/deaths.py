@@ -1,10 +1,10 @@
-"""Whose fault it is that the process of its own in which a job ran died.
+"""Who is to blame when a job's isolated process dies.
 
-A process that ends itself, or is ended by the kernel for a fault of its own, counts against its
-job at once. A signal that others send (SIGKILL above all) may have been meant for the job, or for
-the whole machine: where the processes of several jobs die of one within two seconds, that is the
-host's trouble, a lack of memory or somebody's hand, and nobody's fault. An innocent job is never
-put aside for that; a guilty one does not hide in company for ever.
+A process that exits by itself, or that the kernel kills for its own fault, counts against its
+job at once. A signal sent from outside (SIGKILL above all) may have been meant for the job, or for
+the whole machine: if the processes of several jobs die of one within two seconds, the host, a lack
+of memory or an operator is to blame, not the jobs. An innocent job is never quarantined for that; a
+guilty one cannot hide among others forever.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 log = logs.logger("deaths")
 
 TOGETHER_S = 2.0
-EXCUSED_MAX = 5  # deaths of one job in company that do not count
+EXCUSED_MAX = 5  # deaths of one job together with others that do not count
 REMEMBERED_MAX = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """One attempt's process has died; `by_itself`: by its own doing. Times are monotonic."""
+    """One attempt's process has died; `by_itself`: it caused its own death. Times are monotonic."""
 
     job: ClaimedJob
     what: str
@@ -55,7 +55,7 @@ class Deaths:
     def __init__(self, report: Report, *, on_reported: Callable[[Fence], None]) -> None:
         self._report = report
         self._on_reported = on_reported
-        self._lately: list[Death] = []  # by a signal that others send
+        self._lately: list[Death] = []  # by a signal from outside
         self._bystanders: list[float] = []  # when processes without a job died of such a signal
         self._excused: dict[UUID, int] = {}
         self._closing = asyncio.Event()
@@ -70,12 +70,12 @@ class Deaths:
         task.add_done_callback(self._tasks.discard)
 
     def note_bystander(self) -> None:
-        """A process without a job died of a signal that others send."""
+        """A process without a job died of a signal from outside."""
         now = time.monotonic()
         self._bystanders = [*(at for at in self._bystanders if now - at <= TOGETHER_S), now]
 
     async def close(self) -> None:
-        """Leave what is not judged yet, wait for what is being written."""
+        """Drop what is not judged yet, wait for running writes."""
         self._closing.set()
         if self._tasks:
             await asyncio.wait(self._tasks)
@@ -84,7 +84,7 @@ class Deaths:
         if not death.by_itself:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), TOGETHER_S)
-                return  # the worker goes, and what it still holds is given back
+                return  # the worker is stopping, and gives back what it still holds
         counted, reason = self._assessment(death)
         job = death.job
         log.warning(
@@ -102,8 +102,8 @@ class Deaths:
         if len(self._excused) < REMEMBERED_MAX:
             self._excused[job.id] = self._excused.get(job.id, 0) + 1
         return False, (
-            f"{death.what} {others} more died within {TOGETHER_S:g} s: trouble of the host or"
-            " somebody's hand. This does not count against it."
+            f"{death.what} {others} more died within {TOGETHER_S:g} s, so the host or an"
+            " operator is to blame. This does not count against it."
         )
 
     def _recent(self, now: float) -> list[Death]:
@@ -111,7 +111,7 @@ class Deaths:
 
 
 def _is_of_one_event(death: Death, other: Death) -> bool:
-    """Whether one and the same event may have ended both: both were alive when the first died."""
+    """Whether the same event may have killed both: both were alive when the first died."""
     return (
         other is not death
         and abs(other.died - death.died) <= TOGETHER_S

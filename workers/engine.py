@@ -1,8 +1,8 @@
-"""The engine of one worker: claims jobs of one queue for as long as it lives.
+"""The engine of one worker: claims jobs of one queue for as long as it runs.
 
-It lives in a thread with an event loop of its own, beside Celery's consumer, whose doorbells
-only wake it. Claims and finishes are batched where the backlog is deep; a lone job waits for
-nobody.
+It runs in a thread with its own event loop, beside Celery's consumer, whose doorbells
+only wake it. Claims and finishes are batched when the backlog is deep; a lone job never waits for
+a batch.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 
 log = logs.logger("engine")
 
-JOIN_S = 10.0  # beyond the grace, for writing what is left
-POOL_SIZE = 8  # connections for claims, finishes and looks; handlers have as many of their own
-LEAVE_S = 1.0  # for what is left behind at the very end: tasks of handlers, mails behind their dot
+JOIN_S = 10.0  # beyond the grace period, to write what is left
+POOL_SIZE = 8  # connections for claims, finishes and checks; handlers have as many of their own
+LEAVE_S = 1.0  # for what is left at the very end: tasks of handlers, emails past their dot
 
 
 class Engine:
-    """One queue's claims; what is claimed goes into `Executor`."""
+    """One queue's claims; claimed jobs go to `Executor`."""
 
     def __init__(
         self,
@@ -78,12 +78,12 @@ class Engine:
             self._loop.call_soon_threadsafe(self._bell.set)
 
     def cancel(self, fences: list[Fence]) -> None:
-        """Stop these attempts, where they run here; callable from any thread."""
+        """Stop these attempts, if they are running here; callable from any thread."""
         if self._loop is not None and self._executor is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._executor.cancel, fences)
 
     def held(self) -> list[Fence] | None:
-        """The fences whose leases are to be prolonged; callable from any thread.
+        """The fences whose leases are to be extended; callable from any thread.
 
         None where the event loop has shown no life for half a lease: a worker that a handler
         blocks must not keep its jobs for ever.
@@ -93,7 +93,7 @@ class Engine:
         return [] if self._executor is None else self._executor.fences()
 
     def stop(self, *, grace_s: float | None = None) -> None:
-        """Stop claiming, let running jobs finish within the grace, give back the rest."""
+        """Stop claiming, let running jobs finish within the grace period, give back the rest."""
         if grace_s is not None:
             self._grace_s = grace_s
         self._is_stopping = True
@@ -122,7 +122,7 @@ class Engine:
             loop.run_until_complete(_leave(loop))
             loop.close()
         except BaseException as error:
-            # Celery's consumer would go on, deaf: better dead, so that somebody starts us anew.
+            # Celery's consumer would go on, deaf: better to exit, so that we are restarted.
             log.error("engine.broken", exc_info=error, queue=self._queue)
             os._exit(os.EX_SOFTWARE)
 
@@ -131,7 +131,7 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         name = f"relais worker {self._queue}"
         database = ledger_database.engine(self._settings, pool_size=POOL_SIZE, name=name)
-        # Handlers that keep all their connections must not keep us from claiming and finishing.
+        # Handlers that use up their connections must not keep us from claiming and finishing.
         handlers_database = ledger_database.engine(
             self._settings, pool_size=POOL_SIZE, name=f"{name} handlers"
         )
@@ -166,7 +166,7 @@ class Engine:
                     self._settings,
                     self._presence,
                     self._ringer,
-                    on_suspicion=isolation.warm,  # what a dead worker held runs apart
+                    on_suspicion=isolation.warm,  # jobs of a dead worker run alone
                 )
             ),
         ]
@@ -197,7 +197,7 @@ class Engine:
             await self._rest()
 
     async def _rest(self) -> None:
-        """Until a doorbell, a freed slot, or the time for a look."""
+        """Wait for a doorbell, a freed slot, or the time to poll."""
         look_s = self._settings.poll_s * random.uniform(0.7, 1.3)  # noqa: S311 - jitter
         try:
             async with asyncio.timeout(look_s):
@@ -207,7 +207,7 @@ class Engine:
 
 
 def _run_until_done(loop: asyncio.AbstractEventLoop, main: asyncio.Task[None]) -> None:
-    """Run the loop; what a task of some handler throws out of it does not end it."""
+    """Run the loop; an exception that a handler's task throws out of it does not end it."""
     try:
         loop.run_until_complete(main)
     except (SystemExit, KeyboardInterrupt) as error:
@@ -217,7 +217,7 @@ def _run_until_done(loop: asyncio.AbstractEventLoop, main: asyncio.Task[None]) -
 
 
 async def _leave(loop: asyncio.AbstractEventLoop) -> None:
-    """End what handlers left behind, as far as it ends in time."""
+    """Cancel tasks that handlers left behind, as far as they end in time."""
     left = [task for task in asyncio.all_tasks(loop) if task is not asyncio.current_task()]
     for task in left:
         task.cancel()

@@ -1,4 +1,4 @@
-"""Telling Flower what really happens: one row per job, whether or not a doorbell brought it.
+"""Telling Flower what really happens: one row per job, whether or not a doorbell announced it.
 
 Celery's own events speak of doorbells. These speak of jobs; they are sent from a thread, in
 batches, and dropped where Redis is away: Flower is a window, not a record.
@@ -43,7 +43,7 @@ class TaskEvents:
         self._thread.start()
 
     def started(self, job: ClaimedJob) -> None:
-        """The job was claimed and is about to run; a canary is not shown.
+        """The job was claimed and is about to run; canaries are not shown.
 
         Every queue has one every few seconds: they would drown the jobs that people look for.
         Health and metrics tell of them.
@@ -92,7 +92,7 @@ class TaskEvents:
         self._waiting.append((f"task-{event}", fields))
 
     def close(self, *, timeout_s: float = 2.0) -> None:
-        """Send what waits, then end."""
+        """Send what is waiting, then end."""
         self._stop.set()
         self._thread.join(timeout_s)
 

@@ -1,4 +1,4 @@
-"""One attempt: load the kind, check the payload, perform, name the outcome."""
+"""One attempt: load the kind, validate the payload, run the handler, determine the outcome."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ DEFAULT_BACKOFF = Backoff()
 
 
 class ProcessDied(Exception):  # noqa: N818 - an event, not an error of ours
-    """The process of its own in which the job ran died.
+    """The isolated process in which the job ran died.
 
     `by_itself`: by an exit or a fault of its own, not by a signal that others send.
     """
@@ -64,7 +64,7 @@ class Surroundings:
 
 @dataclass(frozen=True, slots=True)
 class Performed:
-    """How an attempt ended, sealed, and the traceparent of the span it ran in."""
+    """An attempt's sealed outcome, and the traceparent of the span it ran in."""
 
     sealed: Sealed
     traceparent: str | None
@@ -84,13 +84,13 @@ def backoff_of(job: ClaimedJob) -> Backoff:
 
 
 def performed(job: ClaimedJob, around: Surroundings, outcome: Outcome) -> Performed:
-    """An attempt that ended outside its handler."""
+    """The result of an attempt that ended outside its handler."""
     limit = around.settings.outcome_max_bytes
     return Performed(sealing.sealed(outcome, max_bytes=limit), job.traceparent)
 
 
 def runs_apart(job: ClaimedJob) -> bool:
-    """Whether the job runs in a process of its own, which is ended when its time is over."""
+    """Whether the job runs in its own process, which is killed when its time is up."""
     kind = kinds.get(job.kind)
     return job.alone or (kind is not None and kind.is_isolated)
 
@@ -112,7 +112,7 @@ async def perform(
         reason = f"this worker does not know the kind {job.kind}"
         return performed(job, around, Snooze(UNKNOWN_KIND_DELAY_S, reason))
     if job.is_late:
-        return performed(job, around, Failed("its deadline had passed before it could run"))
+        return performed(job, around, Failed("its deadline passed before it could run"))
     with telemetry.span(
         f"run {job.kind}",
         kind="consumer",
@@ -146,12 +146,12 @@ async def _attempt(
     except asyncio.CancelledError:
         if is_out_of_time():
             return timed_out(job)
-        raise  # whoever runs this task knows what that means
+        raise  # handled by the caller
     except pool.Interrupted:
         raise
     except pool.ChildDied as error:
         raise ProcessDied(str(error), by_itself=error.by_itself) from error
-    except BaseException as error:  # noqa: BLE001 - whatever a handler raises, SystemExit too, ends
+    except BaseException as error:  # noqa: BLE001 - whatever a handler raises, even SystemExit, ends
         return _outcome_of(error)  # its attempt, and nothing else
 
 
@@ -186,7 +186,7 @@ def _outcome_of(error: BaseException) -> Outcome:
 
 
 def timed_out(job: ClaimedJob) -> RetryLater:
-    """The outcome of an attempt that was not done in its time."""
+    """The outcome of an attempt that timed out."""
     report = ErrorReport("TimedOut", f"not done after {job.timeout_s:g} s")
     return RetryLater(f"timed out after {job.timeout_s:g} s", error=report)
 

@@ -1,7 +1,7 @@
-"""The slots of one worker: claimed jobs wait here and run; the completer has what comes of them.
+"""The slots of one worker: claimed jobs wait and run here; the completer takes their outcomes.
 
-Every attempt is a task of its own. Whatever becomes of that task, `_ended` is called and its slot
-is free again: there is no runner that a handler could end.
+Every attempt is a separate task. However that task ends, `_ended` is called and its slot is free
+again: there is no runner that a handler could kill.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 log = logs.logger("executor")
 
 STALE_CLAIM_S = 1.0  # a claimed job that has not started by then is given back
-STUBBORN_S = 30.0  # what goes on this long after its time-out is left to itself
-END_S = 2.0  # for handlers to end once they are cancelled, while shutting down
+STUBBORN_S = 30.0  # a handler still running this long after its timeout is abandoned
+END_S = 2.0  # for cancelled handlers to end, while shutting down
 SHUTTING_DOWN = "its worker was shutting down"
 
 
 class Attempt:
-    """One job in a handler, in a task of its own; `performed` once the handler has ended."""
+    """One job in a handler, in its own task; `performed` once the handler has ended."""
 
     def __init__(self, job: ClaimedJob, around: execute.Surroundings) -> None:
         self.job = job
@@ -60,7 +60,7 @@ class Attempt:
         return time.monotonic() - self.started
 
     def over_s(self) -> float:
-        """For how long it has been running beyond its time-out, negative before.
+        """For how long it has been running beyond its timeout; negative before.
 
         Others that render keep it waiting: that is no time of its own.
         """
@@ -71,7 +71,7 @@ class Attempt:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Its time stands still meanwhile; several waits at once count as one."""
+        """Its clock is paused meanwhile; several waits at once count as one."""
         if not self._waits:
             self._waiting_since = time.monotonic()
         self._waits += 1
@@ -93,14 +93,14 @@ class Attempt:
 
     async def _perform(self, around: execute.Surroundings) -> None:
         self.started = time.monotonic()  # not counting the wait for the loop
-        # Kept beside the task's own result: a handler may have its own task cancelled as it ends.
+        # Kept apart from the task's own result: a handler may cancel its own task as it ends.
         self.performed = await execute.perform(
             self.job, around, is_out_of_time=self.is_out_of_time, waiting=self.waiting
         )
 
 
 class Executor:
-    """`concurrency` jobs run at once; the rest of what is held waits its turn. One event loop."""
+    """`concurrency` jobs run at once; the rest of the held jobs wait their turn. One event loop."""
 
     def __init__(
         self,
@@ -137,7 +137,7 @@ class Executor:
         return len(self._held) - self._completer.stuck
 
     def claim_room(self) -> int:
-        """How many more jobs to claim now: none while the outcomes of others pile up."""
+        """How many more jobs to claim now: none while outcomes pile up."""
         if self._completer.is_full:
             return 0
         return self._window.room(held=self.held, waiting=len(self._waiting))
@@ -152,10 +152,10 @@ class Executor:
 
     def fences(self) -> list[Fence]:
         """The fences of everything that is held; callable from any thread."""
-        return list(self._held)  # one step of the interpreter: nobody changes it meanwhile
+        return list(self._held)  # atomic in the interpreter: nothing changes it meanwhile
 
     def holds(self, fence: Fence) -> bool:
-        """Whether this claim is held, and its attempt was not left to itself."""
+        """Whether this claim is held, and its attempt was not abandoned."""
         return fence in self._held
 
     def kind_of(self, task: object) -> str | None:
@@ -166,21 +166,21 @@ class Executor:
         return None
 
     def take(self, jobs: Sequence[ClaimedJob]) -> None:
-        """Hold claimed jobs; they run as slots come free, the lanes in turn."""
+        """Hold claimed jobs; they run as slots become free, the lanes in turn."""
         for job in jobs:
             self._held[job.fence] = job
         self._waiting.add(jobs)
         self._fill()
 
     async def give_back_stale(self) -> None:
-        """Jobs that wait behind slow ones go back, so that another worker may take them."""
+        """Give back jobs that wait behind slow ones, so that another worker may take them."""
         stale = self._waiting.take_stale(before=time.monotonic() - STALE_CLAIM_S)
         if stale:
             self._window.slow_down()
-            await self._give_back(stale, reason="claimed, but no slot came free")
+            await self._give_back(stale, reason="claimed, but no slot became free")
 
     def cancel(self, fences: Sequence[Fence]) -> None:
-        """Stop these attempts, where they are held here."""
+        """Stop these attempts, if they are held here."""
         for fence in fences:
             if fence in self._held and fence not in self._called_off:
                 self._called_off.add(fence)
@@ -188,7 +188,7 @@ class Executor:
                     self._running[fence].task.cancel()
 
     def keep_time(self) -> None:
-        """Cancel what has run for too long, and free the slots of what was cancelled in vain.
+        """Cancel what has run for too long, and free the slots of what ignored being cancelled.
 
         Called several times a second: a timer for each attempt would cost more than a quick job.
         A kind that hears its peer out, as a mail behind its dot does, keeps its slot until then.
@@ -207,7 +207,7 @@ class Executor:
                 self._ended(attempt, attempt.task)
 
     async def wind_down(self, *, grace_s: float) -> int:
-        """Give back what waits, let the rest finish within the grace; how many were given back."""
+        """Give back waiting jobs, let the rest finish within the grace; how many went back."""
         unstarted = self._waiting.take_all()
         await self._give_back(unstarted, reason=SHUTTING_DOWN)
         if self._running:
@@ -219,7 +219,7 @@ class Executor:
         return len(unstarted) + len(left)
 
     async def close(self) -> None:
-        """End whatever runs; what does not end in time is left to itself."""
+        """Cancel whatever is running; what does not end in time is abandoned."""
         if self._is_over:
             return
         self._is_over = True
@@ -238,7 +238,7 @@ class Executor:
         return [attempt.task for attempt in self._running.values()]
 
     def _fill(self) -> None:
-        """Start what waits, while there are slots and room for its outcomes."""
+        """Start waiting jobs, while there are slots and room for their outcomes."""
         while not (self._is_over or self._completer.is_full):
             job = self._waiting.start()
             if job is None:
@@ -253,10 +253,10 @@ class Executor:
             attempt.task.add_done_callback(partial(self._ended, attempt))
 
     def _ended(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
-        """The slot is free, whatever the attempt ended with."""
+        """Free the slot, however the attempt ended."""
         if self._running.get(attempt.fence) is not attempt:
             if not task.cancelled():
-                task.exception()  # it was left to itself: nobody waits for how it ended
+                task.exception()  # it was abandoned: nothing waits for how it ended
             return
         del self._running[attempt.fence]
         self._waiting.end(attempt.job)
@@ -280,7 +280,7 @@ class Executor:
     def _settle_broken(
         self, attempt: Attempt, error: BaseException | None, *, seconds: float
     ) -> None:
-        """Something that ran the handler has ended, not the handler."""
+        """Whatever ran the handler has ended, not the handler itself."""
         job = attempt.job
         match error:
             case execute.ProcessDied() if not self._is_over:  # else `wind_down` gives the job back
@@ -307,7 +307,7 @@ class Executor:
         await self._completer.give_back(jobs, reason=reason, settled=self._let_go)
 
     def _let_go(self, fence: Fence) -> None:
-        """Settled in the ledger: others may have it."""
+        """Settled in the ledger: no longer held."""
         self._held.pop(fence, None)
         self._called_off.discard(fence)
         if self._waiting:

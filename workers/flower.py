@@ -1,4 +1,4 @@
-"""`python -m workers.flower`: Flower, always with a password, and only to look.
+"""`python -m workers.flower`: Flower, always with a password, and read-only.
 
 A job's state is the ledger's, so Flower's own controls (revoke, send, shut down) are switched
 off: they would promise what Celery cannot keep here. It keeps nothing on disk either: its store
@@ -36,22 +36,22 @@ if TYPE_CHECKING:
 JOBS_MAX = 10_000  # newest jobs that Flower remembers; some kilobytes each
 FORGET_WORKERS_AFTER_S = 60
 RECONNECT_S = 1.0
-NUMBER_MAX = 1e12  # clocks, seconds and process ids of true events are far below
+NUMBER_MAX = 1e12  # clocks, seconds and process ids of real events are far below
 COLUMNS = "name,uuid,state,retries,received,started,runtime,worker"
 log = logs.logger("flower")
 
 
 class PatientReceiver(EventReceiver):  # type: ignore[misc]  # Celery has no types
-    """Drops an event that is none: whoever can write to Redis can publish anything."""
+    """Drops invalid events: anyone who can write to Redis can publish anything."""
 
     def get_consumers(self, consumer: Any, channel: Any) -> list[Any]:  # noqa: ANN401 - Kombu's
-        """Celery's own consumer, which told nobody of a message that it could not read."""
+        """Like Celery's own, but silent about messages that it cannot read."""
         (own,) = super().get_consumers(consumer, channel)
         own.on_decode_error = self._drop
         return [own]
 
     def on_consume_ready(self, *_: object, **__: object) -> None:
-        """Celery's own asks the workers for a heartbeat; ours take no orders, and beat anyway."""
+        """Celery's own asks workers for a heartbeat; ours accept no commands, and beat anyway."""
 
     def _receive(self, body: Any, message: Any, **_: object) -> None:  # noqa: ANN401 - any JSON
         for event in body if isinstance(body, list) else [body]:
@@ -65,7 +65,7 @@ class PatientReceiver(EventReceiver):  # type: ignore[misc]  # Celery has no typ
 
 
 def is_event(event: object) -> bool:
-    """Whether this has the shape of an event of Celery's."""
+    """Whether this has the shape of a Celery event."""
     if not isinstance(event, dict):
         return False
     numbers = ("clock", "utcoffset", "pid", "timestamp", "local_received", "runtime", "freq")
@@ -85,7 +85,7 @@ def _is_number(value: object) -> bool:
 
 
 class PatientEvents(Events):  # type: ignore[misc]  # Flower has no types
-    """Flower's own waits twice as long after each failure, for ever: Redis back, Flower blind."""
+    """Flower's own doubles its wait after each failure without limit, and stays blind too long."""
 
     def run(self) -> None:
         """Receive events; after a lost connection, try again soon."""
@@ -108,25 +108,25 @@ class PatientEvents(Events):  # type: ignore[misc]  # Flower has no types
 
 
 class PrivateMetrics(Metrics):  # type: ignore[misc]  # Flower has no types
-    """Flower answers /metrics to anybody; here it asks for the password too."""
+    """Flower serves /metrics to anyone; here it requires the password too."""
 
     @tornado.web.authenticated
     async def get(self) -> None:
-        """Flower's own numbers; those of Relais are the gateway's."""
+        """Flower's own metrics; those of Relais are at the gateway."""
         await super().get()
 
 
 class WorkerPage(BaseHandler):  # type: ignore[misc]  # Flower has no types
-    """Flower's own would ask the worker over Redis, where workers take no questions."""
+    """Flower's own would ask the worker over Redis, where workers accept no commands."""
 
     @tornado.web.authenticated
     async def get(self, _name: str) -> None:
-        """The list of workers shows all that is told of one."""
+        """The list of workers shows everything that is known of one."""
         self.redirect(self.reverse_url("workers"))
 
 
 class OnlyListening(Flower):  # type: ignore[misc]  # Flower has no types
-    """Shows what workers tell by themselves, and asks them nothing."""
+    """Shows the events that workers send, and asks them nothing."""
 
     def update_workers(self, workername: str | None = None) -> asyncio.Future[None]:
         """Nothing to wait for."""
@@ -137,13 +137,15 @@ class OnlyListening(Flower):  # type: ignore[misc]  # Flower has no types
 
 
 def require_login(settings: Settings) -> str:
-    """The password; SettingsError where there is none, or one that Flower cannot take."""
+    """The password; SettingsError if there is none, or one that Flower cannot use."""
     password = settings.flower_password.get_secret_value()
     if not password:
         sentence = "RELAIS_FLOWER_PASSWORD is not set, and Flower never runs without a password."
         raise SettingsError(sentence, remedy="Set it, or start the local stack: ./relais up.")
     if not (password + settings.flower_user).isascii() or ":" in settings.flower_user:
-        sentence = "RELAIS_FLOWER_USER or RELAIS_FLOWER_PASSWORD has characters Flower cannot take."
+        sentence = (
+            "RELAIS_FLOWER_USER or RELAIS_FLOWER_PASSWORD has characters that Flower cannot use."
+        )
         raise SettingsError(sentence, remedy="Use ASCII, and no colon in the user's name.")
     return password
 
@@ -176,7 +178,7 @@ def build(settings: Settings) -> Flower:
 
 
 def main() -> int:
-    """Run from the command line; 2 where a setting is wrong, 1 where the port is taken."""
+    """Run from the command line; 2 if a setting is wrong, 1 if the port is in use."""
     try:
         settings = runtime_settings.load()
         logs.configure(service="flower", colour=settings.colour, level=settings.log_level)

@@ -1,4 +1,4 @@
-"""Whether the engine's event loop lives, seen from a thread of its own.
+"""Whether the engine's event loop is responsive, as seen from a separate thread.
 
 A handler that never yields stops every claim, finish and other handler of its worker, while the
 heartbeat, which has a thread of its own, would go on saying that all is well.
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 log = logs.logger("engine")
 
 STAMP_EVERY_S = 0.1
-BLOCKED_S = 1.0  # a loop that was silent this long is said to be blocked
+BLOCKED_S = 1.0  # a loop that was silent this long is reported as blocked
 _LIBRARIES = ("/asyncio/", "/selectors.py", "/threading.py", "/runpy.py")
 
 
 class LoopWatch:
-    """Stamps from inside the loop, looks from outside, and names what blocks it."""
+    """Stamps the time inside the loop, checks from outside, and names what blocks it."""
 
     def __init__(self, *, queue: str, kind_of: Callable[[object], str | None]) -> None:
         """`kind_of` names the kind whose handler a task runs, from any thread."""
@@ -40,7 +40,7 @@ class LoopWatch:
 
     @property
     def silent_s(self) -> float:
-        """For how long the loop has shown no life; callable from any thread."""
+        """For how long the loop has been silent; callable from any thread."""
         return time.monotonic() - self._stamp
 
     async def run(self, every_stamp: Callable[[], object]) -> None:
@@ -74,7 +74,7 @@ class LoopWatch:
 
 
 def _where(frame: FrameType | None) -> str | None:
-    """The innermost line that is no part of the event loop's own code."""
+    """The innermost line that is not part of the event loop's own code."""
     while frame is not None:
         name = frame.f_code.co_filename
         if not any(part in name for part in _LIBRARIES):

@@ -1,8 +1,8 @@
-"""Taking back what dead workers held: everybody looks, and nobody holds a lock meanwhile.
+"""Reclaiming the jobs of dead workers: every worker checks, and none holds a lock meanwhile.
 
-A worker counts as dead when its lock was free, or a lease of its had run out, on two looks some
-seconds apart: a Postgres restart drops every lock for a moment, and living workers take theirs
-again; after one that stood still every lease has run out, and living workers prolong theirs.
+A worker counts as dead when its lock was free, or one of its leases had expired, on two checks some
+seconds apart: a Postgres restart drops every lock for a moment, and live workers take theirs
+again; after a pause of Postgres every lease has expired, and live workers extend theirs.
 """
 
 from __future__ import annotations
@@ -33,14 +33,16 @@ if TYPE_CHECKING:
 log = logs.logger("reconcile")
 
 LOOK_EVERY_S = 0.5
-SHARED_FROM = 4  # with more workers each looks less often; all together as often as so many would
+SHARED_FROM = (
+    4  # with more workers each checks less often; all together as often as this many would
+)
 FORGET_EVERY_S = 60.0
 ORPHANS_EVERY_S = 20.0
-GAP_MAX = 2  # times the time after which a worker counts as dead, or between two of our looks
+GAP_MAX = 2  # times the time after which a worker counts as dead, or between two of our checks
 
 
 class Suspects:
-    """Owners that were quiet, and since when (monotonic) we know that."""
+    """Owners that were silent, and since when (monotonic) that has been known."""
 
     def __init__(self, *, dead_after_s: float) -> None:
         self._dead_after_s = dead_after_s
@@ -50,12 +52,12 @@ class Suspects:
         return bool(self._since)
 
     def look(self, quiet: Iterable[UUID], *, asked_at: float, told_at: float) -> list[UUID]:
-        """Note who was quiet when Postgres was asked; those that have been for long enough."""
+        """Note who was silent when Postgres was asked; returns those silent for long enough."""
         self._since = {owner: self._since.get(owner, told_at) for owner in quiet}
         return [o for o, since in self._since.items() if asked_at - since >= self._dead_after_s]
 
     def next_look_s(self, *, now: float, every_s: float) -> float:
-        """Seconds until a look could prove the first suspect dead; `every_s` without one."""
+        """Seconds until a check could prove the first suspect dead; `every_s` without one."""
         if not self._since:
             return every_s
         return min(LOOK_EVERY_S, max(0.02, min(self._since.values()) + self._dead_after_s - now))
@@ -86,7 +88,7 @@ class DeadWorkerDetector:
     def look(
         self, quiet: Quiet, *, asked_at: float, told_at: float
     ) -> tuple[list[UUID], list[UUID]]:
-        """The dead, and the overdue, after Postgres named the quiet ones."""
+        """The dead and the overdue workers, after Postgres named the silent ones."""
         took_s, gap_s = told_at - asked_at, asked_at - self._told_at
         if took_s >= self._dead_after_s or gap_s >= GAP_MAX * max(
             self._dead_after_s, self._every_s
@@ -100,7 +102,7 @@ class DeadWorkerDetector:
         )
 
     def next_look_s(self, *, now: float) -> float:
-        """Seconds until a look could prove somebody dead."""
+        """Seconds until a check could prove a worker dead."""
         return min(
             self._silent.next_look_s(now=now, every_s=self._every_s),
             self._overdue.next_look_s(now=now, every_s=self._every_s),
@@ -120,7 +122,7 @@ async def run(
     *,
     on_suspicion: Callable[[], object],
 ) -> None:
-    """Look for dead workers until cancelled; `on_suspicion` is told when one may have died."""
+    """Check for dead workers until cancelled; `on_suspicion` is told when one may have died."""
     detector = DeadWorkerDetector(dead_after_s=settings.dead_after_s)
     orphans = Suspects(dead_after_s=settings.lease_s)
     seen_connection = patient_until = forgotten_at = orphans_at = 0.0
@@ -152,7 +154,7 @@ async def run(
 
 
 async def _look_for_orphans(database: AsyncEngine, orphans: Suspects, ringer: Ringer) -> None:
-    """Jobs whose owner has no row: it was forgotten between its claim's look and its commit."""
+    """Jobs whose owner has no row: it was removed between a claim's check and its commit."""
     async with database.connect() as connection:
         await connection.execution_options(isolation_level="AUTOCOMMIT")
         found = await liveness.orphans(connection)
@@ -167,7 +169,7 @@ async def _look_for_orphans(database: AsyncEngine, orphans: Suspects, ringer: Ri
 async def _look(database: AsyncEngine, detector: DeadWorkerDetector, ringer: Ringer) -> None:
     asked_at = time.monotonic()
     async with database.connect() as connection:
-        # One statement and its own transaction: a process that is frozen here holds up nobody.
+        # One statement in its own transaction: a process that freezes here blocks no one.
         await connection.execution_options(isolation_level="AUTOCOMMIT")
         quiet = await liveness.quiet_workers(connection)
     dead, overdue = detector.look(quiet, asked_at=asked_at, told_at=time.monotonic())

@@ -18,7 +18,7 @@ TRACEBACK_MAX_CHARS = 16_000
 
 
 def error_report(error: BaseException) -> ErrorReport:
-    """`error` as it is kept with the attempt; never fails, whatever `error` is made of."""
+    """`error` as it is kept with the attempt; never fails, whatever `error` is."""
     try:
         text = "".join(_lines(error))
     except BaseException as hindrance:  # noqa: BLE001 - attributes and texts written by anyone
@@ -51,7 +51,7 @@ def _message(error: BaseException) -> str:
     pydantic = sys.modules.get("pydantic")
     try:
         if pydantic is not None and isinstance(error, pydantic.ValidationError):
-            # Its own text quotes the input, which may be somebody's mail.
+            # Its own text quotes the input, which may contain personal data.
             details = error.errors(include_input=False, include_url=False, include_context=False)
             places = (f"{'.'.join(map(str, each['loc']))}: {words_of(each)}" for each in details)
             return "; ".join(places)[:MESSAGE_MAX_CHARS]
@@ -69,7 +69,7 @@ def _name(error: BaseException) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[tuple[BaseException, str]]:
-    """What led to `error` and `error` itself, each with the words that join it to the last."""
+    """The chain that led to `error`, and `error` itself, each with the phrase that links them."""
     links: list[tuple[BaseException, str]] = []
     link: BaseException | None = error
     while link is not None and all(link is not known for known, _ in links):

@@ -1,4 +1,4 @@
-"""One look at what is due, and the firing of it: into the ledger first, then the doorbell."""
+"""Checks which ticks are due and fires them: into the ledger first, then the doorbell."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 LOOK_EVERY_S = 1.0  # a new or changed schedule is noticed within this time
 LOOK_MAX = 1_000  # fired by one look; Relais' own are looked at before the rest
 BATCH_MAX = 250  # fired by one transaction
-BUSY_S = 0.25  # until one that another beat was firing is looked at again
-AGAIN_S = 60.0  # until one that failed alone is tried again
+BUSY_S = 0.25  # until a tick that another beat was firing is checked again
+AGAIN_S = 60.0  # until one that failed on its own is retried
 STATEMENT_TIMEOUT = "57014"
 LOCKED = "55P03"
 log = logs.logger("beat")
@@ -46,7 +46,7 @@ class Rings(Protocol):
 
 
 class ScheduleRunner:
-    """What is due by the database's clock; remembers what it has dealt with, to spare the ledger.
+    """What is due by the database's clock; remembers what it has handled, to spare the ledger.
 
     Its memory is only thrift: the ledger decides whether a tick was fired before.
     """
@@ -86,7 +86,7 @@ class ScheduleRunner:
 
     def _plan(self, enabled: Sequence[Times]) -> None:
         if enabled and not self._knows_kinds:
-            # They say in which lanes jobs belong. Whoever has no schedules need not have them.
+            # Kinds determine the lanes of jobs. Without schedules they need not be loaded.
             kinds.load(self._settings.kinds)
             self._knows_kinds = True
         for times, reason in self._timetable.update(enabled):
@@ -119,7 +119,7 @@ class ScheduleRunner:
             result = await self._take(line, ticks.Tick(line.key, nominal_at, job))
             span.set(outcome=result, job_id=str(job.id))
         if result == "busy":
-            return  # looked at again soon; the others are not kept waiting
+            return  # checked again soon; the others are not kept waiting
         self._fired[line.name] = nominal_at
         metrics.ticked(scope="system", result=result)
         log.debug("schedule.tick", schedule=line.key, nominal_at=nominal_at, result=result)
@@ -129,7 +129,7 @@ class ScheduleRunner:
     async def _take(
         self, line: Periodic, tick: ticks.Tick
     ) -> Literal["fired", "repeated", "skipped", "busy"]:
-        """`busy`: another beat has stood still in the middle of this very tick."""
+        """`busy`: another beat has frozen in the middle of this very tick."""
         try:
             async with self._database.begin() as connection:
                 await connection.execute(due.SQL["not_for_long"])
@@ -153,7 +153,7 @@ class ScheduleRunner:
         except Exception as error:
             if _is_about_the_server(error):
                 raise
-            if len(batch) > 1:  # whatever is wrong with one is nobody else's trouble
+            if len(batch) > 1:  # whatever is wrong with one must not affect the others
                 middle = len(batch) // 2
                 await self._fire_batch(batch[:middle], now)
                 await self._fire_batch(batch[middle:], now)
@@ -168,7 +168,7 @@ class ScheduleRunner:
             self._settle(tick, answer, now)
 
     def _settle(self, tick: Due, answer: Fired, now: datetime) -> None:
-        """Say what became of one, ring, and plan its next time."""
+        """Report the result of one, ring, and plan its next time."""
         if answer.result == "busy":
             self._timetable.postpone(tick.times, until=now + timedelta(seconds=BUSY_S))
             return
@@ -189,7 +189,7 @@ class ScheduleRunner:
             )
             self._ring(answer.job)
         elif answer.result == "refused":
-            # The ledger will not have this job; its next tick may be another matter.
+            # The ledger refuses this job; its next tick may succeed.
             log.warning("schedule.refused", schedule=key, reason=answer.reason)
         self._timetable.plan(tick.times, after=tick.nominal_at)
 
@@ -207,7 +207,7 @@ def _span(tick: Due) -> telemetry.Span:
 
 
 def _is_about_the_server(error: Exception) -> bool:
-    """Whether nothing can be written just now: it is gone, read-only, full, or shutting down."""
+    """Whether Postgres cannot be written to just now: down, read-only, full, or shutting down."""
     if outage.is_own_fault(error):
         return False
     state = outage.sqlstate(error)

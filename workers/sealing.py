@@ -1,8 +1,8 @@
-"""What a handler gave back, made fit for the ledger in the slot that ran it.
+"""What a handler returned, made fit for the ledger in the slot that ran it.
 
-A handler may return anything. Here it becomes an outcome of the closed set that Postgres takes
-for certain: plain JSON in UTF-8 without NUL, NaN and lone surrogates, no deeper than its readers
-go, no larger than `RELAIS_OUTCOME_MAX_BYTES`. So nothing can fail in the batch that writes it
+A handler may return anything. Here it becomes an outcome of the closed set that Postgres is certain
+to accept: plain JSON in UTF-8 without NUL, NaN and lone surrogates, no deeper than its readers can
+parse, no larger than `RELAIS_OUTCOME_MAX_BYTES`. So nothing can fail in the batch that writes it
 together with its neighbours.
 """
 
@@ -28,8 +28,8 @@ from tasks.outcomes import (
 
 # Readers wrap a result in a few more levels (a callback's body, say) and parse 200 at most.
 DEPTH_MAX = 128
-DELAY_MAX_S = 10 * 365 * 86_400.0  # a date that Postgres can still add up
-SNOOZE_S = 30.0  # where the delay of a snooze is no number
+DELAY_MAX_S = 10 * 365 * 86_400.0  # still a date that Postgres can represent
+SNOOZE_S = 30.0  # if the delay of a snooze is not a number
 REASON_MAX_BYTES = 16_384
 NAME_MAX_BYTES = 512
 TRACEBACK_MAX_BYTES = 65_536
@@ -38,7 +38,7 @@ OUTCOMES = (Succeeded, RetryLater, Snooze, Failed, Cancelled, Unknown)
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """An outcome that can be written as it is, and about how many bytes it takes."""
+    """An outcome that can be written as it is, and roughly how many bytes it takes."""
 
     outcome: Outcome
     size_bytes: int
@@ -52,7 +52,7 @@ _NOTHING = Sealed(Succeeded(), 0)
 
 
 def sealed(returned: object, *, max_bytes: int) -> Sealed:
-    """`returned` as an outcome that the ledger takes; a result that does not fit is a failure."""
+    """`returned` as an outcome that the ledger accepts; a result that does not fit is a failure."""
     if type(returned) is Succeeded and returned.result is None:
         return _NOTHING
     try:
@@ -87,7 +87,7 @@ def _sealed(returned: object, *, max_bytes: int) -> Sealed:
 
 
 def _ended(outcome: Failed | Unknown, *, max_bytes: int) -> Sealed:
-    """A failure stays one, whatever comes with it."""
+    """A failure stays a failure, whatever comes with it."""
     note = ""
     try:
         result, size_bytes = _result(outcome.result, max_bytes=max_bytes)
@@ -120,7 +120,7 @@ def _not_an_outcome(returned: object) -> str:
 
 
 def _result(result: object, *, max_bytes: int) -> tuple[dict[str, Any] | None, int]:
-    """A copy of `result` in plain JSON, which nobody else can change, and its size."""
+    """A copy of `result` in plain JSON, which nothing else can change, and its size."""
     if result is None:
         return None, 0
     try:
@@ -140,7 +140,7 @@ def _result(result: object, *, max_bytes: int) -> tuple[dict[str, Any] | None, i
         raise _Unfit(message)
     if b"\\u0000" in content:
         copy = _mended(copy)
-    # Only where there are brackets enough to be so deep is it worth counting.
+    # Depth is worth counting only if there are enough brackets.
     if content.count(b"[") + content.count(b"{") > DEPTH_MAX and _is_deeper(copy, DEPTH_MAX):
         message = f"is nested deeper than {DEPTH_MAX} levels"
         raise _Unfit(message)
@@ -151,7 +151,7 @@ def _json(value: object) -> bytes:
     try:
         return to_json(value, inf_nan_mode="null")
     except (PydanticSerializationError, UnicodeError):
-        # Half a character in some text; what is no JSON for another reason is refused again.
+        # A lone surrogate in some text; what is not JSON for another reason is refused again.
         return to_json(_mended(value), inf_nan_mode="null")
 
 
@@ -194,14 +194,14 @@ def _error(error: object, *, max_bytes: int) -> tuple[ErrorReport | None, int]:
 
 
 def bounded_delay_s(delay_s: object) -> float | None:
-    """`delay_s` as seconds that can be waited; None where it is no number."""
+    """`delay_s` as a valid number of seconds; None if it is not a number."""
     if not isinstance(delay_s, (int, float)) or math.isnan(delay_s):
         return None
     return float(min(max(delay_s, 0), DELAY_MAX_S))
 
 
 def plain_text(value: object, *, max_bytes: int) -> str:
-    """`value` as text that Postgres takes; cut, with a mark, where it is longer."""
+    """`value` as text that Postgres accepts; truncated, with a mark, if it is longer."""
     if type(value) is not str:
         value = _as_text(value)
     if not value.isascii() or "\x00" in value:
@@ -224,7 +224,7 @@ def _as_text(value: object) -> str:
 
 
 def _whole(text: str) -> str:
-    """`text` without half characters and NULs, which Postgres does not store."""
+    """`text` without lone surrogates and NULs, which Postgres cannot store."""
     text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return text.replace("\x00", "\N{REPLACEMENT CHARACTER}")
 

@@ -1,4 +1,4 @@
-"""When each enabled schedule is to be fired next: a heap that is never computed anew.
+"""When each enabled schedule is to be fired next: a heap that is never rebuilt from scratch.
 
 Only what has been fired or changed is planned again, so that a look costs the same for ten
 schedules and for ten thousand.
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
     from ledger.due import Times
 
-SPARE_MAX = 1_000  # entries that may be out of date before the heap is made anew
+SPARE_MAX = 1_000  # entries that may be out of date before the heap is rebuilt
 
 
 @dataclass(frozen=True, slots=True)
 class _Planned:
     times: Times
-    after: datetime  # up to here it has been dealt with
-    at: datetime | None  # None: never, as far as can be seen
+    after: datetime  # handled up to here
+    at: datetime | None  # None: never, as far as can be determined
 
 
 class Timetable:
@@ -35,12 +35,12 @@ class Timetable:
 
     def __init__(self) -> None:
         self._planned: dict[UUID, _Planned] = {}
-        # An entry that does not agree with `_planned` is out of date, and dropped when it surfaces.
+        # An entry that differs from `_planned` is out of date, and dropped when it surfaces.
         self._heap: list[tuple[datetime, UUID]] = []
 
     @property
     def next_at(self) -> datetime | None:
-        """When the first one has to be looked at."""
+        """When the first one has to be checked."""
         while self._heap:
             at, schedule_id = self._heap[0]
             planned = self._planned.get(schedule_id)
@@ -50,7 +50,7 @@ class Timetable:
         return None
 
     def update(self, enabled: Iterable[Times]) -> list[tuple[Times, str]]:
-        """Take `enabled` for what was known; what cannot be planned comes back with a reason."""
+        """Replace the known schedules by `enabled`; returns those not plannable, with a reason."""
         known, self._planned = self._planned, {}
         refused = []
         for times in enabled:
@@ -60,7 +60,7 @@ class Timetable:
             else:
                 try:
                     self.plan(times, after=times.fired_until)
-                except LedgerError as error:  # a zone that this machine does not know
+                except LedgerError as error:  # a time zone that this machine does not know
                     self._planned[times.id] = _Planned(times, times.fired_until, None)
                     refused.append((times, error.sentence))
         if len(self._heap) > 2 * len(self._planned) + SPARE_MAX:  # mostly out of date
@@ -91,11 +91,11 @@ class Timetable:
         return list(found.values())
 
     def plan(self, times: Times, *, after: datetime) -> None:
-        """Everything up to `after` has been dealt with; the next nominal time is to come."""
+        """Everything up to `after` has been handled; the next nominal time is ahead."""
         self._put(_Planned(times, after, times.next_after(after)))
 
     def postpone(self, times: Times, *, until: datetime) -> None:
-        """It was not dealt with; look at it again then."""
+        """It was not handled; check it again then."""
         self._put(_Planned(times, self._planned[times.id].after, until))
 
     def _put(self, planned: _Planned) -> None:

@@ -1,4 +1,4 @@
-"""Claimed jobs that wait for a slot: round the lanes, and no lane gets every slot.
+"""Claimed jobs that wait for a slot: round-robin over the lanes, and no lane gets every slot.
 
 A lane whose jobs hang (a silent relay, a slow endpoint) may run in three quarters of the slots
 that others leave, never in all: whoever comes next finds one. This is the dynamic threshold that
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
     Fence = tuple[UUID, int]
 
-FREE_TIMES = 3  # what a lane may run for each slot that it leaves free
+FREE_TIMES = 3  # how many jobs a lane may run for each slot that it leaves free
 SLOW_S = 1.0  # jobs that run longer are claimed only as far as they can run at once
 SMOOTHING = 0.2
 REMEMBERED_MAX = 4_096  # lanes
 
 
 class Waiting:
-    """What one worker has claimed and not started, by lane; and how much of each lane runs."""
+    """What one worker has claimed and not started, by lane, and what is running of each."""
 
     def __init__(self, *, slots: int) -> None:
         self._slots = slots
@@ -42,7 +42,7 @@ class Waiting:
         return self._waiting_total
 
     def add(self, jobs: Iterable[ClaimedJob]) -> None:
-        """Let `jobs` wait, each behind those of its lane."""
+        """Queue `jobs`, each behind those of its lane."""
         now = time.monotonic()
         for job in jobs:
             queue = self._queues.get(job.lane)
@@ -70,7 +70,7 @@ class Waiting:
         return None
 
     def end(self, job: ClaimedJob) -> None:
-        """`job`, once started, runs no more."""
+        """`job`, once started, is no longer running."""
         running = self._running.get(job.lane, {})
         started = running.pop(job.fence, None)
         if started is None:
@@ -88,7 +88,7 @@ class Waiting:
         return self._remove(lambda at: at < before)
 
     def take_all(self) -> list[ClaimedJob]:
-        """Remove and return everything that waits."""
+        """Remove and return everything that is waiting."""
         return self._remove(lambda _: True)
 
     def room(self, lane: str) -> int:
@@ -105,8 +105,8 @@ class Waiting:
 
     def _is_slow(self, lane: str) -> bool:
         if self._run_s.get(lane, SLOW_S) >= SLOW_S:
-            return True  # or unknown: caution until its first job has ended
-        # The first that was started is the first in the dictionary.
+            return True  # or unknown: be careful until its first job has ended
+        # The oldest running job is the first in the dictionary.
         first = next(iter(self._running.get(lane, {}).values()), None)
         return first is not None and time.monotonic() - first >= SLOW_S
 

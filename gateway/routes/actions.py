@@ -36,7 +36,7 @@ def _failed() -> list[Retryable]:
 
 
 class Resolution(BaseModel):
-    """What really happened to an unknown job."""
+    """How to settle an unknown job."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -44,7 +44,7 @@ class Resolution(BaseModel):
     )
 
     state: Literal["succeeded", "failed", "ready"] = Field(
-        description="What it is from now on; `ready` runs it again."
+        description="Its new state; `ready` runs it again."
     )
     note: Annotated[str, StringConstraints(max_length=500)] = Field(
         "", description="Kept in the history."
@@ -55,7 +55,7 @@ class RetryFilter(Filter):
     """Which jobs to retry."""
 
     state: Annotated[list[Retryable], Field(min_length=1, max_length=3)] = Field(  # type: ignore[assignment]
-        default_factory=_failed, description="Any of these states."
+        default_factory=_failed, description="In any of these states."
     )
 
     def matching(self) -> JobFilter:
@@ -89,7 +89,7 @@ class RetryRequest(BaseModel):
         1_000, description="At most this many, oldest first."
     )
     dry_run: Annotated[bool, Field(strict=True)] = Field(
-        False, description="Only say how many jobs it would be."
+        False, description="Only report how many jobs match."
     )
 
 
@@ -139,7 +139,7 @@ async def retry_job(job_id: UUID, gateway: TheServices, caller: TheCaller) -> Re
     openapi_extra=only(CANCEL),
 )
 async def cancel_job(job_id: UUID, gateway: TheServices, caller: TheCaller) -> Response:
-    """A waiting job is cancelled; a running one is asked to stop and stays `running` till then.
+    """A waiting job is cancelled; a running one is asked to stop, and is `running` until then.
 
     A producer may cancel the jobs that its own key submitted.
     """
@@ -164,7 +164,7 @@ async def cancel_job(job_id: UUID, gateway: TheServices, caller: TheCaller) -> R
 async def resolve_job(
     job_id: UUID, asked: Resolution, gateway: TheServices, caller: TheCaller
 ) -> Response:
-    """Say what became of a job whose effect is unknown."""
+    """Settle the outcome of a job whose effect is unknown."""
     state = State(asked.state)
     if state is State.READY:
         by = f"{caller.name}: {asked.note}" if asked.note else caller.name
@@ -192,7 +192,7 @@ async def _retry(gateway: Services, caller: Caller, job_id: UUID) -> None:
 
 
 async def _run_again(connection: AsyncConnection, *, tenant: str, job_id: UUID, by: str) -> Retried:
-    """Retry an unknown job; one in another state is not for this endpoint."""
+    """Retry an unknown job; other states are refused here."""
     row = await queries.job(connection, tenant=tenant, job_id=job_id)
     if row is not None and row["state"] != State.UNKNOWN:
         message = f"Job {job_id} is {row['state']} and cannot be resolved."

@@ -26,7 +26,7 @@ class Live(BaseModel):
 
 
 class Ready(BaseModel):
-    """The sum and its parts."""
+    """The overall status and its parts."""
 
     status: Literal["ready", "degraded", "unready"] = Field(
         description="degraded: jobs are accepted, but something is missing; unready: they are not."
@@ -43,7 +43,7 @@ class Ready(BaseModel):
     openapi_extra=only(ANYONE),
 )
 async def live() -> Response:
-    """Touches nothing but the gateway itself."""
+    """Checks nothing but the gateway process itself."""
     return JsonResponse({"status": "live"})
 
 
@@ -60,10 +60,10 @@ async def ready(
     gateway: TheServices,
     complete: Annotated[  # noqa: FBT002 - a query parameter
         bool,
-        Query(description="Ask for a worker that hears behind every queue too, or else 503."),
+        Query(description="Also require a responsive worker for every queue, else 503."),
     ] = False,
 ) -> Response:
-    """503 where Postgres is away, read-only or without schema, and where intake stands still.
+    """503 if Postgres is down, read-only or without schema, and while intake is stuck.
 
     Redis away or a queue deaf is `degraded`.
     A load balancer asks without `complete`: a gateway that accepts must not be taken away because
@@ -84,7 +84,7 @@ async def ready(
     openapi_extra=only(ANYONE),
 )
 async def show_metrics(request: Request, gateway: TheServices) -> Response:
-    """Open to this machine; with a key that may read from elsewhere or through a proxy.
+    """Open to this machine; from elsewhere, or through a proxy, it takes a key that may read.
 
     So it is under a name that is not this machine's own.
     """
@@ -105,7 +105,7 @@ def _is_local(request: Request) -> bool:
 
 
 def _is_own_name(request: Request) -> bool:
-    """Whether the request was not meant for a name that somebody had lead here (DNS rebinding)."""
+    """Whether the host is not a foreign name that was pointed here (DNS rebinding)."""
     host = request.headers.get("host", "")
     name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
     try:

@@ -35,7 +35,7 @@ _KEY_PARAMETER = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
-    "description": "Two requests with one key make one job. Same as the field idempotency_key.",
+    "description": "Two requests with one key create one job. Same as the field idempotency_key.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[\x21-\x7e]+$"},
 }
 _TRACE_PARAMETERS = [
@@ -51,7 +51,7 @@ _TRACE_PARAMETERS = [
         "name": "X-Trace-ID",
         "in": "header",
         "required": False,
-        "description": "Your own name for the trace, kept with the job and given back.",
+        "description": "Your own name for the trace, kept with the job and returned.",
         "schema": {"type": "string", "pattern": "^[A-Za-z0-9._:/+=@-]{1,128}$"},
     },
 ]
@@ -80,7 +80,7 @@ _JOB = {"$ref": "#/components/schemas/JobRequest"}
 )
 @direct
 async def accept_job(request: Request) -> Response:
-    """Answers when the job is durable, whether or not Redis or a worker is there."""
+    """Responds when the job is durable, whether or not Redis or a worker is up."""
     gateway = services(request)
     body.require_json(request)
     settings = gateway.settings
@@ -104,7 +104,7 @@ async def accept_job(request: Request) -> Response:
     summary="Submit many jobs",
     status_code=202,
     responses={
-        202: {"model": BatchReceipt, "description": "What was accepted is committed."},
+        202: {"model": BatchReceipt, "description": "The accepted jobs are committed."},
     },
     openapi_extra=only(
         ACCEPT,
@@ -175,16 +175,16 @@ def _nothing(document: dict[str, Any]) -> Problem:
     return Problem(
         Code.NOTHING_ACCEPTED,
         detail,
-        remedy="Correct the jobs; errors names each by its index.",
+        remedy="Correct the jobs; errors lists each by its index.",
         extra=document,
     )
 
 
 async def _first(gateway: Services, *, tenant: str, accepted: Accepted) -> dict[str, Any]:
-    """The receipt of the job that was there first."""
+    """The receipt of the earlier job with the same key."""
     row = await gateway.ledger.call(queries.job, tenant=tenant, job_id=accepted.id)
-    if row is None:  # pruned within the last moment
-        raise Problem(Code.NOT_FOUND, f"Job {accepted.id} is gone.")
+    if row is None:  # pruned a moment ago
+        raise Problem(Code.NOT_FOUND, f"Job {accepted.id} has been pruned.")
     names = ("id", "state", "kind", "queue", "priority", "created_at", "run_at", "trace_id")
     return {name: row[name] for name in names} | {"links": links(accepted.id)}
 
@@ -204,7 +204,7 @@ def _key(request: Request) -> str | None:
     if len(given) > 1:
         raise Problem(
             Code.REQUEST_MALFORMED,
-            "Idempotency-Key is given more than once.",
+            "Idempotency-Key was sent more than once.",
             field="Idempotency-Key",
             remedy="Send it once.",
         )

@@ -116,7 +116,9 @@ async def list_events(
     job_id: UUID,
     gateway: TheServices,
     caller: TheCaller,
-    after: Annotated[int, Query(ge=0, le=2**63 - 1, description="Behind this seq.")] = 0,
+    after: Annotated[
+        int, Query(ge=0, le=2**63 - 1, description="Only changes after this seq.")
+    ] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
 ) -> Response:
     """Every change of state, oldest first; kept longer than the job itself."""

@@ -1,4 +1,4 @@
-"""API keys: make, list, revoke; admins only, within their own tenant."""
+"""API keys: create, list, revoke; admins only, within their own tenant."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ class KeyRequest(BaseModel):
     )
     role: Role
     expires_in_s: Annotated[float, Field(strict=True, gt=0, le=api_keys.LONGEST_LIFE_S)] | None = (
-        Field(None, description="Left out: it does not expire.")
+        Field(None, description="If omitted, it does not expire.")
     )
     rate_per_s: (
         Annotated[float, Field(strict=True, ge=api_keys.RATE_MIN_PER_S, le=api_keys.RATE_MAX_PER_S)]
         | None
-    ) = Field(None, description="Requests per second; left out: the gateway's own limit.")
+    ) = Field(None, description="Requests per second; if omitted, the gateway's limit.")
 
 
 class KeyMade(BaseModel):
-    """The key itself, this once."""
+    """The key itself, shown only once."""
 
     id: UUID
     prefix: str
@@ -94,7 +94,7 @@ async def list_keys(gateway: TheServices, caller: TheCaller) -> Response:
     openapi_extra=only(ADMINISTER),
 )
 async def create_key(asked: KeyRequest, gateway: TheServices, caller: TheCaller) -> Response:
-    """The key is in this answer and nowhere else."""
+    """The key is in this response and nowhere else."""
     made = await gateway.ledger.call(
         api_keys.create,
         tenant=caller.tenant,

@@ -1,4 +1,4 @@
-"""GET /api/v1/kinds: what jobs there are, and what each needs."""
+"""GET /api/v1/kinds: which kinds there are, and what each needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lanes: what waits in which; pause and resume one, bound it, give it more or less room."""
+"""Lanes: what is waiting in each; pause, resume, limit and weight them."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ log = logs.logger("gateway")
 
 
 class LaneView(BaseModel):
-    """One lane of one queue; of the queue `*`: what was decided for every queue."""
+    """One lane of one queue; for the queue `*`: what was set for every queue."""
 
     queue: str
     lane: str
     paused_at: datetime | None
-    paused_until: datetime | None = Field(description="Null and paused: until it is resumed.")
+    paused_until: datetime | None = Field(description="Null while paused: until it is resumed.")
     paused_by: str | None
     reason: str | None
-    running_max: int | None = Field(description="Jobs at once; null: no bound of its own.")
+    running_max: int | None = Field(description="Most jobs at once; null: no limit of its own.")
     weight: float
     running: int | None = Field(
-        description=f"Null where more than {lanes.RUNNING_SEEN} jobs run in all, or for `*`."
+        description=f"Null if more than {lanes.RUNNING_SEEN} jobs are running in total, or for `*`."
     )
     ready: int | None = Field(description=f"Counted up to {lanes.READY_SEEN}; null for `*`.")
     ready_is_more: bool = Field(description=f"More than {lanes.READY_SEEN} are ready.")
     oldest_ready_at: datetime | None = Field(
-        description="Since when its longest ready job has been."
+        description="Since when its oldest ready job has been ready."
     )
 
 
@@ -57,7 +57,7 @@ class LaneList(BaseModel):
 
 
 class LanePaused(BaseModel):
-    """A lane after it was paused or resumed, with the pause that holds it, if any."""
+    """A lane after it was paused or resumed, with the pause in effect, if any."""
 
     lane: str
     queue: str | None
@@ -86,7 +86,7 @@ class LaneConfigured(BaseModel):
 async def list_lanes(
     page: Annotated[LanePage, Query()], gateway: TheServices, caller: TheCaller
 ) -> Response:
-    """By name, in pages: lanes that had jobs lately, and those about which something is decided."""
+    """By name, in pages: lanes that had jobs recently, and those with a pause or settings."""
     tenant = page.tenant if caller.tenant == DEFAULT_TENANT else caller.tenant
     if page.tenant not in (None, tenant):
         raise _not_yours(field="tenant")
@@ -110,13 +110,13 @@ async def list_lanes(
     openapi_extra=only(OPERATE),
 )
 async def pause_lane(asked: PauseRequest, gateway: TheServices, caller: TheCaller) -> Response:
-    """Its jobs are still accepted; none is claimed until it is resumed, or `until` then.
+    """Its jobs are still accepted; none are claimed until it is resumed or `until` has passed.
 
     A lane that has no job yet may be paused too. A pause that lasts longer stays as it is.
     """
     _require_own(asked, caller)
     if asked.until is not None and asked.until <= gateway.clock.now():
-        message = "until: is over already, by the clock of Postgres."
+        message = "until: is in the past, by Postgres' clock."
         remedy = "Give a later time, or leave it out to pause until the lane is resumed."
         raise Problem(Code.VALUE_INVALID, message, field="until", remedy=remedy)
     pause = await gateway.actions.call(
@@ -145,7 +145,7 @@ async def pause_lane(asked: PauseRequest, gateway: TheServices, caller: TheCalle
     openapi_extra=only(OPERATE),
 )
 async def resume_lane(asked: OneLane, gateway: TheServices, caller: TheCaller) -> Response:
-    """Workers claim again, at once. Without `queue`, whatever pauses the lane in any is lifted."""
+    """Workers claim again, at once. Without `queue`, the lane's pauses in all queues are lifted."""
     _require_own(asked, caller)
     queue = asked.queue or lanes.ALL_QUEUES
 
@@ -167,7 +167,7 @@ async def resume_lane(asked: OneLane, gateway: TheServices, caller: TheCaller) -
     openapi_extra=only(OPERATE),
 )
 async def configure_lane(asked: LaneSettings, gateway: TheServices, caller: TheCaller) -> Response:
-    """What is left out is as if it had never been set. Workers heed it at their next claim."""
+    """Omitted settings are unset. Workers apply them at their next claim."""
     _require_own(asked, caller)
     queue = asked.queue or lanes.ALL_QUEUES
     settings: dict[str, Any] = {"running_max": asked.running_max, "weight": asked.weight}
@@ -178,7 +178,7 @@ async def configure_lane(asked: LaneSettings, gateway: TheServices, caller: TheC
 
 
 def _require_own(asked: OneLane, caller: Caller) -> None:
-    """403 for lanes of other tenants; the default tenant looks after the whole machine."""
+    """403 for lanes of other tenants; the default tenant manages the whole machine."""
     if caller.tenant not in (DEFAULT_TENANT, lanes.tenant_of(asked.lane)):
         raise _not_yours(field="lane")
 
@@ -186,14 +186,14 @@ def _require_own(asked: OneLane, caller: Caller) -> None:
 def _not_yours(*, field: str) -> Problem:
     return Problem(
         Code.DEFAULT_TENANT_ONLY,
-        f"{field}: Another tenant's lanes are not yours.",
+        f"{field}: This is the lane of another tenant.",
         field=field,
-        remedy=f"Name one of your own, or ask who holds a key of the tenant {DEFAULT_TENANT!r}.",
+        remedy=f"Name one of your own, or ask someone with a key of the tenant {DEFAULT_TENANT!r}.",
     )
 
 
 async def _wake(gateway: Services, *, lane: str, queue: str) -> None:
-    """Ring for what waits in the lane."""
+    """Ring for the jobs that wait in the lane."""
     for name, kind, job_id in await gateway.actions.call(lanes.waiting, lane=lane, queue=queue):
         gateway.ringer.ring(queue=name, kind=kind, job_id=job_id)
 

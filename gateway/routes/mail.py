@@ -58,7 +58,7 @@ class MessageList(BaseModel):
 
 
 class SuppressionView(BaseModel):
-    """An address that is not written to."""
+    """An address that gets no mail."""
 
     address: str
     reason: str
@@ -73,7 +73,7 @@ class SuppressionPage(BaseModel):
 
 
 class SuppressionRequest(BaseModel):
-    """Addresses to write to no more."""
+    """Addresses that must not get mail."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -113,7 +113,7 @@ class Resumed(BaseModel):
     """A relay after it was resumed."""
 
     name: str
-    resumed: bool = Field(description="False: it was in order.")
+    resumed: bool = Field(description="False: it was neither stopped nor backed off.")
 
 
 @router.get(
@@ -125,10 +125,10 @@ class Resumed(BaseModel):
 async def list_messages(
     gateway: TheServices,
     caller: TheCaller,
-    job_id: Annotated[UUID, Query(description="Of this job.")],
+    job_id: Annotated[UUID, Query(description="The job whose messages to list.")],
     limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
 ) -> Response:
-    """What became of each recipient; kept longer than the job itself.
+    """The result for each recipient; kept longer than the job itself.
 
     A producer sees those of the jobs that its own key submitted, while the job is kept.
     """
@@ -150,10 +150,10 @@ async def list_messages(
 async def list_suppressions(
     gateway: TheServices,
     caller: TheCaller,
-    after: Annotated[str, Query(max_length=320, description="Behind this address.")] = "",
+    after: Annotated[str, Query(max_length=320, description="Only addresses after this one.")] = "",
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Response:
-    """Nobody on this list is written to, whatever a job says."""
+    """Addresses on this list get no mail, whatever a job says."""
     found = await gateway.ledger.call(
         suppressions.list_all, tenant=caller.tenant, after=after, limit=limit + 1
     )
@@ -169,7 +169,7 @@ async def list_suppressions(
     openapi_extra=only(OPERATE),
 )
 async def suppress(asked: SuppressionRequest, gateway: TheServices, caller: TheCaller) -> Response:
-    """Write to these addresses no more; waiting jobs are held to it too."""
+    """Send no more mail to these addresses; this applies to waiting jobs too."""
     for index, address in enumerate(asked.addresses):
         _check_address(address, field=f"addresses.{index}")
     count = await gateway.ledger.call(
@@ -186,13 +186,13 @@ async def suppress(asked: SuppressionRequest, gateway: TheServices, caller: TheC
     "/suppressions/{address}",
     summary="Lift a suppression",
     status_code=204,
-    responses={204: {"description": "The address may be written to again."}},
+    responses={204: {"description": "The address may get mail again."}},
     openapi_extra=only(OPERATE),
 )
 async def lift(
     address: Annotated[str, Path(max_length=320)], gateway: TheServices, caller: TheCaller
 ) -> Response:
-    """Write to the address again."""
+    """Allow mail to the address again."""
     if not await gateway.ledger.call(suppressions.lift, tenant=caller.tenant, address=address):
         raise Problem(Code.NOT_FOUND, "The address is not suppressed.")
     log.info("address.lifted", by=caller.name, address=logs.hashed(address))
@@ -201,12 +201,12 @@ async def lift(
 
 @router.get(
     "/relays",
-    summary="List troubled relays",
+    summary="List relays that had trouble",
     responses={200: {"model": RelayList}},
     openapi_extra=only(READ),
 )
 async def list_relays(gateway: TheServices, caller: TheCaller) -> Response:
-    """Relays that are stopped (login refused) or backed off from (too busy), now or before."""
+    """Relays that are or were stopped (login refused) or backed off (too busy)."""
     found = await gateway.ledger.call(relay_states.list_all, tenant=caller.tenant)
     return JsonResponse({"relays": [asdict(relay) for relay in found]})
 
@@ -220,7 +220,7 @@ async def list_relays(gateway: TheServices, caller: TheCaller) -> Response:
 async def resume_relay(
     name: Annotated[str, Path(max_length=100)], gateway: TheServices, caller: TheCaller
 ) -> Response:
-    """Use the relay again at once, after its login or its limits were put right."""
+    """Use the relay again at once, after its login or its limits have been fixed."""
     resumed = await gateway.ledger.call(relay_states.resume, tenant=caller.tenant, name=name)
     log.info("relay.resumed", by=caller.name, relay=name[:100], resumed=resumed)
     return JsonResponse({"name": name, "resumed": resumed})

@@ -59,7 +59,7 @@ async def root(request: Request, gateway: TheServices) -> Response:
 
 @router.get("/docs", openapi_extra=only(ANYONE))
 async def docs(request: Request) -> Response:
-    """The API for readers."""
+    """The API for people."""
     return _html(_docs_page(request.app))
 
 
@@ -78,19 +78,19 @@ async def style() -> Response:
 
 @router.get("/docs.js", openapi_extra=only(ANYONE))
 async def script() -> Response:
-    """What sends the calls that a reader of /docs tries."""
+    """The script that sends requests from /docs."""
     content = (FOLDER / "docs.js").read_bytes()
     return Response(content, media_type="text/javascript", headers={"cache-control": KEEP})
 
 
 @router.get("/favicon.ico", openapi_extra=only(ANYONE))
 async def icon() -> Response:
-    """A small horn, as couriers blew it."""
+    """A small post horn."""
     content = (FOLDER / "relais.svg").read_bytes()
     return Response(content, media_type="image/svg+xml", headers={"cache-control": KEEP})
 
 
-# Made once: strangers may ask for both as often as they like.
+# Built once: anyone may request both as often as they like.
 @lru_cache(maxsize=1)
 def _openapi(app: FastAPI) -> bytes:
     return to_json(app.openapi())
@@ -112,7 +112,7 @@ def _docs_page(app: FastAPI) -> str:
 
 
 def _address(request: Request) -> str:
-    """Scheme and host that the page was opened under: part of a command that people paste."""
+    """Scheme and host at which the page was opened: part of a command that people paste."""
     host = request.headers.get("host", "")
     return f"{request.url.scheme}://{host}" if _HOST.fullmatch(host) else "$RELAIS_URL"
 

@@ -28,7 +28,7 @@ SEEN_WITHIN_S = 15.0
 
 
 class WorkerView(BaseModel):
-    """A worker process that was seen lately."""
+    """A worker process that was seen recently."""
 
     colour: str
     version: str
@@ -48,7 +48,7 @@ class QueueView(BaseModel):
     scheduled: int
     running: int
     oldest_ready_s: float | None = Field(description="How long the oldest ready job has waited.")
-    canary_age_s: float | None = Field(description="Since a canary came through.")
+    canary_age_s: float | None = Field(description="Time since a canary last came through.")
     workers: list[WorkerView]
 
 
@@ -72,7 +72,7 @@ class Paused(BaseModel):
     openapi_extra=only(READ),
 )
 async def list_queues(gateway: TheServices, caller: TheCaller) -> Response:
-    """How much waits in each, and who works on it."""
+    """How many jobs wait in each, and which workers serve it."""
 
     async def work(connection: AsyncConnection) -> list[dict[str, Any]]:
         waiting = {
@@ -110,7 +110,7 @@ async def pause_queue(name: str, gateway: TheServices, caller: TheCaller) -> Res
     openapi_extra=only(OPERATE),
 )
 async def resume_queue(name: str, gateway: TheServices, caller: TheCaller) -> Response:
-    """Workers claim again, at their next look into the ledger."""
+    """Workers claim again, at their next poll."""
     caller.require_default_tenant()
     if await gateway.actions.call(queues.resume, name=_known(name)):
         log.info("queue.resumed", queue=name, by=caller.name)
@@ -120,7 +120,7 @@ async def resume_queue(name: str, gateway: TheServices, caller: TheCaller) -> Re
 def _known(name: str) -> str:
     if name not in QUEUES:
         message = "There is no such queue."
-        raise Problem(Code.NOT_FOUND, message, remedy=f"There are {', '.join(QUEUES)}.")
+        raise Problem(Code.NOT_FOUND, message, remedy=f"Use one of {', '.join(QUEUES)}.")
     return name
 
 

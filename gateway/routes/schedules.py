@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 router = APIRouter(prefix="/api/v1/schedules", tags=["schedules"], route_class=GuardedRoute)
 log = logs.logger("gateway")
 
-# A schedule makes jobs, so whoever may not hand over jobs may not write one either.
+# A schedule creates jobs, so only roles that may submit jobs may write one.
 WRITE: tuple[Role, ...] = ("producer", "admin")
 SWITCH: tuple[Role, ...] = ("producer", "operator", "admin")
-# What makes no sense for a job that is made again and again.
+# What makes no sense for a recurring job.
 ONCE_ONLY = ("run_at", "delay_s", "deadline", "idempotency_key", "depends_on", "on_parent_failure")
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=100)]
@@ -66,7 +66,7 @@ class ScheduleRequest(BaseModel):
 
 
 class ScheduleChange(BaseModel):
-    """What to change; what is left out stays."""
+    """What to change; omitted fields stay as they are."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"cron": "30 8 * * MON-FRI"}]}
@@ -109,7 +109,9 @@ class SchedulePage(BaseModel):
 async def list_schedules(
     gateway: TheServices,
     caller: TheCaller,
-    after: Annotated[str | None, Query(max_length=100, description="Behind this name.")] = None,
+    after: Annotated[
+        str | None, Query(max_length=100, description="Only schedules after this name.")
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
 ) -> Response:
     """By name, with the next times of each."""
@@ -138,7 +140,7 @@ async def list_schedules(
 async def create_schedule(
     asked: ScheduleRequest, gateway: TheServices, caller: TheCaller
 ) -> Response:
-    """Each tick becomes one job, however many beats run."""
+    """Each tick becomes one job, however many beats are running."""
     job = _job(gateway.intake, asked.job, caller=caller)
 
     async def work(connection: AsyncConnection) -> dict[str, Any]:
@@ -184,7 +186,7 @@ async def show_schedule(schedule_id: UUID, gateway: TheServices, caller: TheCall
 async def change_schedule(
     schedule_id: UUID, asked: ScheduleChange, gateway: TheServices, caller: TheCaller
 ) -> Response:
-    """Operators may switch it on and off; its times and its job are changed by who makes jobs."""
+    """Operators may only switch it on and off; its times and job need producer or admin."""
     if caller.role == "operator" and asked.model_fields_set - {"enabled"}:
         raise Problem(
             Code.ROLE_MISSING,
@@ -217,7 +219,7 @@ async def change_schedule(
     "/{schedule_id}",
     summary="Delete a schedule",
     status_code=204,
-    responses={204: {"description": "It fires no more; jobs that it made stay."}},
+    responses={204: {"description": "It no longer fires; jobs that it created remain."}},
     openapi_extra=only(WRITE),
 )
 async def delete_schedule(schedule_id: UUID, gateway: TheServices, caller: TheCaller) -> Response:
@@ -228,14 +230,14 @@ async def delete_schedule(schedule_id: UUID, gateway: TheServices, caller: TheCa
 
 
 def _job(intake: Intake, asked: dict[str, Any], *, caller: Caller) -> dict[str, Any]:
-    """The job of every tick, checked as if it were handed over now."""
+    """The job of every tick, validated as if it were submitted now."""
     for name in ONCE_ONLY:
         if name in asked:
             raise Problem(
                 Code.VALUE_INVALID,
-                f"job.{name}: makes no sense for a job that is made again and again.",
+                f"job.{name}: makes no sense for a recurring job.",
                 field=f"job.{name}",
-                remedy="Leave it out.",
+                remedy="Omit it.",
             )
     nowhere = Origin(caller=caller, traceparent="", trace_id="")
     try:

@@ -12,7 +12,7 @@ from lab.chaos.duplicates import AT_MOST_ONCE, callback_duplicates, mail_duplica
 if TYPE_CHECKING:
     from lab.chaos.history import Attempted, History, Job
 
-DOUBTFUL = frozenset({"sent", "unknown", "dot_sent"})  # what the books may say of a delivery
+DOUBTFUL = frozenset({"sent", "unknown", "dot_sent"})  # what the ledger may say of a delivery
 # What must be nought.
 PROMISES = (
     "lost",
@@ -142,19 +142,19 @@ def unexpected(history: History, by_key: dict[str, Job]) -> list[str]:
 
 
 def unbalanced(history: History) -> list[str]:
-    """Where the books and the world differ."""
+    """Where the ledger and the world differ."""
     found: list[str] = []
     delivered = Counter(delivery.recipient for delivery in history.deliveries)
     entered = {message.recipient: message for message in history.messages}
     found += [
-        f"{message.recipient} is sent in the books and never arrived"
+        f"{message.recipient} is sent in the ledger and never arrived"
         for message in history.messages
         if message.state == "sent" and not delivered[message.recipient]
     ]
     for recipient in delivered:
         state = entered[recipient].state if recipient in entered else "missing"
         if state not in DOUBTFUL:
-            found.append(f"{recipient} was delivered and is {state} in the books")
+            found.append(f"{recipient} was delivered and is {state} in the ledger")
     callbacks = Counter(j.accepted_by for j in history.jobs.values() if j.kind == "http.callback")
     lines = Counter(message.job_id for message in history.messages)
     for job in history.jobs.values():

@@ -70,7 +70,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message as it stands in the books."""
+    """A message as it stands in the ledger."""
 
     job_id: str
     recipient: str

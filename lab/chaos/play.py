@@ -130,8 +130,8 @@ async def _strain(plan: Plan, load: Load, conductor: Conductor, progress: Progre
             load.stop()
     except TimeoutError:
         kinds = ", ".join(fault.kind for fault in conductor.under_way.values()) or "no fault"
-        sentence = f"The run did not come to its end; under way: {kinds}."
-        raise OpsError(sentence, remedy=f"Look into {plan.history}.") from None
+        sentence = f"The run did not finish; still active: {kinds}."
+        raise OpsError(sentence, remedy=f"See {plan.history}.") from None
 
 
 async def _settle(made: Cluster) -> None:

@@ -30,7 +30,7 @@ FIGURES = (
     ("duplicates_in_smtp_window", "duplicates inside the SMTP window"),
     ("callback_redeliveries", "callbacks delivered again under the same id"),
     ("illegal_histories", "illegal histories"),
-    ("unbalanced", "entries where books and world differ"),
+    ("unbalanced", "entries where ledger and world differ"),
     ("innocent_failed", "innocent jobs failed"),
     ("late", "waits for somebody else's trouble beyond what is allowed"),
     ("faults_injected", "faults injected"),

@@ -1,4 +1,4 @@
-"""`relais bench`: measure, beside a peer in the same run."""
+"""`relais bench`: measure, compared with a peer in the same run."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ def bench(
     minutes: Annotated[
         float, typer.Option(min=0.5, max=1440, help="horizon: the length of each half.")
     ] = 10.0,
-    rate: Annotated[int, typer.Option(min=1, max=100_000, help="horizon: jobs a second.")] = 1_000,
-    batch: Annotated[int, typer.Option(min=1, max=1_000, help="horizon: jobs to a POST.")] = 1,
+    rate: Annotated[
+        int, typer.Option(min=1, max=100_000, help="horizon: jobs per second.")
+    ] = 1_000,
+    batch: Annotated[int, typer.Option(min=1, max=1_000, help="horizon: jobs per POST.")] = 1,
     flood: Annotated[
-        int, typer.Option(min=1, max=100_000_000, help="fair: jobs of the tenant that floods.")
+        int, typer.Option(min=1, max=100_000_000, help="fair: jobs of the flooding tenant.")
     ] = 1_000_000,
     jobs: Annotated[
         int, typer.Option(min=1, max=100_000_000, help="upgrade: jobs in the old ledger.")
     ] = 1_000_000,
-    gateways: Annotated[
-        int, typer.Option(min=1, max=64, help="intake: processes of the gateway.")
-    ] = 1,
+    gateways: Annotated[int, typer.Option(min=1, max=64, help="intake: gateway processes.")] = 1,
     as_json: AsJson = False,
 ) -> int:
-    """Measure Relais on this machine, beside Celery and Dramatiq, or itself undisturbed."""
+    """Measure Relais here, compared with Celery and Dramatiq, or with itself undisturbed."""
     from lab import bench as benches
 
     options = benches.Options(

@@ -1,4 +1,4 @@
-"""`relais chaos`: try to make Relais lose or repeat work, and look whether it did."""
+"""`relais chaos`: try to make Relais lose or repeat work, and check whether it did."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a migration beside running code is made of: brief locks, indexes built live, slices.
+"""Building blocks of migrations alongside running code: brief locks, indexes built live, slices.
 
 Every step may run again: a migration that is interrupted goes on where it stopped.
 """
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
-LOCK_TIMEOUT_MS = 2_000  # for so long everybody else queues behind us, at most
+LOCK_TIMEOUT_MS = 2_000  # others queue behind us for this long at most
 LOCK_PATIENCE_S = 300.0
-LOCKED = frozenset({"55P03", "40P01"})  # not within the time limit; the victim of a deadlock
+LOCKED = frozenset({"55P03", "40P01"})  # lock timeout; deadlock
 TELL_EVERY_S = 2.0
 FIRST = UUID(int=0)
 OLDEST = """
@@ -50,7 +50,7 @@ def without_transaction() -> Iterator[Connection[Any]]:
 
 
 def briefly(driver: Connection[Any], statements: str) -> None:
-    """Run `statements` in one transaction that gives up a lock it does not get soon, and again."""
+    """Run `statements` in one transaction that gives up if a lock takes long, and retries."""
 
     def attempt() -> None:
         with driver.transaction():
@@ -61,7 +61,7 @@ def briefly(driver: Connection[Any], statements: str) -> None:
 
 
 def build_indexes(driver: Connection[Any], statements: str) -> None:
-    """Build each index of `statements` while others write; one that was left half-built anew."""
+    """Build each index of `statements` while others write; rebuild one that was left half-built."""
     for statement in statements.split(";"):
         if _NAME.search(statement):
             _patiently(driver, partial(_build_index, driver, statement))
@@ -77,7 +77,7 @@ def drop_indexes(driver: Connection[Any], *names: str) -> None:
 def in_slices(
     driver: Connection[Any], what: str, statement: str, *, limit: int, lock: str = ""
 ) -> None:
-    """Repeat `statement` to the end, a transaction each; says on stderr how far it is.
+    """Repeat `statement` until done, one transaction each; reports progress on stderr.
 
     It takes `%(after)s` and `%(limit)s`, and gives the last id of its slice, nothing at the end.
     `lock` takes the same and comes before it, to wait for rows that others change: a statement that
@@ -104,11 +104,11 @@ def in_slices(
 
 
 def let_others_go_on(driver: Connection[Any]) -> None:
-    """After a lock that did not come: names the oldest transaction, then waits for a moment."""
+    """After a lock timeout: names the oldest transaction, then waits a moment."""
     row = driver.execute(OLDEST).fetchone()
     if row is not None:
         pid, name, age_s = row
-        _tell(f"waits for a lock; the oldest transaction is {age_s} s old (pid {pid}, {name!r})")
+        _tell(f"waiting for a lock; the oldest transaction is {age_s} s old (pid {pid}, {name!r})")
     if not driver.autocommit:
         driver.rollback()
     time.sleep(random.uniform(0.2, 1.0))  # noqa: S311 - who queued behind us goes on
@@ -138,7 +138,7 @@ def _build_index(driver: Connection[Any], statement: str) -> None:
 
 
 def _unhurried(driver: Connection[Any], statement: str) -> None:
-    """Let it wait for transactions that are open; nobody who reads or writes queues behind it."""
+    """Let it wait for open transactions; no readers or writers queue behind it."""
     driver.execute("SELECT set_config('lock_timeout', '0', false)")
     try:
         driver.execute(statement)

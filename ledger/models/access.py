@@ -9,7 +9,7 @@ from ledger.models.registry import Id, Instant, Model, Now, TenantName
 
 
 class Tenant(Model):
-    """Whoever owns rows; `default` until someone makes another."""
+    """The owner of rows; `default` until another one is created."""
 
     __tablename__ = "tenants"
 

@@ -56,15 +56,15 @@ class Job(Model):
     tenant: Mapped[TenantName]
     lane: Mapped[str] = mapped_column(
         LANE, server_default=text("''")
-    )  # what it shares trouble with
+    )  # what it depends on, as a group of jobs
     kind: Mapped[str]
     queue: Mapped[str]
     state: Mapped[State] = mapped_column(JOB_STATE)
     priority: Mapped[int] = mapped_column(SmallInteger, server_default=text("5"))
     payload_bytes: Mapped[int] = mapped_column(server_default=text("0"))
-    run_at: Mapped[Now]  # not before
+    run_at: Mapped[Now]  # not before this
     ready_at: Mapped[Instant | None]  # ready: since when
-    deadline: Mapped[Instant | None]  # not after
+    deadline: Mapped[Instant | None]  # must start by then
     attempt: Mapped[int] = mapped_column(server_default=text("0"))  # the fence: never goes back
     uncounted: Mapped[int] = mapped_column(server_default=text("0"))  # attempts that cost nothing
     max_attempts: Mapped[int] = mapped_column(SmallInteger)
@@ -78,7 +78,7 @@ class Job(Model):
     alone: Mapped[bool] = mapped_column(server_default=text("false"))  # a worker died under it
     deaths: Mapped[int] = mapped_column(
         SmallInteger, server_default=text("0")
-    )  # of its own process
+    )  # of its own process, caused by the job
     death_attempts: Mapped[list[int]] = mapped_column(ARRAY(Integer), server_default=text("'{}'"))
     snoozes: Mapped[int] = mapped_column(server_default=text("0"))  # in a row
     snoozed_since: Mapped[Instant | None]
@@ -178,7 +178,7 @@ class Job(Model):
 
 
 class JobBody(Model):
-    """What a job was given and gave back, apart from the row that claims read."""
+    """A job's payload and result, apart from the row that claims read."""
 
     __tablename__ = "job_bodies"
 
@@ -238,7 +238,7 @@ class JobParent(Model):
 
 
 class Lane(Model):
-    """That a queue has had such jobs; filled by the trigger that writes the history."""
+    """Records that a queue has had such jobs; filled by the trigger that writes the history."""
 
     __tablename__ = "lanes"
 
@@ -249,14 +249,14 @@ class Lane(Model):
 
 
 class LaneSettings(Model):
-    """What operators, or relays in trouble, decided about a lane; of every queue: queue '*'."""
+    """Pauses and settings of a lane, by operators or relays in trouble; queue '*': every queue."""
 
     __tablename__ = "lane_settings"
 
     queue: Mapped[str] = mapped_column(primary_key=True)
     lane: Mapped[str] = mapped_column(LANE, primary_key=True)
     paused_at: Mapped[Instant | None]
-    paused_until: Mapped[Instant | None]  # None: until somebody resumes it
+    paused_until: Mapped[Instant | None]  # None: until it is resumed
     paused_by: Mapped[str | None]
     reason: Mapped[str | None]
     running_max: Mapped[int | None]  # jobs at once, over all workers of the queue
@@ -271,7 +271,7 @@ class LaneSettings(Model):
 
 
 class JobCount(Model):
-    """How many jobs there are, up to the deltas that are not rolled up yet."""
+    """How many jobs there are, not including deltas that are not rolled up yet."""
 
     __tablename__ = "job_counts"
 
@@ -282,7 +282,7 @@ class JobCount(Model):
 
 
 class JobCountDelta(Model):
-    """What one statement changed about the counts: inserted, never updated, so nobody waits."""
+    """How one statement changed the counts: inserted, never updated, so nothing waits."""
 
     __tablename__ = "job_count_deltas"
 
@@ -294,7 +294,7 @@ class JobCountDelta(Model):
 
 
 class Queue(Model):
-    """What operators decided about a queue; a queue without a row is open."""
+    """Operators' settings of a queue; a queue without a row is open."""
 
     __tablename__ = "queues"
 

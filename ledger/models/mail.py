@@ -50,7 +50,7 @@ class Message(Model):
     tries: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
     reply_code: Mapped[int | None] = mapped_column(SmallInteger)
     enhanced_code: Mapped[str | None]
-    reply: Mapped[str | None]  # the relay's last words, trimmed
+    reply: Mapped[str | None]  # the relay's last reply, trimmed
     reason: Mapped[str | None]
     created_at: Mapped[Now]
     dot_sent_at: Mapped[Instant | None]
@@ -66,7 +66,7 @@ class Message(Model):
 
 
 class Suppression(Model):
-    """An address that must not be written to."""
+    """An address that must not get mail."""
 
     __tablename__ = "suppressions"
 

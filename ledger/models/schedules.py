@@ -26,7 +26,7 @@ class Schedule(Model):
     enabled: Mapped[bool] = mapped_column(server_default=text("true"))
     created_at: Mapped[Now]
     changed_at: Mapped[Now]
-    fired_until: Mapped[Instant]  # nominal times up to here are dealt with
+    fired_until: Mapped[Instant]  # nominal times up to here have been handled
 
     __table_args__ = (Index("uq_schedules_tenant_name", "tenant", "name", unique=True),)
 

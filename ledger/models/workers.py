@@ -1,4 +1,4 @@
-"""The processes that are alive, as they say themselves."""
+"""The processes that report to be alive."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Worker(Model):
     version: Mapped[str]
     host: Mapped[str]
     pid: Mapped[int]
-    lock_key: Mapped[int] = mapped_column(BigInteger)  # of its present connection
+    lock_key: Mapped[int] = mapped_column(BigInteger)  # of its current connection
     kinds: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
     started_at: Mapped[Now]
     seen_at: Mapped[Now]
-    lease_until: Mapped[Now]  # prolonged while its event loop lives
+    lease_until: Mapped[Now]  # extended while its event loop is responsive

@@ -1,4 +1,4 @@
-"""The commands under one name; every wrong input is a sentence and exit code 2."""
+"""The commands under one name; invalid input gets one sentence and exit code 2."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-# Typer brings click along and gives these two no public name.
+# Typer vendors click and gives these two no public name.
 from typer._click.exceptions import ClickException, UsageError
 
 from ops import errors
@@ -34,7 +34,7 @@ app.command("demo")(demo.demo)
 app.command("test", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
     test.test
 )
-if util.find_spec("lab"):  # the image has none, and needs none
+if util.find_spec("lab"):  # not part of the image
     import_module("lab.commands").add_to(app)
 app.add_typer(key.app, name="key")
 app.add_typer(jobs.app, name="jobs")
@@ -56,7 +56,7 @@ def _help(
 
 
 def main(arguments: list[str]) -> int:
-    """Run one command; 0 done, 1 failed, 2 wrong input, 130 interrupted."""
+    """Run one command; 0 done, 1 failed, 2 invalid input, 130 interrupted."""
     try:
         result = app(arguments, prog_name="./relais", standalone_mode=False)
     except UsageError as error:

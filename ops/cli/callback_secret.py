@@ -10,18 +10,18 @@ import typer
 
 from ops.cli.options import AsJson, Colour, DataDir
 
-Url = Annotated[str, typer.Argument(help="Where callbacks go; scheme, host and port count.")]
+Url = Annotated[str, typer.Argument(help="Where callbacks go; only scheme, host and port matter.")]
 
 
 def callback_secret(
     url: Url,
     *,
-    tenant: Annotated[str, typer.Option(help="Whose callbacks.")] = "default",
+    tenant: Annotated[str, typer.Option(help="The tenant whose callbacks they are.")] = "default",
     colour: Colour = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> int:
-    """Print the secret of a tenant's endpoint; while rotating the new one, then the old one."""
+    """Print the secret of a tenant's endpoint; during a rotation the new one, then the old one."""
     from ops.errors import OpsError, UsageError
     from ops.stack import find, secrets
     from tasks.errors import BlockedAddress
@@ -38,7 +38,7 @@ def callback_secret(
         found = signature.endpoint_secrets(masters, tenant=tenant, url=url)
         endpoint = signature.endpoint_of(url)
     except BlockedAddress as error:
-        raise UsageError(error.sentence, remedy="Give it like https://n8n.example.com.") from error
+        raise UsageError(error.sentence, remedy="Write it like https://n8n.example.com.") from error
     if as_json:
         print(json.dumps({"tenant": tenant, "endpoint": endpoint, "secrets": found}))
     else:

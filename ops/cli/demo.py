@@ -1,4 +1,4 @@
-"""`relais demo`: n8n-shaped requests become delivered mail, and the books balance."""
+"""`relais demo`: n8n-shaped requests become delivered mail, and every email is accounted for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`relais doctor`: what is wrong here, and what to do about it."""
+"""`relais doctor`: what is wrong, and what to do about it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def doctor(
     port_base: PortBase = None,
     as_json: AsJson = False,
 ) -> int:
-    """Check this machine and the stack; exit code 1 where something is wrong, 2: a setting."""
+    """Check this machine and the stack; exit code 1 if something is wrong, 2 if it is a setting."""
     from ops.stack import checks, find
 
     found = list(checks.run_all(find(data_dir, colour, port_base)))

@@ -16,7 +16,7 @@ def down(*, colour: Colour = None, data_dir: DataDir = None) -> int:
     if control.down(place, say=lambda name: console.print(f"stopped {name}", style="dim")):
         console.print(f"{place.colour} is down.")
     else:
-        console.print(f"Nothing of {place.colour} is running in {place.data_dir}.", soft_wrap=True)
+        console.print(f"{place.colour} is not running in {place.data_dir}.", soft_wrap=True)
     for other in COLOURS:
         if other != place.colour and control.is_running(place.other(other)):
             console.print(

@@ -1,4 +1,4 @@
-"""`relais jobs`: list and control jobs through the gateway, as any other client would."""
+"""`relais jobs`: list and control jobs through the gateway, like any other client."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def show(
 
 @app.command("retry")
 def retry(job_id: JobId, *, colour: Colour = None, data_dir: DataDir = None) -> int:
-    """Have a failed or cancelled job run again."""
+    """Run a failed, cancelled or unknown job again."""
     return _order(job_id, "retry", colour=colour, data_dir=data_dir)
 
 
@@ -107,7 +107,7 @@ def _call(
     data_dir: Path | None,
     params: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The gateway's answer; raises OpsError or UsageError with its own words."""
+    """The gateway's response; raises OpsError or UsageError with its message."""
     import httpx
 
     from ops.errors import OpsError, UsageError
@@ -119,7 +119,7 @@ def _call(
             method, f"{address}{path}", params=params, headers=headers, timeout=_TIMEOUT_S
         )
     except httpx.HTTPError as error:
-        sentence = f"The gateway at {address} does not answer: {error}."
+        sentence = f"The gateway at {address} does not respond: {error}."
         raise OpsError(sentence, remedy="See ./relais status.") from error
     if answer.is_error:
         sentence, remedy = _problem(answer)
@@ -139,7 +139,7 @@ def _problem(answer: Any) -> tuple[str, str]:  # noqa: ANN401 - an httpx.Respons
         told = {}
     sentence = told.get("detail") or told.get("title")
     return (
-        str(sentence or f"The gateway answered {answer.status_code}."),
+        str(sentence or f"The gateway responded with {answer.status_code}."),
         str(told.get("remedy") or ""),
     )
 
@@ -166,7 +166,7 @@ def _path(job_id: str) -> str:
     try:
         return f"/api/v1/jobs/{UUID(job_id)}"
     except ValueError:
-        sentence = f"{job_id[:80]!r} is not the id of a job: those look like {_EXAMPLE}."
+        sentence = f"{job_id[:80]!r} is not a job id; ids look like {_EXAMPLE}."
         raise UsageError(sentence, remedy="See ./relais jobs list.") from None
 
 

@@ -1,4 +1,4 @@
-"""`relais key`: API keys, created and revoked in the ledger itself."""
+"""`relais key`: API keys, created and revoked directly in the ledger."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def create(
     role: Annotated[str, typer.Option(help="producer, viewer, operator or admin.")] = "producer",
     tenant: Tenant = "default",
     expires_in: Annotated[
-        str | None, typer.Option(help="Life, as in 90d, 12h, 30m.", show_default="for ever")
+        str | None, typer.Option(help="Time until it expires: 90d, 12h, 30m.", show_default="never")
     ] = None,
     rate_per_s: Annotated[
         float | None,
@@ -104,7 +104,7 @@ def list_keys(
 
     from ops.cli import listing
 
-    listing.show(shown, empty=f"{tenant} has no keys. Make one: ./relais key create --name n8n")
+    listing.show(shown, empty=f"{tenant} has no keys. Create one: ./relais key create --name n8n")
     return 0
 
 
@@ -173,5 +173,5 @@ def _in_ledger(
     try:
         return asyncio.run(run())
     except OperationalError as error:
-        sentence = f"Postgres does not answer: {str(error.orig).splitlines()[0]}"
+        sentence = f"Postgres does not respond: {str(error.orig).splitlines()[0]}"
         raise OpsError(sentence, remedy="See ./relais status.") from error

@@ -1,4 +1,4 @@
-"""Rows of equal keys as a table for people."""
+"""Rows with the same keys as a table for people."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from rich.text import Text
 
 from ops.cli import screen
 
-_PAIR = 2  # names and values: long values go on below themselves
+_PAIR = 2  # names and values: long values wrap
 
 
 def show(rows: Sequence[Mapping[str, object]], *, empty: str) -> None:
-    """Print the rows, headed by their keys, or `empty` where there are none."""
+    """Print the rows, headed by their keys, or `empty` if there are none."""
     console = screen.console()
     if not rows:
         console.print(empty, soft_wrap=True)

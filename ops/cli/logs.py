@@ -33,7 +33,8 @@ def logs(
         int, typer.Option("-n", "--lines", min=0, help="How many lines to start with.")
     ] = 50,
     as_written: Annotated[
-        bool, typer.Option("--json", help="Also on a terminal: JSON, as the services wrote it.")
+        bool,
+        typer.Option("--json", help="Print JSON, as the services wrote it, on a terminal too."),
     ] = False,
     colour: Colour = None,
     data_dir: DataDir = None,
@@ -59,7 +60,7 @@ def logs(
 
 
 def follow(place: Layout, *, going_on: Callable[[], bool]) -> None:
-    """Print what all services add from now on, while `going_on()`."""
+    """Print what all services write from now on, while `going_on()`."""
     from ops.stack import logfiles
 
     files = _files(place, None)

@@ -13,10 +13,10 @@ Colour = Annotated[
 ]
 DataDir = Annotated[
     Path | None,
-    typer.Option("--data-dir", help="The folder that all data is written to."),
+    typer.Option("--data-dir", help="The folder for all data."),
 ]
 PortBase = Annotated[
     int | None,
-    typer.Option("--port-base", help="First of ten ports.", show_default="8080, green 8090"),
+    typer.Option("--port-base", help="The first of ten ports.", show_default="8080, green 8090"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

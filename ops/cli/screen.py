@@ -22,12 +22,12 @@ _UNSEEN = re.compile(
 
 
 def visible(text: str) -> str:
-    """`text` with every character that a terminal would obey or hide written as an escape."""
+    """`text` with every control or invisible character written as an escape."""
     return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def console() -> Console:
-    """As wide as the terminal; wide enough for whole rows where there is none."""
+    """As wide as the terminal; wide enough for whole rows if there is none."""
     from rich.console import Console
 
     piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
@@ -35,7 +35,7 @@ def console() -> Console:
 
 
 def show(console: Console, table: Table) -> None:
-    """Print a table, or where it is too wide its rows one below the other, cut at no value."""
+    """Print a table or, if it is too wide, its rows one below the other, without truncating."""
     from rich.measure import Measurement
     from rich.padding import Padding
     from rich.text import Text

@@ -1,4 +1,4 @@
-"""`relais status`: what runs, since when, how often it had to be restarted."""
+"""`relais status`: what is running, since when, how often it was restarted."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _show(place: Layout, seen: dict[str, Any]) -> None:
     if seen["stack"] == report.ORPHANED:
         over, end = place.command("up"), place.command("down")
         console.print(
-            f"Its supervisor is gone. {over} takes these over, {end} ends them.", soft_wrap=True
+            f"Its supervisor is gone. {over} takes these over, {end} stops them.", soft_wrap=True
         )
         return
     others = "; ".join(

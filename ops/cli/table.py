@@ -25,8 +25,8 @@ _STYLES = {
 
 
 def of(services: Iterable[dict[str, Any]], *, title: str = "") -> Table:
-    """One row per service: what it is, how it is, where it is, what happened to it."""
-    # Fits 80 columns: what is empty everywhere has no column.
+    """One row per service: name, state, address, what happened to it."""
+    # Fits 80 columns: empty columns are left out.
     table = Table(
         box=box.SIMPLE_HEAD,
         title=title or None,
@@ -77,7 +77,7 @@ def memory(size_mb: float | None) -> str:
 
 
 def _note(one: dict[str, Any]) -> str:
-    kept = {"other": "kept by the other colour", "outside": "yours, only asked"}
+    kept = {"other": "run by the other colour", "outside": "yours, only checked"}
     parts = [kept.get(one.get("kept", ""), "")]
     if one.get("last_exit") and one["state"] != "done":
         parts.append(f"last ended with {one['last_exit']}")

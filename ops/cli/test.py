@@ -10,7 +10,7 @@ from importlib import util
 
 import typer
 
-# The tests start services of their own; more processes than cores only wait for each other.
+# The tests start their own services; more processes than cores only wait for each other.
 _PROCESSES = "2"
 
 

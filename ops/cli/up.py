@@ -46,7 +46,7 @@ def up(
     was_running = control.is_running(place)
     for how in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(how, _interrupt)
-    # One block around everything: a signal between two steps must not leave the stack behind.
+    # One block around everything: a signal between two steps must not leave the stack running.
     is_ready = False
     try:
         if was_running:
@@ -61,27 +61,27 @@ def up(
         logs.follow(place, going_on=lambda: control.is_running(place))
     except (StackError, KeyboardInterrupt) as error:
         ours = not was_running and not (detach and is_ready)
-        # Detached, what did come up stays up: the message says how to look at it and stop it.
+        # Detached, what did come up stays up: the message says how to inspect and stop it.
         if ours and not (detach and isinstance(error, StackError)):
             console.print("Stopping ...", style="dim")
             control.down(place, say=lambda name: console.print(f"stopped {name}", style="dim"))
         if ours and is_ready and isinstance(error, KeyboardInterrupt):
             return 0
         raise
-    sentence = "The stack was stopped from elsewhere."
+    sentence = "The stack was stopped by another command."
     raise StackError(sentence, remedy=f"See {place.command('status')}.")
 
 
 def _refuse_others(place: Layout, *, only: tuple[str, ...], port_base: int | None) -> None:
-    """Raise StackError where the running stack is not what is asked for now."""
+    """Raise StackError if the running stack differs from what is requested now."""
     from ops.errors import StackError
     from ops.stack import control
 
     differing = control.differences(place, only=only, port_base=port_base)
     if differing:
         options = "".join(f" --only {name}" for name in only)
-        sentence = f"{place.colour} runs already, with another {', '.join(differing)}."
-        remedy = f"Start it again: {place.command('down')} && {place.command(f'up{options}')}"
+        sentence = f"{place.colour} is already running with a different {', '.join(differing)}."
+        remedy = f"Restart it: {place.command('down')} && {place.command(f'up{options}')}"
         raise StackError(sentence, remedy=remedy)
 
 
@@ -112,8 +112,8 @@ def _show(console: Console, place: Layout, *, took_s: float | None) -> None:
 
 
 def _interrupt(_number: int, _frame: object) -> None:
-    # A second signal must not cut the orderly stop short.
+    # A second signal must not interrupt the orderly stop.
     for how in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(how, signal.SIG_IGN)
-    # Not by way of SIGINT: a shell that starts us in the background has it ignored.
+    # Not SIGINT: a shell that starts us in the background sets it to ignored.
     raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""The demo: n8n-shaped requests against the local stack, and books that balance.
+"""The demo: n8n-shaped requests against the local stack, and a final tally that adds up.
 
 - `target.py`    the stack: what is up, or brought up now
 - `requests.py`  what is asked for
@@ -26,7 +26,7 @@ def run(
     colour: str | None = None,
     port_base: int | None = None,
 ) -> int:
-    """Play the demo with `recipients` bulk mails; 0: the books balance, 1: they do not.
+    """Play the demo with `recipients` bulk mails; 0: everything adds up, 1: it does not.
 
     Raises UsageError for a wrong number, StackError where the stack does not come up.
     """

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ops.demo.target import Target
 
 FINISHED = ("succeeded", "failed", "cancelled", "unknown")
-# The gateway tells messages job by job; the books want all messages of a run at once.
+# The gateway tells messages job by job; the tally wants all messages of a run at once.
 _SENT = """
 SELECT count(*) FROM relais.messages AS m JOIN relais.jobs AS j ON j.id = m.job_id
 WHERE j.tags <> '{}' AND j.tags @> ARRAY[%s] AND m.state = 'sent'
@@ -55,7 +55,7 @@ class Balance:
         return sum(self.count(state) for state in FINISHED)
 
     def faults(self, story: Story) -> list[str]:
-        """Every sentence here is a reason why the books do not balance."""
+        """Every sentence here is a reason why the figures do not add up."""
         found = []
         if self.accepted != self.finished + self.open:
             found.append(
@@ -68,7 +68,7 @@ class Balance:
         if self.duplicates:
             found.append(f"{self.duplicates} mails arrived more than once.")
         if self.count("failed") != story.refused:
-            found.append(f"{self.count('failed')} failed; {story.refused} was to be expected.")
+            found.append(f"{self.count('failed')} failed; {story.refused} was expected.")
         if self.callbacks != 1:
             found.append(f"{self.callbacks} signed callbacks arrived instead of 1.")
         return found
@@ -83,7 +83,7 @@ def read(
     secret: str,
     target: Target,
 ) -> Balance:
-    """The books of one run as they stand now; `secret` is that of the receiver of callbacks."""
+    """The figures of one run as they stand now; `secret` is that of the receiver of callbacks."""
     inbox = client.inbox_counts(story.domain)
     with psycopg.connect(target.database_url) as connection:
         found = connection.execute(_SENT, (story.tag,)).fetchone()

@@ -42,11 +42,11 @@ class Client:
         self._inbox.close()
 
     def accept(self, job: Job) -> None:
-        """Hand one job over; returns when it is accepted for good (202)."""
+        """Submit one job; returns when it is committed (202)."""
         self._ask(self._gateway, "POST", "/api/v1/jobs", json=job)
 
     def accept_batch(self, jobs: list[Job]) -> int:
-        """Hand many over; how many were accepted."""
+        """Submit many jobs; returns how many were accepted."""
         answer = self._ask(self._gateway, "POST", "/api/v1/jobs/batch", json=jobs)
         return int(answer["accepted"])
 
@@ -74,9 +74,9 @@ class Client:
         try:
             answer = client.request(method, path, **content)
         except httpx.TransportError as error:
-            sentence = f"{client.base_url} does not answer: {error}."
+            sentence = f"{client.base_url} does not respond: {error}."
             raise OpsError(sentence, remedy="See ./relais status.") from error
         if answer.is_error:
-            sentence = f"{method} {path} was answered {answer.status_code}: {answer.text[:500]}"
+            sentence = f"{method} {path} got {answer.status_code}: {answer.text[:500]}"
             raise OpsError(sentence, remedy="See ./relais logs gateway.")
         return answer.json()

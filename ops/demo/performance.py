@@ -33,7 +33,7 @@ def give(
 ) -> int:
     """See `ops.demo.run`."""
     if not 0 <= recipients <= RECIPIENTS_MAX:
-        sentence = f"{recipients} recipients are not possible."
+        sentence = f"The demo cannot send to {recipients} recipients."
         raise UsageError(sentence, remedy=f"Use a number from 0 to {RECIPIENTS_MAX:,}.")
     place = stack.find(data_dir, colour, port_base)
     aim = target.bring_up(place)

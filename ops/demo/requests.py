@@ -11,8 +11,8 @@ DELAY_S = 2.0
 _NAMES = ("Zoé", "Jürgen", "Łucja", "Søren", "Ana")
 _TEMPLATE = {
     "subject": "Your order {{ number }}, {{ name }}",
-    "text": "Hello {{ name }},\n\nyour order {{ number }} left the house today.\n",
-    "html": "<p>Hello {{ name }},</p><p>your order <b>{{ number }}</b> left the house today.</p>",
+    "text": "Hello {{ name }},\n\nyour order {{ number }} was sent today.\n",
+    "html": "<p>Hello {{ name }},</p><p>your order <b>{{ number }}</b> was sent today.</p>",
 }
 
 Job = dict[str, Any]

@@ -1,4 +1,4 @@
-"""What a person sees: a bar while it runs, then a table, the books and the addresses."""
+"""What a person sees: a bar while it runs, then a table, the tally and the addresses."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Bar:
 
 
 def results(
-    books: Balance,
+    balance: Balance,
     *,
     faults: list[str],
     seconds: float,
@@ -75,7 +75,7 @@ def results(
     stop: str,
     trace_id: str,
 ) -> None:
-    """Print what happened, by queue, and whether the books balance.
+    """Print what happened, by queue, and whether everything adds up.
 
     `login` says how to get in where a password is asked for, `stop` is a command.
     """
@@ -83,25 +83,25 @@ def results(
     table = Table("queue", *FINISHED, "open", title="What happened")
     for column in table.columns[1:]:
         column.justify = "right"
-    for queue, states in sorted(books.by_queue.items()):
+    for queue, states in sorted(balance.by_queue.items()):
         finished = [states.get(state, 0) for state in FINISHED]
         left = sum(states.values()) - sum(finished)
         table.add_row(queue, *(f"{count:,}" if count else "." for count in (*finished, left)))
     console.print(table)
-    parts = " + ".join(f"{books.count(state):,} {state}" for state in FINISHED)
-    console.print(f"{books.accepted:,} accepted = {parts} + {books.open:,} open")
+    parts = " + ".join(f"{balance.count(state):,} {state}" for state in FINISHED)
+    console.print(f"{balance.accepted:,} accepted = {parts} + {balance.open:,} open")
     console.print(
-        f"{books.messages_sent:,} messages sent = {books.inbox:,} mails in the inbox,"
-        f" {books.duplicates:,} duplicates"
+        f"{balance.messages_sent:,} messages sent = {balance.inbox:,} mails in the inbox,"
+        f" {balance.duplicates:,} duplicates"
     )
     console.print(
-        f"The inbox deferred {books.deferred:,} at first and refused {books.refused:,};"
-        f" {books.callbacks:,} signed callback arrived."
+        f"The inbox deferred {balance.deferred:,} at first and refused {balance.refused:,};"
+        f" {balance.callbacks:,} signed callback arrived."
     )
     for fault in faults:
         console.print(Text(screen.visible(fault), style="red"))
     headline = (
-        "[red]The books do not balance.[/red]" if faults else "[green]The books balance.[/green]"
+        "[red]The figures do not add up.[/red]" if faults else "[green]Everything adds up.[/green]"
     )
     console.print(f"{headline} {seconds:.1f} s; trace {trace_id}", highlight=False)
     addresses = Table.grid(padding=(0, 2))

@@ -49,9 +49,9 @@ def bring_up(place: Layout) -> Target:
     if "inbox" not in urls:
         raise _elsewhere(place)
     if not api_key:
-        sentence = f"{place.secrets} holds no admin key."
+        sentence = f"{place.secrets} contains no admin key."
         raise StackError(
-            sentence, remedy=f"Start it again: {place.command('down')} && {place.command('up')}"
+            sentence, remedy=f"Restart it: {place.command('down')} && {place.command('up')}"
         )
     return Target(
         gateway_url=urls["gateway"],

@@ -1,4 +1,4 @@
-"""The local SMTP inbox: takes mail, keeps it durably, shows it; nothing is sent on.
+"""The local SMTP inbox: accepts mail, stores it durably, shows it; nothing is forwarded.
 
 It is the witness of the demo and of the tests, so a mail is on disk before its 250 is
 answered, and every refusal is remembered too.

@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--http-port", type=int, required=True, help="0: any free one")
     given = parser.parse_args(arguments)
     logs.configure(service="inbox", colour="shared")
-    os.umask(0o077)  # mails are nobody else's to read
+    os.umask(0o077)  # nobody else may read the mail
     try:
         _make_private(given.data_dir)
         asyncio.run(_run(given.data_dir, smtp_port=given.smtp_port, http_port=given.http_port))
@@ -46,8 +46,8 @@ def _make_private(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
     except OSError as error:
-        message = f"The inbox cannot keep mails in {folder}: {error.strerror}."
-        raise OpsError(message, remedy="Give it a folder of its own: --data-dir.") from error
+        message = f"The inbox cannot store mail in {folder}: {error.strerror}."
+        raise OpsError(message, remedy="Give it its own folder with --data-dir.") from error
 
 
 async def _run(data_dir: Path, *, smtp_port: int, http_port: int) -> None:
@@ -70,7 +70,7 @@ async def _run(data_dir: Path, *, smtp_port: int, http_port: int) -> None:
         http = await asyncio.start_server(serve, HOST, http_port, backlog=BACKLOG)
     except OSError as error:
         message = f"The inbox cannot listen on {HOST}:{smtp_port} and {HOST}:{http_port}: {error}."
-        raise OpsError(message, remedy="Free the port or give another one.") from error
+        raise OpsError(message, remedy="Free the port or choose another one.") from error
     log.info(
         "inbox.started",
         smtp_port=smtp.sockets[0].getsockname()[1],

@@ -52,7 +52,9 @@ class Journal:
         except BlockingIOError as error:
             os.close(self._file)
             message = f"{path} is in use by another inbox."
-            raise OpsError(message, remedy="Stop that one, or give another --data-dir.") from error
+            raise OpsError(
+                message, remedy="Stop that one, or choose another --data-dir."
+            ) from error
         self._size = self._cut_torn_tail()
         self._waiting: list[_Waiting] = []
         self._flusher: asyncio.Task[None] | None = None
@@ -119,7 +121,7 @@ class Journal:
             # The lines that did fit must not appear after a restart: their senders get a 452.
             os.ftruncate(self._file, self._size)
             message = f"{self._path} cannot grow: {error.strerror}."
-            raise JournalFullError(message, remedy="Make room on the disk.") from error
+            raise JournalFullError(message, remedy="Free some disk space.") from error
         try:
             os.fdatasync(self._file)
         except OSError as error:

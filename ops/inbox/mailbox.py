@@ -223,4 +223,4 @@ def _write_durably(path: Path, raw: bytes) -> None:
             os.close(folder)
     except OSError as error:
         message = f"{path.parent} cannot take another mail: {error.strerror}."
-        raise JournalFullError(message, remedy="Make room on the disk.") from error
+        raise JournalFullError(message, remedy="Free some disk space.") from error

@@ -68,7 +68,7 @@ def response(mailbox: Mailbox, *, text: str, number: int) -> Response:
         )
         if is_there
     )
-    about = f"<p>Mail ends here; nothing is sent on. {escape(shown)}.</p>"
+    about = f"<p>Mail ends here; nothing is forwarded. {escape(shown)}.</p>"
     body = f"{about}<dl>{counts}</dl>{search}{_table(mails)}<p>{others}</p>"
     return page("Relais inbox", body)
 

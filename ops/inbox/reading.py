@@ -68,10 +68,10 @@ def read(raw: bytes) -> Reading | None:
 
 def response(n: int, raw: bytes) -> Response:
     """The page of delivery `n`; every value from the mail is escaped."""
-    links = f'<p><a href="/">All mails</a> <a href="/messages/{n}/raw">As it came</a></p>'
+    links = f'<p><a href="/">All mails</a> <a href="/messages/{n}/raw">Source</a></p>'
     found = read(raw)
     if found is None:
-        return page("Mail", f"{links}<p>Its parts are nested too deeply to be shown.</p>")
+        return page("Mail", f"{links}<p>Its parts are nested too deeply to be displayed.</p>")
     rows = "".join(
         f"<tr><th>{name}</th><td>{escape(value)}</td></tr>" for name, value in found.header
     )

@@ -55,7 +55,7 @@ class Routes:
             return problem(403, "The inbox responds only to local host names.")
         # Nor may it post here: browsers say where a request comes from, programs do not.
         if request.method == "POST" and not _is_from_here(request):
-            return problem(403, "The inbox takes no requests from other sites' pages.")
+            return problem(403, "The inbox accepts no requests from other sites' pages.")
         callback = _CALLBACK.fullmatch(request.path)
         if request.method == "POST" and callback:
             await self._callbacks.keep(callback[1], headers=request.headers, body=request.body)

@@ -101,7 +101,7 @@ def _disk(place: Layout) -> Iterator[Check]:
     free = disk_space.free_bytes(place.data_dir)
     found = f"{free / 2**30:.1f} GiB free at {place.data_dir}"
     enough = free >= disk_space.NEEDED_BYTES
-    yield Check("disk", found, "" if enough else "Make room, or choose another --data-dir.")
+    yield Check("disk", found, "" if enough else "Free some space, or choose another --data-dir.")
 
 
 def _data_folder(place: Layout) -> Iterator[Check]:
@@ -118,7 +118,7 @@ def _data_folder(place: Layout) -> Iterator[Check]:
 
 def _secrets(place: Layout) -> Iterator[Check]:
     if not place.secrets.exists():
-        yield Check("secrets", "none yet; the first start makes them")
+        yield Check("secrets", "none yet; the first start creates them")
         return
     mode = place.secrets.stat().st_mode & 0o777
     private = not mode & _OPEN_TO_OTHERS
@@ -135,7 +135,9 @@ def _clock(place: Layout, seen: dict[str, Any]) -> Iterator[Check]:
         row = connection.execute("SELECT clock_timestamp()").fetchone()
         apart_s = abs((datetime.now(UTC) - row[0]).total_seconds()) if row else 0.0
     fits = apart_s < _CLOCK_APART_MAX_S
-    remedy = "" if fits else "Set the clocks by NTP: what is due is due by the database's."
+    remedy = (
+        "" if fits else "Set the clocks by NTP: the database's clock decides when jobs are due."
+    )
     yield Check("clock", f"{apart_s * 1000:.0f} ms from the database's", remedy)
 
 
@@ -154,9 +156,9 @@ def _ports(place: Layout, seen: dict[str, Any]) -> Iterator[Check]:
 
 def _services(place: Layout, seen: dict[str, Any]) -> Iterator[Check]:
     if seen["stack"] == report.DOWN:
-        yield Check("stack", "down; nothing to ask")
+        yield Check("stack", "down; nothing to check")
     if seen["stack"] == report.ORPHANED:
-        found = "its supervisor is gone, services are left"
+        found = "its supervisor is gone, but services are running"
         yield Check("stack", found, f"Take them over: {place.command('up --detach')}")
     for one in seen["services"]:
         if one["state"] == report.ORPHANED:

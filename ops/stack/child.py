@@ -90,7 +90,7 @@ def wait_until(
         if time.monotonic() > deadline:
             process.kill()
             process.wait()
-            sentence = f"{name} did not answer within {within_s:.0f} s: {tail(log)}"
+            sentence = f"{name} did not respond within {within_s:.0f} s: {tail(log)}"
             raise StackError(sentence, remedy=f"See {log}.")
         time.sleep(_LOOK_S)
 

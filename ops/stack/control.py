@@ -78,7 +78,7 @@ def wait_ready(place: Layout, *, watch: Watcher = lambda _: None) -> dict[str, A
         seen = state(place)
         if not is_running(place):
             _raise_refusal(place)
-            sentence = "The supervisor went away."
+            sentence = "The supervisor has ended."
             raise StackError(sentence, remedy=f"See {place.logs / 'supervisor.log'}.")
         if seen:
             watch(seen)
@@ -142,7 +142,7 @@ def down(place: Layout, *, say: Callable[[str], None] = lambda _: None) -> bool:
             del remaining[name]
             say(name)
         if time.monotonic() > deadline:
-            sentence = f"The supervisor (pid {identity.pid}) does not end."
+            sentence = f"The supervisor (pid {identity.pid}) does not stop."
             raise StackError(sentence, remedy=f"See {place.logs / 'supervisor.log'}.")
     return True
 

@@ -1,4 +1,4 @@
-"""Room on the disk: too little is said before it hurts."""
+"""Disk space: a lack of it is reported before it causes damage."""
 
 from __future__ import annotations
 
@@ -28,4 +28,6 @@ def require(folder: Path) -> None:
             f"Only {free // _MEBIBYTE} MB are free on the disk of {folder}; "
             f"the stack needs {NEEDED_BYTES // _MEBIBYTE} MB."
         )
-        raise DiskFullError(sentence, remedy="Make room, or choose another disk with --data-dir.")
+        raise DiskFullError(
+            sentence, remedy="Free some space, or choose another disk with --data-dir."
+        )

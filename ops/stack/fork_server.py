@@ -61,7 +61,7 @@ class Forked:
                     return None
                 self._report.close()
             if not self._told:
-                message = "The fork server has ended, and with it who would know."
+                message = "The fork server has ended, so nobody knows how its services end."
                 raise ChildProcessError(message)
             self._returncode = int(json.loads(self._told)["returncode"])
         return self._returncode
@@ -146,7 +146,7 @@ class ForkServer:
                 return process.fork(command, log)
             except Over:
                 self._part_with(process)
-        sentence = "The fork server does not start anything."
+        sentence = "The fork server cannot start anything."
         raise StackError(sentence, remedy="See supervisor.log.")
 
     def close(self) -> None:

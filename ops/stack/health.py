@@ -1,4 +1,4 @@
-"""Asking each service for what it is there for, in its own words.
+"""Health checks: each service is asked to do its job, in its own protocol.
 
 Written on bare sockets where that is enough: the supervisor stays small.
 """

@@ -106,7 +106,9 @@ class Layout:
                 "Postgres does not run as root, and the account that it runs as "
                 f"(uid {account.UNPRIVILEGED_ID}) may not enter {closed}."
             )
-            raise StackError(sentence, remedy=f"Choose an open folder: --data-dir {_FALLBACK}")
+            raise StackError(
+                sentence, remedy=f"Choose a folder that it may enter: --data-dir {_FALLBACK}"
+            )
         # The servers' account must get through to its own folders, and nobody
         # else has any business here.
         mode = 0o700 if account.for_servers() is None else 0o711
@@ -123,11 +125,11 @@ class Layout:
                 if folder.stat().st_uid == os.geteuid():
                     folder.chmod(0o700)  # servers write into logs that are open already
         except OSError as error:
-            sentence = f"The data folder {self.data_dir} cannot be made: {error.strerror}."
+            sentence = f"The data folder {self.data_dir} cannot be created: {error.strerror}."
             raise StackError(sentence, remedy="Choose another with --data-dir.") from error
         if not os.access(self.run, os.W_OK):
             owner = self.run.stat(follow_symlinks=True).st_uid
-            sentence = f"The data folder {self.data_dir} belongs to uid {owner}, who made it."
+            sentence = f"The data folder {self.data_dir} belongs to uid {owner}."
             raise StackError(sentence, remedy="Run as that user, or choose another --data-dir.")
 
 

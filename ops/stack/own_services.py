@@ -60,13 +60,15 @@ def find_faults(
             check=False,
         )
     except subprocess.TimeoutExpired:
-        sentence = f"The modules in RELAIS_KINDS are not imported within {_WITHIN_S:.0f} s."
-        return [Finding("", sentence, "A module of kinds must define them and end.")]
+        sentence = f"The modules in RELAIS_KINDS took more than {_WITHIN_S:.0f} s to import."
+        return [Finding("", sentence, "A module of kinds must only define them.")]
     lines = done.stdout.splitlines()
     if done.returncode != 0 or not lines:
         said = " ".join(done.stderr.split()[-40:])
         sentence = f"The settings could not be checked: {said or f'exit code {done.returncode}'}."
-        raise StackError(sentence, remedy="Is the installation whole? Try ./relais doctor.")
+        raise StackError(
+            sentence, remedy="The installation may be incomplete; try ./relais doctor."
+        )
     return [Finding(**one) for one in json.loads(lines[-1])]
 
 

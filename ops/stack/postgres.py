@@ -199,8 +199,8 @@ class Postgres:
         if identity is not None:
             identity.send(signal.SIGINT)
             if not identity.wait(_END_S):
-                sentence = f"Postgres (pid {identity.pid}) does not end."
-                raise StackError(sentence, remedy=f"End it, or see {self.log}.")
+                sentence = f"Postgres (pid {identity.pid}) does not stop."
+                raise StackError(sentence, remedy=f"Stop it, or see {self.log}.")
 
     def _run_alone(self, bin_dir: Path, cluster: Path, database: str, statements: str) -> None:
         """Run `statements` as superuser, in a server that nobody else can reach."""
@@ -301,5 +301,5 @@ def _run(command: list[str | Path], *, stdin: str = "") -> str:
         said = [line for line in lines if "FATAL:" in line or "ERROR:" in line] or lines
         detail = " ".join(" ".join(said).split())[-400:]
         sentence = f"{Path(command[0]).name} failed: {detail}"
-        raise StackError(sentence, remedy="Check the data folder's permissions and free room.")
+        raise StackError(sentence, remedy="Check the data folder's permissions and free space.")
     return result.stdout

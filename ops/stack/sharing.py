@@ -1,4 +1,4 @@
-"""Two colours, one Postgres and one inbox: who keeps them, and who turns the light off.
+"""Two colours, one Postgres and one inbox: which colour runs them, and which one stops them last.
 
 Every supervisor is a member while it lives, by a lock that the kernel takes
 back. Each shared service has one stack that keeps it, by another lock: the first who comes;

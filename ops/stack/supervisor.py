@@ -1,4 +1,4 @@
-"""`python -m ops.stack.supervisor`: keeps every service of one colour up until told to stop.
+"""`python -m ops.stack.supervisor`: keeps every service of one colour running until told to stop.
 
 It is small and does little: one thread per service (`service_monitor`), and this one,
 which writes down what they know, trims logs and waits for a signal. Killed, it
@@ -68,7 +68,7 @@ class Supervisor:
         """Have `run` stop everything and raise: nobody would watch or restart that service."""
         name = problem.thread.name if problem.thread else "?"
         log.error("stack.keeper_broken", name=name, exc_info=problem.exc_value)
-        sentence = f"The thread that keeps {name} broke down: {problem.exc_type.__name__}: "
+        sentence = f"The thread that monitors {name} failed: {problem.exc_type.__name__}: "
         remedy = f"See {self._place.logs / 'supervisor.log'}."
         self._broken = StackError(f"{sentence}{problem.exc_value}.", remedy=remedy)
         self._stop.set()
@@ -207,7 +207,7 @@ def main(arguments: list[str]) -> int:
 def _run_alone(place: Layout, only: tuple[str, ...]) -> int:
     lock = FileLock(place.lock)
     if not lock.take():
-        sentence = f"Another supervisor keeps {place.colour} in {place.data_dir}."
+        sentence = f"Another supervisor is already running {place.colour} in {place.data_dir}."
         raise StackError(sentence, remedy=f"See {place.command('status')}.")
     place.refusal.unlink(missing_ok=True)
     own = Identity.of(os.getpid())

@@ -1,6 +1,6 @@
-"""Email: payload, composition, the conversation with a relay, and the books about it.
+"""Email: payload, composition, the conversation with a relay, and the record of it.
 
-The way of a mail: `send` (the kind) -> `payload` -> `composer` -> `delivery` (one message, its
-phases) -> `pool` -> `smtp` -> `replies` (what an answer means) -> `message_writer` (the ledger) ->
+The path of an email: `send` (the kind) -> `payload` -> `composer` -> `delivery` (one message, its
+phases) -> `pool` -> `smtp` -> `replies` (what a reply means) -> `message_writer` (the ledger) ->
 `outcome`.
 """

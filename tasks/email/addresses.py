@@ -18,9 +18,9 @@ NAME_MAX = 200
 ADDRESS_MAX = 254
 DOMAIN_MAX = 253
 LABEL_MAX = 63
-A_LABEL_EXTRA = 4  # at least so much longer than the label itself: "xn--"
+A_LABEL_EXTRA = 4  # an A-label is at least this much longer than the label itself: "xn--"
 LIST_MAX = 50
-_LENGTH_MAX = 1_000  # of what is looked at all
+_LENGTH_MAX = 1_000  # of what is parsed at all
 
 # The common case, without the cost of a full check: plain ASCII, no A-labels.
 _LABEL = r"(?!xn--)[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -29,7 +29,7 @@ _PLAIN_LOCAL = re.compile(rf"{_ATOM}(?:\.{_ATOM})*")
 _PLAIN = re.compile(
     rf"{_PLAIN_LOCAL.pattern}@(?:{_LABEL}\.)+(?=[A-Za-z])[A-Za-z-]{{2,63}}(?<!-)",
 )
-# Possessive throughout: a megabyte of blanks must not cost a second of the gateway's time.
+# Possessive throughout: a megabyte of spaces must not cost a second of the gateway's time.
 _MAILBOX = re.compile(
     r'\s*+(?:(?:"(?P<quoted>(?:[^"\\]|\\.)*+)"\s*+|(?P<name>[^<>",]*+))<(?P<angle>[^<>]*+)>'
     r"|(?P<bare>[^<>,\s]++))\s*+",
@@ -39,13 +39,13 @@ CONTROLS = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 class Mailbox(BaseModel):
-    """An address and the name to show with it."""
+    """An address and its display name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     address: str = Field(description="The address.", examples=["ada@example.org"])
     name: str = Field(
-        "", max_length=NAME_MAX, description="Shown in place of it.", examples=["Ada Lovelace"]
+        "", max_length=NAME_MAX, description="Display name.", examples=["Ada Lovelace"]
     )
 
     @field_validator("name")
@@ -66,12 +66,12 @@ class Mailbox(BaseModel):
 
     @property
     def domain(self) -> str:
-        """The part behind the @, as A-labels."""
+        """The part after the @, as A-labels."""
         return self.address.rpartition("@")[2]
 
 
 def wire_form(address: str) -> str:
-    """`address` as it goes over the wire; ValueError with a sentence where it is none."""
+    """`address` as it goes over the wire; ValueError with a reason if it is not valid."""
     address = address.strip()
     if len(address) > _LENGTH_MAX:
         message = f"{address[:80]!r}... is too long for an email address"
@@ -91,20 +91,20 @@ def wire_form(address: str) -> str:
 
 
 def _refuse_long(address: str, domain: str) -> None:
-    """Refuse what is certainly too long as A-labels; making them costs the square of the length."""
+    """Refuse what is certainly too long as A-labels; encoding takes quadratic time."""
     wire_chars = 0
-    # As IDNA composes it first: marks join their letters, and other full stops are dots.
+    # As IDNA normalises it first: combining marks join their letters, other full stops become dots.
     for label in unicodedata.normalize("NFKC", domain).replace("\u3002", ".").split("."):
         label_chars = len(label) + (0 if label.isascii() else A_LABEL_EXTRA)
         wire_chars += label_chars + 1
         if label_chars > LABEL_MAX or wire_chars > DOMAIN_MAX + 1:
-            message = f"{address[:80]!r} is no email address: its domain is too long"
+            message = f"{address[:80]!r} is not an email address: its domain is too long"
             raise ValueError(message)
 
 
 @lru_cache(maxsize=4096)
 def _ascii_domain(domain: str) -> str:
-    """`domain` as A-labels, a millisecond's work; empty where it is none."""
+    """`domain` as A-labels, which takes a millisecond; empty if it is not valid."""
     try:
         valid = validate_email(
             f"a@{domain}", check_deliverability=False, globally_deliverable=False, strict=True
@@ -122,7 +122,7 @@ def _checked(address: str) -> str:
             address, check_deliverability=False, globally_deliverable=False, strict=True
         )
     except EmailNotValidError as error:
-        message = f"{address[:80]!r} is no email address: {error}"
+        message = f"{address[:80]!r} is not an email address: {error}"
         raise ValueError(message) from error
     return f"{valid.local_part}@{valid.ascii_domain}"
 
@@ -156,7 +156,7 @@ def mailbox(value: object) -> object:
 
 
 def refuse_controls(value: str, what: str) -> None:
-    """ValueError where `value` has control characters (line ends above all) or surrogates."""
+    """ValueError if `value` has control characters (line ends above all) or surrogates."""
     if CONTROLS.search(value):
         message = f"{what} must not contain line breaks, NUL or other control characters."
         raise ValueError(message)

@@ -1,6 +1,6 @@
-"""A mail as bytes: composed once per attempt, and the same bytes at every attempt.
+"""A mail as bytes: composed once per attempt, and the same bytes on every attempt.
 
-Everything that could differ comes from outside: Message-ID and Date from the message's row, the
+Everything that could differ is passed in: Message-ID and Date from the message's row, the
 boundaries from the Message-ID. All parts are 7-bit, so no relay needs 8BITMIME for them.
 """
 
@@ -32,7 +32,7 @@ def message_id(job_id: UUID, domain: str) -> str:
 def compose(email: Email, *, message_id: str, date: datetime, utf8: bool = False) -> bytes:
     """The whole message, lines ending in CRLF.
 
-    `utf8`: addresses outside ASCII stand in the headers as they are (SMTPUTF8).
+    `utf8`: non-ASCII addresses are written to the headers as they are (SMTPUTF8).
     """
     lines = [
         headers.date(date),
@@ -97,7 +97,8 @@ class Composer:
         needs_smtputf8 = self._is_international or not row.recipient.isascii()
         stuffed = self._international if needs_smtputf8 else self._plain
         if self._key_header:
-            # The relay tells a repeated message by this; each recipient's is a message of its own.
+            # The relay recognises a repeated message by this; each recipient has a separate
+            # message.
             stuffed = f"{self._key_header}: {row.id}\r\n".encode() + stuffed
         return Mail(self._email.from_.address, stuffed, needs_smtputf8)
 

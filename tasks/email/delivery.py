@@ -1,9 +1,9 @@
-"""One message through a relay, with every phase in the books before it happens.
+"""One message through a relay, with every phase in the ledger before it happens.
 
-    sending -> (MAIL, RCPT, DATA, body) -> dot_sent committed -> dot -> answer -> committed
+    sending -> (MAIL, RCPT, DATA, body) -> dot_sent committed -> dot -> reply -> committed
 
-Before the dot everything can be taken back by hanging up. From the dot on only the answer counts:
-it is waited for even where the job is called off meanwhile, for as long as the relay may take.
+Before the dot everything can be undone by hanging up. After the dot only the reply counts: it is
+awaited even if the job is cancelled meanwhile, for as long as the relay may take.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ Value = TypeVar("Value")
 
 
 def leave(*, within_s: float) -> None:
-    """The worker's grace is over: break off what still hears out a relay, note what is known.
+    """The worker's grace period is over: abort what awaits a reply, record what is known.
 
-    For the running event loop. Where Postgres does not take that within `within_s`, the next
+    For the running event loop. If Postgres does not accept that within `within_s`, the next
     attempt finds the message as one whose dot went out.
     """
     pool.break_off("its worker had to stop")
@@ -46,7 +46,7 @@ def leave(*, within_s: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """What goes over the wire for one recipient; `stuffed` is ready for DATA."""
+    """What is sent for one recipient; `stuffed` is ready for DATA."""
 
     sender: str
     stuffed: bytes
@@ -55,7 +55,7 @@ class Mail:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """How the messages of one attempt are sent; `is_last`: no attempt will follow."""
+    """How the messages of one attempt are sent; `is_last`: this is the last attempt."""
 
     relay: Relay
     policy: Policy
@@ -64,10 +64,10 @@ class Delivery:
     is_last: bool
 
     async def deliver(self, row: MessageRow, mail: Mail) -> MessageResult:
-        """Send one message and note what became of it.
+        """Send one message and record the result.
 
-        Called off (CancelledError) before the dot: the message stays to be sent. After the dot:
-        returns normally once the answer is in the books. Raises LedgerUnavailable.
+        Cancelled (CancelledError) before the dot: the message remains to be sent. After the dot:
+        returns normally once the reply is in the ledger. Raises LedgerUnavailable.
         """
         relay = self.relay
         with telemetry.span(
@@ -93,7 +93,7 @@ class Delivery:
         return settlement
 
     async def _offer(self, row: MessageRow, mail: Mail) -> _Offered | Result:
-        """Get the relay to say 354; a kept connection that turns out dead costs nothing."""
+        """Get the relay to reply 354; a kept connection that turns out to be dead costs nothing."""
         envelope = Envelope(mail.sender, row.recipient, mail.needs_smtputf8)
         relay_pool = pool.of(self.relay)
         fresh = False
@@ -129,8 +129,8 @@ class Delivery:
         try:
             await session.body(mail.stuffed)
             dot = self.writer.dot(Dot(row.id, row.job_id, row.attempt))
-            # Where its commit is never confirmed it may be there all the same; and even where we
-            # are called off now, whether it is there must be known.
+            # If its commit is never confirmed it may still have happened; and even if we are
+            # cancelled now, we must know whether it did.
             is_marked = True
             is_marked, is_called_off = await _undisturbed(dot)
             await session.listen()
@@ -171,9 +171,9 @@ class Delivery:
     async def _withdraw(
         self, row: MessageRow, session: Session, result: Result, *, is_marked: bool
     ) -> MessageResult:
-        """Hang up before the dot; the relay throws away what it has. Take the mark back.
+        """Hang up before the dot; the relay discards what it has. Revert the mark.
 
-        Without that, the next attempt would have to take the message for one in doubt.
+        Otherwise the next attempt would have to treat the message as one in doubt.
         """
         session.hang_up()
         pool.of(self.relay).release(session)
@@ -220,9 +220,9 @@ class _Offered:
 
 
 def _may_be_old_news(negative: Negative) -> bool:
-    """Whether a kept connection may have had this to say before it was given our mail.
+    """Whether a kept connection may have sent this before it was given our message.
 
-    A farewell usually; or one reply too many to the mail before, which must not refuse ours.
+    Usually a goodbye; or one reply too many to the previous message, which must not refuse ours.
     """
     is_final = isinstance(negative, (replies.HostBackoff, replies.Refused))
     return is_final and negative.phase is Phase.MAIL
@@ -235,7 +235,7 @@ def _lost(session: Session, error: BaseException) -> Result:
 
 
 async def _undisturbed(work: Awaitable[Value]) -> tuple[Value, bool]:
-    """The result of `work`, and whether we were called off while it went on."""
+    """The result of `work`, and whether we were cancelled while it was running."""
     task = asyncio.ensure_future(work)
     is_called_off = False
     while not task.done():

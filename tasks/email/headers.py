@@ -1,6 +1,6 @@
 """Header fields: which ones callers may set, and how any text becomes safe lines.
 
-Nothing that a caller writes can end a line: control characters are refused, and what is not
+Nothing that a caller writes can end a line: control characters are refused, and anything other than
 plain ASCII becomes encoded words (RFC 2047).
 """
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 COUNT_MAX = 50
 VALUE_MAX = 4_000
 LINE_WISH = 76
-WORD_MAX = 900  # no line of ours comes near the 998 bytes of RFC 5322
-ENCODED_BYTES = 45  # 60 base64 characters and their frame make 72
+WORD_MAX = 900  # keeps our lines well below the 998 bytes of RFC 5322
+ENCODED_BYTES = 45  # 60 base64 characters plus delimiters make 72
 
 _UNSTRUCTURED = {
     "comments", "content-language", "feedback-id", "importance", "keywords", "organization",
@@ -42,7 +42,7 @@ _ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]+")
 
 
 def refusal(name: str, value: str) -> str | None:
-    """Why a caller may not set this header; None: it may."""
+    """Why callers may not set this header; None: they may."""
     low = name.lower()
     is_free = low.startswith("x-") or low in _UNSTRUCTURED
     if not _NAME.fullmatch(name) or not (is_free or low in _STRUCTURED or low.startswith("list-")):
@@ -118,16 +118,16 @@ def unsubscribe(uris: Sequence[str]) -> str:
 
 
 def addresses(name: str, boxes: Sequence[Mailbox], *, utf8: bool) -> str:
-    """An address header, one mailbox a line.
+    """An address header, one mailbox per line.
 
-    Without `utf8` a local part outside ASCII cannot be written: such a mailbox is shown as an
-    empty group that carries it as its name (RFC 6857).
+    Without `utf8` a non-ASCII local part cannot be written: such a mailbox is shown as an
+    empty group with the address as its name (RFC 6857).
     """
     return f"{name}: " + ",\r\n ".join(_mailbox(box, utf8=utf8) for box in boxes) + "\r\n"
 
 
 def parameter(name: str, value: str) -> str:
-    """A MIME parameter on lines of its own, beginning with `;` (RFC 2231 where it must be)."""
+    """A MIME parameter on lines of its own, starting with `;` (RFC 2231 if necessary)."""
     if value.isascii() and len(value) <= LINE_WISH - len(name) and "\x7f" not in value:
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         return f';\r\n {name}="{escaped}"'
@@ -153,7 +153,7 @@ def _mailbox(box: Mailbox, *, utf8: bool) -> str:
 
 
 def _is_plain(value: str) -> bool:
-    """Whether a reader gets back exactly `value` when it stands there as it is."""
+    """Whether a reader gets exactly `value` back if it is written as it is."""
     return (
         value.isascii()
         and value.isprintable()
@@ -188,7 +188,7 @@ def _utf8_parts(value: str) -> Iterable[bytes]:
 
 
 def _chunks(encoded: str, size: int) -> list[str]:
-    """`encoded` in pieces that do not cut a %XX in two."""
+    """`encoded` in pieces that do not split a %XX."""
     parts: list[str] = []
     while encoded:
         end = size

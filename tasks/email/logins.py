@@ -1,7 +1,7 @@
-"""Relays that refused a login which is not theirs any more.
+"""Relays that refused a login which has changed since.
 
-The mails of a stopped relay sleep in their paused lane, so none of them would notice that its
-password was put right.
+The emails of a stopped relay wait in their paused lane, so none of them would notice that its
+password has been corrected.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = logs.logger("email")
 
 
 async def resume_changed(database: AsyncEngine, settings: Settings) -> int:
-    """Resume every stopped relay whose login has changed since; how many."""
+    """Resume every stopped relay whose login has changed since; returns how many."""
     async with database.connect() as connection:
         stopped = await relay_states.stopped(connection)
     resumed = 0
@@ -30,7 +30,7 @@ async def resume_changed(database: AsyncEngine, settings: Settings) -> int:
         try:
             login = relays.find(settings, relay.name).login
         except SettingsError:
-            continue  # taken out of the settings: there is nothing to send through
+            continue  # removed from the settings: there is nothing to send through
         if login == relay.login:
             continue
         async with database.begin() as connection:

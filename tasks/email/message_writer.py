@@ -1,10 +1,10 @@
-"""What the email engine writes into the ledger, many messages to a commit.
+"""What email writes into the ledger, many messages per commit.
 
-While Postgres takes no writes (gone, read-only, out of connections) the writers wait for it. What
-has not begun, or waits between body and dot with a relay on the line, waits for some seconds. What
-is in hand waits for as long as it takes, whatever becomes of the job meanwhile: an answer to the
-dot, or the knowledge that no dot went out. Its fence makes that safe: where another attempt has
-taken the message over, nothing is written. Only the end of the process ends it (`leave`).
+While Postgres accepts no writes (down, read-only, out of connections) the writers wait for it. A
+message that has not begun, or is between body and dot with a relay on the line, waits for some
+seconds. A result waits for as long as it takes, whatever happens to the job meanwhile: a reply to
+the dot, or the knowledge that no dot went out. Its fence makes that safe: if another attempt has
+taken the message over, nothing is written. Only the end of the process ends the wait (`leave`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Result = TypeVar("Result")
 PREPARE_PATIENCE_S = 20.0
 DOT_PATIENCE_S = 20.0
 RETRY_FIRST_S = 0.05
-RETRY_MAX_S = 0.5  # a mark is to be written before the job can be taken over
+RETRY_MAX_S = 0.5  # a mark must be written before the job can be taken over
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,39 +60,39 @@ class Opened:
 
     @property
     def is_blocked(self) -> bool:
-        """Whether the relay is stopped or backing off; nothing was written then."""
+        """Whether the relay is stopped or backing off; then nothing was written."""
         return self.relay.is_blocked
 
 
-_all_books: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[AsyncEngine, MessageWriter]] = (
+_writers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[AsyncEngine, MessageWriter]] = (
     WeakKeyDictionary()
 )
 
 
 def of(database: AsyncEngine) -> MessageWriter:
-    """The books on `database` in the running event loop."""
-    books = _all_books.setdefault(asyncio.get_running_loop(), {})
-    if database not in books:
-        books[database] = MessageWriter(database)
-    return books[database]
+    """The writer for `database` in the running event loop."""
+    writers = _writers.setdefault(asyncio.get_running_loop(), {})
+    if database not in writers:
+        writers[database] = MessageWriter(database)
+    return writers[database]
 
 
 def leave(*, within_s: float) -> None:
-    """This process is about to end: what Postgres does not take within `within_s` is given up.
+    """This process is about to end: writes not accepted within `within_s` are dropped.
 
-    For the running event loop. Whoever waits then gets LedgerUnavailable, and a message whose
-    answer is lost with us stays `dot_sent`.
+    For the running event loop. Waiting callers get LedgerUnavailable, and a message whose reply is
+    lost with this process stays `dot_sent`.
     """
-    for books in _all_books.get(asyncio.get_running_loop(), {}).values():
-        books.leave(within_s=within_s)
+    for writer in _writers.get(asyncio.get_running_loop(), {}).values():
+        writer.leave(within_s=within_s)
 
 
 class MessageWriter:
-    """Group commits on one database: openings, dots, and what became of messages."""
+    """Group commits on one database: openings, dots, and results of messages."""
 
     def __init__(self, database: AsyncEngine) -> None:
         # Each statement is a transaction: one round trip instead of three. All of them are fenced
-        # and may be repeated, so none needs another to stand or fall with it.
+        # and may be repeated, so none depends on another.
         self._database = database.execution_options(isolation_level="AUTOCOMMIT")
         self._openings: GroupCommit[Opening, Opened] = GroupCommit(self._write_openings)
         self._dots: GroupCommit[Dot, bool] = GroupCommit(self._write_dots)
@@ -100,7 +100,7 @@ class MessageWriter:
         self._leaves_at = math.inf  # monotonic
 
     def leave(self, *, within_s: float) -> None:
-        """Wait for Postgres no longer than this, whatever is in hand."""
+        """Wait for Postgres no longer than this, whatever is pending."""
         self._leaves_at = time.monotonic() + within_s
 
     async def open(self, opening: Opening) -> Opened:
@@ -112,11 +112,11 @@ class MessageWriter:
         return self._dots.enqueue(dot)
 
     def mark(self, mark: Mark) -> asyncio.Future[bool]:
-        """Commit what became of a message; False: another attempt holds it."""
+        """Commit the result of a message; False: another attempt holds it."""
         return self._marks.enqueue(mark)
 
     async def stop(self, relay: Relay, *, tenant: str, reason: str) -> None:
-        """Nobody sends through `relay` until it is resumed or its login changes."""
+        """Send nothing through `relay` until it is resumed or its login changes."""
 
         async def write(connection: AsyncConnection) -> None:
             await relay_states.stop(
@@ -127,7 +127,7 @@ class MessageWriter:
         log.error("relay.stopped", relay=relay.name, tenant=tenant)
 
     async def back_off(self, relay: Relay, *, tenant: str, reason: str) -> float:
-        """Leave `relay` alone for a while; seconds until it is tried again."""
+        """Back `relay` off; seconds until it is tried again."""
 
         async def write(connection: AsyncConnection) -> float:
             return await relay_states.back_off(
@@ -144,7 +144,7 @@ class MessageWriter:
         return backoff_s
 
     async def recover(self, relay: Relay, *, tenant: str) -> None:
-        """The relay takes messages again."""
+        """The relay accepts messages again."""
 
         async def write(connection: AsyncConnection) -> None:
             await relay_states.recover(connection, tenant=tenant, name=relay.name)
@@ -179,9 +179,9 @@ class MessageWriter:
     async def _patiently(
         self, write: Callable[[AsyncConnection], Awaitable[Result]], *, patience_s: float
     ) -> Result:
-        """Run `write` until Postgres takes it; it must bear being repeated.
+        """Retry `write` until Postgres accepts it; it must be safe to repeat.
 
-        Raises LedgerUnavailable, with what Postgres said last, when the patience is over.
+        Raises LedgerUnavailable, with Postgres' last message, when the time is up.
         """
         started = time.monotonic()
         wait_s = RETRY_FIRST_S
@@ -198,7 +198,9 @@ class MessageWriter:
                     log.warning("messages.waiting", failures=failures, error=type(error).__name__)
                 if time.monotonic() + wait_s > min(started + patience_s, self._leaves_at):
                     waited_s = time.monotonic() - started
-                    sentence = f"The ledger took no writes for {waited_s:.0f} s: {_words(error)}."
+                    sentence = (
+                        f"The ledger accepted no writes for {waited_s:.0f} s: {_words(error)}."
+                    )
                     raise LedgerUnavailable(sentence) from error
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, RETRY_MAX_S)
@@ -225,13 +227,13 @@ async def _relays_now(connection: AsyncConnection, openings: Sequence[Opening]) 
             log.info("relay.resumed", relay=pair[1], tenant=pair[0], by="new login")
         known.pop(pair)
     for (tenant, name), now in known.items():
-        if now.is_blocked and not now.is_parked:  # a pause of somebody else's has run out
+        if now.is_blocked and not now.is_parked:  # another client's pause has expired
             await relay_states.park(connection, tenant=tenant, name=name)
     return [known.get(pair, relay_states.IN_ORDER) for pair in pairs]
 
 
 def _words(error: Exception) -> str:
-    """What Postgres said; where it said nothing, that. Addresses and logins stay out of reasons."""
+    """Postgres' message, or that there was none. Addresses and logins stay out of reasons."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     said = getattr(getattr(cause, "diag", None), "message_primary", None)
-    return str(said) if said else "Postgres does not answer"
+    return str(said) if said else "Postgres does not respond"

@@ -1,7 +1,7 @@
-"""From what a relay said to what becomes of each message, and from there to the job's outcome.
+"""From a relay's reply to the state of each message, and from there to the job's outcome.
 
 An unanswered dot leaves a doubt: the relay may have the message. Only a 250 removes it; a message
-in doubt that is refused or runs out of tries ends as `unknown`, never as `failed`.
+in doubt that is refused or runs out of attempts ends as `unknown`, never as `failed`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from tasks.outcomes import Outcome
 
 STOPPED_SNOOZE_S = 60.0
-JITTER = 0.25  # of a wait, so that the jobs of one relay do not come back all at once
+JITTER = 0.25  # of a wait, so that the jobs of one relay do not all return at once
 
 
 @dataclass(frozen=True, slots=True)
 class MessageResult:
-    """A message after a try; `state` None: it is not ours any more."""
+    """A message after a try; `state` None: it is no longer ours."""
 
     row: MessageRow
     result: Result | None
@@ -39,7 +39,7 @@ class MessageResult:
 
 
 def settle(row: MessageRow, result: Result, *, policy: Policy, is_last: bool) -> MessageResult:
-    """What `result` makes of the message; the mark is still to be written."""
+    """What `result` means for the message; the mark is still to be written."""
     in_doubt = row.state is MessageState.DOT_SENT
     state, reason = _state(result, policy=policy, in_doubt=in_doubt, is_last=is_last)
     if state is None:
@@ -66,17 +66,17 @@ def resume(row: MessageRow, *, policy: Policy, window_s: float) -> MessageResult
     age_s = row.dot_age_s if row.dot_age_s is not None else window_s
     if policy == "idempotency_header" and age_s < window_s:
         return None
-    # The attempt that sent it may have ended between the relay's answer and its mark.
+    # The attempt that sent it may have ended between the relay's reply and its mark.
     reason = (
-        "no answer to the dot was noted, and the window for sending again has closed"
+        "no reply to the dot was recorded, and the window for sending again has closed"
         if policy == "idempotency_header"
-        else "no answer to the dot was noted; sending again could deliver twice"
+        else "no reply to the dot was recorded; sending again could deliver twice"
     )
     mark = Mark(row.id, row.attempt, MessageState.UNKNOWN, reason=reason)
     return MessageResult(row, None, MessageState.UNKNOWN, mark, reason)
 
 
-def _state(  # noqa: C901 - one case for each result, in the order of the way of a mail
+def _state(  # noqa: C901 - one case for each result, in the order in which they occur
     result: Result, *, policy: Policy, in_doubt: bool, is_last: bool
 ) -> tuple[MessageState | None, str | None]:
     match result:
@@ -95,10 +95,10 @@ def _state(  # noqa: C901 - one case for each result, in the order of the way of
         case replies.HostBackoff(reply=reply) | replies.Deferred(reply=reply):
             return _later(reply.text, in_doubt=in_doubt, is_last=is_last)
         case replies.Lost(reason=reason) if result.before_dot:
-            words = f"lost at {result.phase}: {reason}"
+            words = f"connection lost at {result.phase}: {reason}"
             return _later(words, in_doubt=in_doubt, is_last=is_last)
         case replies.Lost(reason=reason):
-            words = f"no clear answer to the dot: {reason}"
+            words = f"no clear reply to the dot: {reason}"
             if policy == "at_most_once" or is_last:
                 return MessageState.UNKNOWN, words
             return MessageState.DOT_SENT, words
@@ -106,7 +106,7 @@ def _state(  # noqa: C901 - one case for each result, in the order of the way of
 
 def _later(reason: str, *, in_doubt: bool, is_last: bool) -> tuple[MessageState, str]:
     if is_last:
-        return _over(in_doubt=in_doubt), f"no try is left: {reason}"
+        return _over(in_doubt=in_doubt), f"no attempts left: {reason}"
     return (MessageState.DOT_SENT if in_doubt else MessageState.DEFERRED), reason
 
 
@@ -121,7 +121,7 @@ def _untried(*, in_doubt: bool) -> MessageState:
 def of_job(results: Sequence[MessageResult], *, relay: Relay, backoff_s: float) -> Outcome:
     """The outcome of an attempt whose messages ended as `results`.
 
-    `backoff_s`: how long the relay wants to be left alone from now.
+    `backoff_s`: how long to back off from the relay.
     """
     counts = _counts(results)
     waiting = [s for s in results if s.state in _WAITING]
@@ -137,14 +137,14 @@ def of_job(results: Sequence[MessageResult], *, relay: Relay, backoff_s: float) 
 
 
 def stopped(relay: Relay, reason: str | None) -> Snooze:
-    """The relay refuses our login: look again now and then whether someone has resumed it."""
+    """The relay refuses our login: check now and then whether it has been resumed."""
     words = f"the relay {relay.name} is stopped: {reason or 'it refused the login'}"
     return Snooze(_jittered(STOPPED_SNOOZE_S), words)
 
 
 def backing_off(relay: Relay, *, backoff_s: float, reason: str | None) -> Snooze:
-    """The relay asked to be left alone."""
-    words = f"the relay {relay.name} is left alone for a while: {reason or 'it is busy'}"
+    """The relay asked us to back off."""
+    words = f"the relay {relay.name} is backing off: {reason or 'it is busy'}"
     return Snooze(_jittered(backoff_s), words)
 
 
@@ -152,7 +152,7 @@ _WAITING = {MessageState.PENDING, MessageState.DEFERRED, MessageState.DOT_SENT}
 
 
 def _is_relays_fault(message: MessageResult) -> bool:
-    """Whether nothing was tried on this message: a try that costs no attempt."""
+    """Whether nothing was tried for this message: a try that costs no attempt."""
     result = message.result
     trouble = (replies.Unreachable, replies.Crowded, replies.LoginRefused)
     return isinstance(result, trouble) or (

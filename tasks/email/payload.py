@@ -109,7 +109,7 @@ class _Content(BaseModel):
 
 
 class Attachment(BaseModel):
-    """A file that goes with the mail."""
+    """A file sent with the mail."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -157,7 +157,7 @@ class Attachment(BaseModel):
 
 
 class Email(BaseModel):
-    """One mail to up to fifty recipients; each gets a message of its own in the books."""
+    """One mail to up to fifty recipients; each gets a message of its own."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_by_name=True, validate_by_alias=True,
@@ -198,7 +198,7 @@ class Email(BaseModel):
         default_factory=list, description="Shown to nobody.", examples=[["archive@example.org"]]
     )
     reply_to: Mailboxes = Field(
-        default_factory=list, description="Where answers go.", examples=[["help@example.org"]]
+        default_factory=list, description="Where replies go.", examples=[["help@example.org"]]
     )
     subject: OneLine = Field("", description="One line.", examples=["Your password"])
     text: Body | None = Field(
@@ -269,7 +269,7 @@ class Email(BaseModel):
             content = _Content.model_validate(dict(rendered))
         except ValidationError as error:
             first = error.errors()[0]
-            sentence = f"The rendered {first['loc'][0]} is unfit: {words_of(first)}."
+            sentence = f"The rendered {first['loc'][0]} is not valid: {words_of(first)}."
             raise PayloadError(sentence, remedy="Correct the template.") from error
         return self.model_copy(update={**content.model_dump(exclude_unset=True), "variables": None})
 

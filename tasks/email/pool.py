@@ -14,7 +14,7 @@ from tasks.email.smtp import NoConversation, Session
 if TYPE_CHECKING:
     from tasks.email.relays import Relay
 
-# Who waits longer for a connection gives the slot back: others may have better use for it.
+# A job that waits longer for a connection gives its slot back: others may make better use of it.
 LINE_PATIENCE_S = 60.0
 
 _pools: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Relay, Pool]] = WeakKeyDictionary()
@@ -35,13 +35,13 @@ async def close_all() -> None:
 
 
 def break_off(why: str) -> None:
-    """End every conversation of the running event loop that is under way."""
+    """Abort every running conversation of this event loop."""
     for pool in _pools.get(asyncio.get_running_loop(), {}).values():
         pool.break_off(why)
 
 
 class Pool:
-    """At most `relay.connections` sessions; whoever finds none waits in line."""
+    """At most `relay.connections` sessions; callers that find none wait in line."""
 
     def __init__(self, relay: Relay) -> None:
         self._relay = relay
@@ -54,14 +54,14 @@ class Pool:
     async def acquire(self, *, fresh: bool = False) -> Session:
         """A session to use alone until `release`; raises NoConversation.
 
-        `fresh`: not one that was kept, whose other end may have left unnoticed.
+        `fresh`: not one that was kept, whose other end may be gone unnoticed.
         """
         session = await self._acquire(fresh=fresh)
         self._in_use.add(session)
         return session
 
     def break_off(self, why: str) -> None:
-        """End the conversations that are under way."""
+        """Abort the running conversations."""
         for session in self._in_use:
             session.break_off(why)
 
@@ -81,7 +81,7 @@ class Pool:
                 self._discard(session)
 
     def release(self, session: Session) -> None:
-        """Give a session back; one that is broken or has served its time is closed."""
+        """Give a session back; one that is broken or has reached its limits is closed."""
         self._in_use.discard(session)
         if not session.is_usable:
             self._discard(session)
@@ -110,7 +110,7 @@ class Pool:
         except BaseException as error:
             self._open -= 1
             if isinstance(error, NoConversation):
-                # Those in line would each wait for the same failure, one after another.
+                # Otherwise those in line would each wait for the same failure, one after another.
                 while (waiter := self._next_in_line()) is not None:
                     waiter.set_exception(NoConversation(error.result))
             else:
@@ -125,7 +125,7 @@ class Pool:
             return await waiter
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                session = waiter.result()  # handed over in the very moment we were called off
+                session = waiter.result()  # handed over at the very moment we were cancelled
                 if session is None:
                     self._call_next()
                 else:
@@ -155,7 +155,7 @@ class Pool:
         self._call_next()
 
     def _part_from(self, session: Session) -> None:
-        """A polite QUIT whose answer nobody waits for."""
+        """A polite QUIT whose reply is not awaited."""
         session.say_quit()
         self._open -= 1
         self._call_next()
@@ -188,5 +188,5 @@ class Pool:
 
 def _give_up(waiter: asyncio.Future[Session | None]) -> None:
     if not waiter.done():
-        reason = f"no connection came free within {LINE_PATIENCE_S:g} s"
+        reason = f"no connection became free within {LINE_PATIENCE_S:g} s"
         waiter.set_exception(NoConversation(replies.Crowded(reason)))

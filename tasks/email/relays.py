@@ -90,7 +90,7 @@ class Relay:
 
 
 def find(settings: Settings, name: str) -> Relay:
-    """The relay called `name`; raises SettingsError where it is missing or malformed."""
+    """The relay called `name`; raises SettingsError if it is missing or malformed."""
     urls: Mapping[str, SecretStr] = {DEFAULT: settings.smtp_url, **settings.relays}
     url = urls[name].get_secret_value() if name in urls else ""
     if not url:
@@ -101,7 +101,7 @@ def find(settings: Settings, name: str) -> Relay:
 
 
 def require_known(settings: Settings, name: str) -> None:
-    """Raise SettingsError where no setting names this relay; the default may come later."""
+    """Raise SettingsError if no setting defines this relay; the default may be set later."""
     if name != DEFAULT and name not in settings.relays:
         message = f"There is no relay {name!r}."
         remedy = "Name it in RELAIS_RELAYS, or leave the field out to use the default relay."
@@ -146,7 +146,7 @@ def _refuse_unsafe(relay: Relay) -> None:
     if relay.policy == "idempotency_header" and not relay.idempotency_header:
         raise _wrong(relay.name, "needs idempotency_header=NAME for the policy idempotency_header")
     if relay.ca and not Path(relay.ca).is_file():
-        raise _wrong(relay.name, "names a file with certificates (ca=) that is not there")
+        raise _wrong(relay.name, "names a file with certificates (ca=) that does not exist")
 
 
 def _is_loopback(host: str) -> bool:
@@ -169,7 +169,7 @@ def _seconds(value: str) -> float:
 def _count(value: str) -> int:
     number = int(value)
     if not 1 <= number <= 10_000:
-        message = "must be 1 to 10000"
+        message = "must be from 1 to 10000"
         raise ValueError(message)
     return number
 
@@ -191,7 +191,7 @@ def _policy(value: str) -> str:
 def _matching(pattern: re.Pattern[str]) -> Callable[[str], str]:
     def check(value: str) -> str:
         if not pattern.fullmatch(value):
-            message = "has characters that do not belong there"
+            message = "has characters that are not allowed"
             raise ValueError(message)
         return value
 
@@ -235,7 +235,7 @@ def _options(name: str, pairs: list[tuple[str, str]]) -> tuple[dict[str, Any], d
             else:
                 raise _wrong(name, f"has an unknown option {option!r}")
         except ValueError as error:
-            raise _wrong(name, f"has a wrong {option}: {error}") from error
+            raise _wrong(name, f"has an invalid {option}: {error}") from error
     return options, timeouts
 
 

@@ -1,7 +1,7 @@
 """What a relay's reply means for the message, its recipient, the relay and the next try.
 
 The table follows RFC 5321 section 4.2, RFC 3463 and RFC 6647 (greylisting). An enhanced code is
-more exact than the basic one and wins where they disagree.
+more specific than the basic one and wins if they disagree.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f]+")
 
 
 class Phase(StrEnum):
-    """How far a conversation had come when the relay said it, or fell silent."""
+    """How far a conversation had got when the relay replied, or fell silent."""
 
     CONNECT = "connect"
     LOGIN = "login"
@@ -48,14 +48,14 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The relay took the message over."""
+    """The relay accepted the message."""
 
     reply: Reply
 
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """Not now; `is_greylisting`: come back in some minutes."""
+    """Not now; `is_greylisting`: retry in some minutes."""
 
     reply: Reply
     phase: Phase
@@ -64,7 +64,7 @@ class Deferred:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Never; `suppresses`: the address does not exist, do not write to it again."""
+    """Never; `suppresses`: the address does not exist, send nothing to it again."""
 
     reply: Reply
     phase: Phase
@@ -73,7 +73,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class HostBackoff:
-    """421: the relay closes and wants to be left alone for a while."""
+    """421: the relay closes the connection and wants us to back off."""
 
     reply: Reply
     phase: Phase
@@ -81,7 +81,7 @@ class HostBackoff:
 
 @dataclass(frozen=True, slots=True)
 class LoginRefused:
-    """The relay does not know us: nothing of anybody's will go through it."""
+    """The relay refuses our login: nothing can go through it."""
 
     reply: Reply
     phase: Phase
@@ -89,7 +89,7 @@ class LoginRefused:
 
 @dataclass(frozen=True, slots=True)
 class Unreachable:
-    """No conversation came about: refused connection, bad certificate, no greeting."""
+    """No conversation took place: connection refused, bad certificate, no greeting."""
 
     reason: str
 
@@ -103,7 +103,7 @@ class Crowded:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The conversation broke off or fell silent; after the dot nobody knows who has the message."""
+    """The connection was lost or went silent; after the dot it is unknown who has the message."""
 
     phase: Phase
     reason: str
@@ -122,16 +122,16 @@ class NotOurs:
 Negative = Deferred | Refused | HostBackoff | LoginRefused
 Result = Accepted | Negative | Unreachable | Crowded | Lost | NotOurs
 
-# Codes that speak about us and not about the message, wherever they come.
+# Codes that are about us and not about the message, wherever they occur.
 _LOGIN_CODES = {530, 534, 535, 538}
 # The mailbox does not exist, has moved away, or its domain takes no mail (RFC 7505).
 _NO_SUCH_ADDRESS = {"5.1.1", "5.1.6", "5.1.10"}
-# A 5yz without an enhanced code that RFC 5321 section 4.5.3.1.10 has us read as a 4yz.
+# A 5yz without an enhanced code that RFC 5321 section 4.5.3.1.10 tells us to treat as a 4yz.
 _PASSING_AT_RCPT = {552}
 
 
 def classify(reply: Reply, phase: Phase) -> Negative:
-    """What a reply other than the hoped-for one means at `phase`."""
+    """What a reply other than the expected one means at `phase`."""
     enhanced = reply.enhanced
     if reply.code == 421:
         return HostBackoff(reply, phase)
@@ -140,7 +140,7 @@ def classify(reply: Reply, phase: Phase) -> Negative:
     if phase is Phase.LOGIN and reply.code >= 500:
         return LoginRefused(reply, phase)
     if _is_permanent(reply, phase, enhanced):
-        agrees = reply.code >= 500  # a 450 with 5.1.1 is too odd to bar an address for good
+        agrees = reply.code >= 500  # a 450 with 5.1.1 is too odd to suppress an address for
         return Refused(reply, phase, suppresses=agrees and enhanced in _NO_SUCH_ADDRESS)
     greylisting = enhanced is not None and enhanced.startswith("4.7.")
     return Deferred(reply, phase, greylisting and phase in (Phase.RCPT, Phase.DATA))
@@ -151,5 +151,5 @@ def _is_permanent(reply: Reply, phase: Phase, enhanced: str | None) -> bool:
         return enhanced[0] == "5"
     if reply.code in _PASSING_AT_RCPT and phase is Phase.RCPT:
         return False
-    # A positive reply where it does not belong is a relay out of step: try again.
+    # A positive reply in the wrong place means that the relay is out of step: retry.
     return reply.code >= 500

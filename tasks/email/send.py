@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from tasks.email.relays import Policy, Relay
     from tasks.outcomes import Outcome
 
-# A relay may take ten minutes to answer the dot (RFC 5321), and that must not be cut short.
+# A relay may take ten minutes to reply to the dot (RFC 5321), and that must not be cut short.
 TIMEOUT_S = 900.0
-# Most trouble is over in a minute; a relay that is down overnight must not cost the mail.
+# Most trouble is over in a minute; a relay that is down overnight must not lose the email.
 RETRIES_S = (5.0, 60.0, 300.0, 1_800.0, 7_200.0, 21_600.0, 43_200.0)
 
-# Where another worker has the job, this outcome meets its fence and changes nothing. Where the
-# lease only seemed over, the job is run again and no attempt is lost.
+# If another worker has the job, this outcome is fenced and changes nothing. If the lease only
+# seemed to have expired, the job runs again and no attempt is lost.
 LOST_CLAIM = Snooze(1.0, "lost the claim before the dot")
 LEDGER_AWAY_S = 2.0  # the outcome itself waits for Postgres: by then it is back
 
@@ -56,7 +56,7 @@ LEDGER_AWAY_S = 2.0  # the outcome itself waits for Postgres: by then it is back
 async def send(payload: Email, context: Context) -> Outcome:
     """Send one mail: to, cc and bcc, text, html, attachments, templates; through any relay.
 
-    Succeeded where every recipient's message was accepted by the relay (suppressed ones aside).
+    Succeeded if the relay accepted every recipient's message (suppressed ones aside).
     """
     try:
         relay = relays.find(context.settings, payload.relay)
@@ -67,7 +67,7 @@ async def send(payload: Email, context: Context) -> Outcome:
     try:
         return await _send(email, relay=relay, policy=policy, context=context)
     except LedgerUnavailable as error:
-        # Nobody's fault here and none of the mail's. What was noted stands; the rest comes again.
+        # Neither our fault nor the email's. What was recorded stands; the rest is retried.
         return Snooze(LEDGER_AWAY_S, error.sentence)
 
 
@@ -109,7 +109,7 @@ async def _deliver_all(
     try:
         await asyncio.gather(*tasks, return_exceptions=True)
     except asyncio.CancelledError:
-        # Called off; where every message was past its dot the job is done all the same.
+        # Cancelled; if every message was past its dot the job is done nevertheless.
         if any(task.cancelled() for task in tasks):
             raise
     return [task.result() for task in tasks]
@@ -130,7 +130,7 @@ async def _deliver(delivery: Delivery, composed: Composer, row: MessageRow) -> M
 async def _tell_of(
     relay: Relay, results: Sequence[MessageResult], *, ledger: MessageWriter, context: Context
 ) -> float:
-    """Note what the relay said of itself; for how long it wants to be left alone, in seconds."""
+    """Record the relay's state; returns for how long to back off, in seconds."""
     for settlement in results:
         if isinstance(settlement.result, replies.LoginRefused):
             await ledger.stop(relay, tenant=context.tenant, reason=settlement.result.reply.text)
@@ -156,7 +156,7 @@ def _policy(email: Email, relay: Relay) -> Policy:
 
 
 def _preparation(email: Email, context: Context) -> Preparation:
-    seen: dict[str, Recipient] = {}  # one message an address, however often it is named
+    seen: dict[str, Recipient] = {}  # one message per address, however often it is listed
     for role, boxes in (("to", email.to), ("cc", email.cc), ("bcc", email.bcc)):
         for box in boxes:
             seen.setdefault(canonical(box.address), Recipient(box.address, role))
@@ -179,7 +179,7 @@ async def _rendered(email: Email, context: Context) -> Email:
         "fields": {name: source for name, source in fields.items() if source is not None},
         "variables": email.variables,
     }
-    if context.isolate is None:  # no worker around: a test
+    if context.isolate is None:  # without a worker: a test
         rendered = render_fields(arguments)
     else:
         rendered = await context.isolate("render", arguments)

@@ -1,7 +1,7 @@
 """A conversation with a relay, command by command, so that the phase is always known.
 
 `Session.open` connects and logs in; `offer` brings one message up to the relay's 354; `body`
-sends all of it but the final dot; `dot` sends that and reads the answer. Between `body` and `dot`
+sends all of it except the final dot; `dot` sends that and reads the reply. Between `body` and `dot`
 the caller commits its mark. Leaving in between, by whatever exception, must end in `hang_up`.
 """
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from tasks.email.replies import Negative
 
 QUIT_TIMEOUT_S = 2.0
-# A relay may take its time to answer, the kernel of its machine may not: where nothing even
-# acknowledges what we said, the other end is gone. Behind the dot only the answer counts.
+# A relay may take its time to reply, but its kernel may not: if nothing even acknowledges what we
+# sent, the other end is gone. After the dot only the reply counts.
 UNACKNOWLEDGED_S = 30.0
 _DOTS = re.compile(rb"^\.", re.MULTILINE)
 
 
 class NoConversation(SmtpError):  # noqa: N818 - reads as the state it is
-    """A session did not come about; `result` says whose fault it is."""
+    """No session could be opened; `result` says why."""
 
     def __init__(self, result: replies.Unreachable | replies.Crowded | Negative) -> None:
         reason = (
@@ -40,13 +40,13 @@ class NoConversation(SmtpError):  # noqa: N818 - reads as the state it is
             if isinstance(result, (replies.Unreachable, replies.Crowded))
             else result.reply.text
         )
-        super().__init__(f"The relay is of no use now: {reason}")
+        super().__init__(f"The relay cannot be used now: {reason}")
         self.result = result
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """Who sends to whom, and what the relay must be able to do for it."""
+    """Sender and recipient, and what the relay must support for them."""
 
     sender: str
     recipient: str
@@ -80,7 +80,7 @@ class Session:
             if relay.user:
                 phase = Phase.LOGIN
                 await session._log_in()
-            await wire.listen()  # what it says unasked is no answer to the first mail
+            await wire.listen()  # an unsolicited reply must not answer the first email
         except (OSError, Broken, TimeoutError) as error:
             wire.close()
             reason = f"{phase}: {_words(error)}"
@@ -96,9 +96,9 @@ class Session:
         return self._wire.is_usable
 
     async def offer(self, envelope: Envelope, *, size_bytes: int) -> Negative | None:
-        """MAIL, RCPT and DATA, in one write where the relay allows it; None: it said 354.
+        """MAIL, RCPT and DATA, in one write if the relay allows it; None: it replied 354.
 
-        Raises Broken; the message was not sent then.
+        Raises Broken; then the message was not sent.
         """
         refusal = self._refuse_here(envelope, size_bytes)
         if refusal is not None:
@@ -130,20 +130,20 @@ class Session:
         await self._wire.write_all(stuffed, chunk_timeout_s=self.relay.timeouts.block_s)
 
     async def listen(self) -> None:
-        """Hear what came since the 354: it answers nothing, least of all the dot to come.
+        """Read what came since the 354: it answers nothing, least of all the dot to come.
 
-        Raises Broken where anything did.
+        Raises Broken if there was anything.
         """
         await self._wire.listen()
 
     def send_dot(self) -> None:
-        """Send the final dot; raises Broken where it certainly did not go out."""
+        """Send the final dot; raises Broken if it certainly did not go out."""
         self._wire.bear_silence(self.relay.timeouts.dot_s)
         self._wire.write(b".\r\n", asks=1)
         self.phase = Phase.DOT
 
     async def final_reply(self) -> replies.Accepted | Negative:
-        """The answer to the dot; raises Broken, and then nobody knows who has the message."""
+        """The reply to the dot; raises Broken, and then it is unknown who has the message."""
         reply = await self._wire.reply(timeout_s=self.relay.timeouts.dot_s)
         self._has_open_transaction = False
         self.idle_since = time.monotonic()
@@ -151,21 +151,21 @@ class Session:
             return self._negative(reply, Phase.DOT)
         extra = self._wire.unasked
         if extra is not None and extra.code >= 400 and extra.code != 421:
-            # The first may have been on its way before the dot: then the second is the answer.
-            why = f"the relay answered the dot twice ({reply.text}; {extra.text})"
+            # The first may have been on its way before the dot: then the second is the reply.
+            why = f"the relay replied to the dot twice ({reply.text}; {extra.text})"
             raise Broken(why)
         return replies.Accepted(reply)
 
     def hang_up(self) -> None:
-        """Close at once; a message without its dot is thus taken back."""
+        """Close at once; this discards a message without its dot."""
         self._wire.close()
 
     def break_off(self, why: str) -> None:
-        """Close at once and tell whoever waits for a reply."""
+        """Close at once; whatever waits for a reply gets an error."""
         self._wire.break_off(why)
 
     def say_quit(self) -> None:
-        """Close after a QUIT, without waiting for the answer."""
+        """Close after a QUIT, without waiting for the reply."""
         self._wire.finish(b"QUIT\r\n")
 
     async def quit(self) -> None:
@@ -213,7 +213,7 @@ class Session:
             host=relay.host,
             timeout_s=relay.timeouts.connect_s,
         )
-        await self._greet()  # what was announced in the clear counts no more (RFC 3207)
+        await self._greet()  # what was announced in the clear no longer counts (RFC 3207)
 
     async def _log_in(self) -> None:
         user, password = self.relay.user, self.relay.password
@@ -232,7 +232,7 @@ class Session:
             return
         if reply.code >= 500:
             raise NoConversation(replies.classify(reply, Phase.LOGIN))
-        raise NoConversation(_trouble(reply, "login"))  # it cannot tell now: no fault of a mail's
+        raise NoConversation(_trouble(reply, "login"))  # temporary trouble: not the email's fault
 
     async def _command(self, line: str) -> Reply:
         self._wire.write(f"{line}\r\n".encode(), asks=1)
@@ -248,29 +248,29 @@ class Session:
             except Broken:
                 if negative is None:
                     raise
-                return negative  # said no and hung up: the no stands
+                return negative  # refused and hung up: the refusal stands
             is_hoped_for = self._is_hoped_for(reply, phase)
             if negative is None and not is_hoped_for:
                 negative = self._negative(reply, phase)
             elif negative is not None and is_hoped_for:
                 if negative.phase is Phase.MAIL:
-                    # No sender, and yet a recipient: the no was not meant for our MAIL.
+                    # No sender, and yet a recipient: the refusal was not meant for our MAIL.
                     raise self._out_of_step(reply)
                 if phase is Phase.DATA:
                     self.hang_up()  # it waits for a message that is not to be sent
         return negative
 
     def _is_hoped_for(self, reply: Reply, phase: Phase) -> bool:
-        """Whether it says yes; raises Broken where it says neither yes nor no to `phase`.
+        """Whether the reply is positive; raises Broken if it is neither a yes nor a no to `phase`.
 
-        Then the relay answers something else than what it was asked: it may be about to take what
-        is said next for the body of another mail.
+        Then the relay is answering something other than what it was asked: it may be about to take
+        what is sent next for the body of another email.
         """
         if reply.code >= 400:
             return False
         if phase is Phase.DATA:
             is_yes = reply.code == 354
-        else:  # 220 and 221 speak of the connection
+        else:  # 220 and 221 are about the connection
             is_yes = reply.code < 300 and reply.code not in {220, 221}
         if not is_yes:
             raise self._out_of_step(reply)
@@ -288,10 +288,10 @@ class Session:
         return negative
 
     def _refuse_here(self, envelope: Envelope, size_bytes: int) -> Negative | None:
-        """What the relay has told us already that it will not take."""
+        """What the relay has already announced that it will not accept."""
         size_max = self.offers.size_max_bytes
         if size_max and size_bytes > size_max:
-            text = f"5.3.4 The message has {size_bytes} bytes, the relay takes {size_max}"
+            text = f"5.3.4 The message has {size_bytes} bytes, the relay accepts {size_max}"
             return replies.Refused(Reply(552, (text,)), Phase.MAIL)
         if envelope.needs_smtputf8 and not self.offers.smtputf8:
             text = "5.6.7 The address is not ASCII and the relay does not offer SMTPUTF8"
@@ -330,9 +330,9 @@ def _trouble(reply: Reply, at: str) -> replies.HostBackoff | replies.Unreachable
 
 def _words(error: BaseException) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the relay's certificate is not to be trusted ({error.verify_message})"
+        return f"the relay's certificate is not trusted ({error.verify_message})"
     if isinstance(error, Broken):
         return error.why
     if isinstance(error, TimeoutError):
-        return "no connection in time"
+        return "timed out connecting"
     return str(error) or type(error).__name__

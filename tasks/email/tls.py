@@ -1,4 +1,4 @@
-"""TLS towards relays."""
+"""TLS for relays."""
 
 from __future__ import annotations
 

@@ -1,11 +1,10 @@
 """A connection that speaks lines: bytes out, complete SMTP replies in.
 
-It counts the replies that were asked for. Whatever comes beyond them answers nothing: the relay
-spoke out of turn, and the connection is closed before its words could be taken for an answer to
-what is said next.
+It counts the replies that are due. Anything beyond them is unsolicited, and the connection is
+closed before such a reply could be mistaken for the reply to the next command.
 
-A reply has one deadline from the moment it is waited for, however slowly its bytes trickle in.
-After any error the connection is of no more use, so a late reply is never taken for another's.
+A reply has one deadline from the moment it is awaited, however slowly its bytes trickle in.
+After any error the connection is not used again, so a late reply is never mistaken for another's.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ LISTEN_TURNS = 64  # of the event loop: a ticket of TLS takes two
 
 _LEFT = "the connection was closed"
 _CLOSED = "the relay closed the connection"
-_OUT_OF_TURN = "the relay spoke out of turn"
+_OUT_OF_TURN = "the relay sent an unsolicited reply"
 
 
 class Broken(SmtpError):  # noqa: N818 - reads as the state it is
@@ -50,17 +49,17 @@ class Wire(asyncio.Protocol):
         self._lines: list[str] = []  # of a reply that is not complete,
         self._code = b""  # and its code
         self._replies: deque[Reply] = deque()
-        self._due = 1  # replies asked for and not yet complete; a greeting comes unasked
+        self._due = 1  # replies asked for and not yet complete; the greeting comes by itself
         self._waiter: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
         self._is_paused = False
         self.failure: Broken | None = None
-        self.unasked: Reply | None = None  # the reply by which the relay spoke out of turn
+        self.unasked: Reply | None = None  # the reply by which the relay sent an unsolicited reply
         self.transport: asyncio.Transport | None = None
 
     @property
     def is_usable(self) -> bool:
-        """Open, every reply taken, and nothing unread (a farewell, usually)."""
+        """Open, every reply received, and nothing unread (usually a goodbye)."""
         return (
             self.failure is None
             and not self._replies
@@ -73,7 +72,7 @@ class Wire(asyncio.Protocol):
     async def connect(
         self, host: str, port: int, *, tls: ssl.SSLContext | None, timeout_s: float
     ) -> None:
-        """Connect to the first address of `host` that answers, and shake hands; raises OSError."""
+        """Connect to the first address of `host` that responds, and shake hands; raises OSError."""
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(timeout_s):
             addresses = (await resolver.system_resolve(host, port))[:ADDRESSES_MAX]
@@ -82,7 +81,7 @@ class Wire(asyncio.Protocol):
                 try:
                     async with asyncio.timeout(timeout_s / len(addresses)):
                         connected = await _connected(address, port)
-                except OSError as error:  # a time-out is one as well
+                except OSError as error:  # a timeout is one as well
                     failure = error
                     continue
                 name = host if tls else None
@@ -93,9 +92,9 @@ class Wire(asyncio.Protocol):
             raise failure
 
     def bear_silence(self, seconds: float) -> None:
-        """Break where what we send is not acknowledged by the other machine for so long (Linux).
+        """Break if what we send is not acknowledged by the other machine for this long (Linux).
 
-        That is the kernel's doing there; it says nothing of how fast the relay answers.
+        Its kernel does that; it says nothing about how fast the relay replies.
         """
         if self.transport is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
             connected = self.transport.get_extra_info("socket")
@@ -105,9 +104,9 @@ class Wire(asyncio.Protocol):
                 )
 
     def write(self, data: bytes, *, asks: int) -> None:
-        """Send `data` now, which `asks` for so many replies.
+        """Send `data` now, which `asks` for this many replies.
 
-        Raises Broken where the connection is closed, so that it did not go out.
+        Raises Broken if the connection is closed, so that it did not go out.
         """
         if self.failure is not None:
             raise self.failure
@@ -117,9 +116,9 @@ class Wire(asyncio.Protocol):
         self.transport.write(data)
 
     async def listen(self) -> None:
-        """Take in what has come by now, down to the socket's buffer.
+        """Read what has arrived by now, down to the socket's buffer.
 
-        Raises Broken where that is the end, or more than was asked for.
+        Raises Broken if that is the end, or more than was asked for.
         """
         for _ in range(LISTEN_TURNS):
             if self.failure is not None:
@@ -137,7 +136,7 @@ class Wire(asyncio.Protocol):
             self.write(data[start : start + CHUNK_BYTES], asks=0)
             if self._is_paused:
                 self._room = asyncio.get_running_loop().create_future()
-                await self._wait(self._room, chunk_timeout_s, "the relay takes no more data")
+                await self._wait(self._room, chunk_timeout_s, "the relay accepts no more data")
 
     async def reply(self, *, timeout_s: float) -> Reply:
         """The next complete reply; raises Broken."""
@@ -145,11 +144,11 @@ class Wire(asyncio.Protocol):
             if self.failure is not None:
                 raise self.failure
             self._waiter = asyncio.get_running_loop().create_future()
-            await self._wait(self._waiter, timeout_s, "the relay did not answer in time")
+            await self._wait(self._waiter, timeout_s, "the relay did not reply in time")
         return self._replies.popleft()
 
     async def start_tls(self, context: ssl.SSLContext, *, host: str, timeout_s: float) -> None:
-        """Go on under TLS. Words that came before the handshake are not to be trusted."""
+        """Continue under TLS. Anything received before the handshake cannot be trusted."""
         if self.failure is not None:
             why = self.failure.why if self.unasked is None else _OUT_OF_TURN
             why += " before TLS"
@@ -179,7 +178,7 @@ class Wire(asyncio.Protocol):
             self.transport.abort()
 
     def break_off(self, why: str) -> None:
-        """Close at once; whoever waits for a reply is told why."""
+        """Close at once; whatever waits for a reply gets the reason."""
         self._break(why)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -191,7 +190,7 @@ class Wire(asyncio.Protocol):
         self._break(f"the connection broke ({exc})" if exc else _CLOSED)
 
     def eof_received(self) -> bool:
-        """Called by the event loop: the relay will say no more."""
+        """Called by the event loop: the relay will send nothing more."""
         self._break(_CLOSED)
         return False
 
@@ -206,7 +205,7 @@ class Wire(asyncio.Protocol):
             self._room.set_result(None)
 
     def data_received(self, data: bytes) -> None:
-        """Called by the event loop: cut `data` into lines, lines into replies."""
+        """Called by the event loop: split `data` into lines, lines into replies."""
         if self.failure is not None:
             return
         self._buffer += data
@@ -216,7 +215,7 @@ class Wire(asyncio.Protocol):
             if not self._take(line):
                 return
         if len(self._buffer) > LINE_MAX_BYTES:
-            self._break("the relay sent a line without end")
+            self._break("the relay sent an endless line")
         elif self._due == 0 and (self._buffer or self._lines):
             self._break(_OUT_OF_TURN)
 
@@ -230,7 +229,7 @@ class Wire(asyncio.Protocol):
             or len(line) > LINE_MAX_BYTES
             or len(self._lines) >= REPLY_MAX_LINES
         ):
-            self._break("the relay sent something that is no SMTP reply")
+            self._break("the relay sent something that is not an SMTP reply")
             return False
         self._code = code
         self._lines.append(line[4:].decode("utf-8", "replace"))
@@ -263,7 +262,7 @@ class Wire(asyncio.Protocol):
             timer.cancel()
 
     def _break(self, why: str) -> Broken:
-        """Give the connection up, once; whoever waits on it is told why."""
+        """Give the connection up, once; whatever waits on it gets the reason."""
         if self.failure is None:
             self.failure = Broken(why)
             if self.transport is not None:

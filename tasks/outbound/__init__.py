@@ -1,1 +1,1 @@
-"""HTTP to addresses that callers name: guarded, bounded, never redirected."""
+"""HTTP to addresses that callers choose: guarded, bounded, never redirected."""

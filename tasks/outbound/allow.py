@@ -1,4 +1,4 @@
-"""What RELAIS_OUTBOUND_ALLOW opens."""
+"""What RELAIS_OUTBOUND_ALLOW allows."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class AllowList:
                 networks.append((ip_network(host, strict=False), port))
             except ValueError:
                 if not host or not set("/[]: \t").isdisjoint(host):
-                    sentence = f"RELAIS_OUTBOUND_ALLOW: {entry!r} is not understood."
+                    sentence = f"RELAIS_OUTBOUND_ALLOW: {entry!r} cannot be parsed."
                     remedy = "Write hosts, host:port, addresses or networks such as 10.1.0.0/16."
                     raise SettingsError(sentence, remedy=remedy) from None
                 hosts.add((host.removesuffix(".").lower(), port))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tasks.outbound.target import Target
 
 ADDRESSES_MAX = 3  # tried one after the other
-AROUND_MAX_BYTES = 262_144  # of heads and framing, beside the body of an answer
+AROUND_MAX_BYTES = 262_144  # of headers and framing, in addition to a response's body
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ class Response:
 
 
 class Client:
-    """Sends requests to addresses that callers name."""
+    """Sends requests to addresses that callers choose."""
 
     def __init__(
         self,
@@ -73,9 +73,9 @@ class Client:
         return cls(allow=settings.outbound_allow)
 
     async def send(self, request: Request) -> Response:
-        """Send one request and read its answer, whatever its status.
+        """Send one request and read its response, whatever its status.
 
-        Raises BlockedAddress (permanent) or Unreachable (passing; `was_sent` tells whether the
+        Raises BlockedAddress (permanent) or Unreachable (transient; `was_sent` tells whether the
         other side may have acted on the request).
         """
         to = target.parse(request.url)
@@ -85,10 +85,10 @@ class Client:
                 addresses = await self._guard.check(to)
                 return await self._exchange(to, addresses, request=request, progress=progress)
         except TimeoutError:
-            sentence = f"{to.authority} did not answer within {request.total_s:g} s."
+            sentence = f"{to.authority} did not respond within {request.total_s:g} s."
             raise Unreachable(sentence, was_sent=progress.was_sent) from None
         except httpcore.TimeoutException:
-            sentence = f"{to.authority} did not take a connection within {request.connect_s:g} s."
+            sentence = f"{to.authority} did not accept a connection within {request.connect_s:g} s."
             raise Unreachable(sentence, was_sent=progress.was_sent) from None
         except (httpcore.NetworkError, httpcore.ProtocolError) as error:
             what = str(error).rstrip(".") or type(error).__name__
@@ -158,7 +158,7 @@ async def _read(chunks: AsyncIterable[bytes], max_bytes: int) -> tuple[bytes, bo
             body += chunk
             if len(body) > max_bytes:
                 return bytes(body[:max_bytes]), True
-    except TooMuch:  # in crumbs: the framing weighs more than what it frames
+    except TooMuch:  # in tiny pieces: the framing is larger than its content
         return bytes(body), True
     return bytes(body), False
 

@@ -1,4 +1,4 @@
-"""The SSRF guard: which addresses a request may be sent to, decided anew at every attempt.
+"""The SSRF guard: which addresses a request may be sent to, decided anew on every attempt.
 
 A host is resolved once, and only the addresses that passed are connected to: a name that
 changes its answer between check and connection gains nothing.
@@ -37,7 +37,7 @@ class Guard:
     async def check(self, target: Target) -> tuple[Address, ...]:
         """The addresses of `target` that are open to it.
 
-        Raises BlockedAddress (permanent) where there are none, Unreachable (passing) where the
+        Raises BlockedAddress (permanent) if there are none, Unreachable (transient) if the
         name cannot be resolved now.
         """
         return _permitted(self.allow, target, await self._addresses(target))
@@ -60,10 +60,10 @@ class Guard:
 
 
 def refuse_if_certain(url: str, *, allow: Sequence[str]) -> None:
-    """Raise BlockedAddress where every attempt at `url` would, whatever names resolve to.
+    """Raise BlockedAddress if every attempt at `url` would, whatever names resolve to.
 
-    `allow` as in RELAIS_OUTBOUND_ALLOW. Asks no name server: a name may pass here and be refused
-    when its time has come.
+    `allow` as in RELAIS_OUTBOUND_ALLOW. Resolves no names: a name may pass here and be refused
+    later.
     """
     target = parse(url)
     listed = _parsed(tuple(allow))
@@ -80,7 +80,7 @@ def refuse_if_certain(url: str, *, allow: Sequence[str]) -> None:
 def _permitted(allow: AllowList, target: Target, found: Sequence[Address]) -> tuple[Address, ...]:
     permitted = tuple(each for each in found if _is_permitted(allow, target, each))
     if not permitted:
-        sentence = f"{target.authority} is not on the public internet; requests stay out."
+        sentence = f"{target.authority} is not on the public internet, and not allowed."
         raise BlockedAddress(sentence, remedy=_remedy(target))
     if not _is_port_permitted(allow, target, permitted):
         sentence = f"Port {target.port} of {target.host} is not a port for HTTP."
@@ -91,7 +91,7 @@ def _permitted(allow: AllowList, target: Target, found: Sequence[Address]) -> tu
 def _is_permitted(allow: AllowList, target: Target, address: Address) -> bool:
     if is_public(address) or allow.covers(address, target.port):
         return True
-    # A listed name stands for whatever its owner lets it resolve to, but never for many.
+    # A listed name covers whatever its owner lets it resolve to, but never many addresses.
     return allow.names(target.host, target.port) and not (
         address.is_multicast or address.is_unspecified
     )

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from tasks.outbound.addresses import Address
 
 
-READ_MAX_BYTES = 4_096  # at once: what is parsed before others have their turn
+READ_MAX_BYTES = 4_096  # at once: what is parsed before others get a turn
 
 
 class TooMuch(httpcore.ReadError):
-    """More came than an answer may have."""
+    """A response was larger than allowed."""
 
 
 class PinnedNetwork(httpcore.AsyncNetworkBackend):
@@ -73,7 +73,7 @@ class PinnedNetwork(httpcore.AsyncNetworkBackend):
 
 
 class _Metered(httpcore.AsyncNetworkStream):
-    """A stream of which so much may be read."""
+    """A stream with a limit on what may be read."""
 
     def __init__(self, stream: httpcore.AsyncNetworkStream, *, max_bytes: int) -> None:
         self._stream = stream
@@ -103,7 +103,7 @@ class _Metered(httpcore.AsyncNetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - httpcore's signature
     ) -> httpcore.AsyncNetworkStream:
-        """The same under TLS: what counts is the text in the clear."""
+        """The same under TLS: the limit applies to the decrypted data."""
         secured = await self._stream.start_tls(ssl_context, server_hostname, timeout)
         return _Metered(secured, max_bytes=self._max_bytes)
 

@@ -1,4 +1,4 @@
-"""Names to addresses, for whoever connects to somewhere else.
+"""Resolves names to addresses, for outgoing connections.
 
 A name server that is silent holds up those who ask for its names, and nobody else: all who want
 the same name share one lookup, lookups of one site have so many threads at most, and all of them
@@ -16,7 +16,9 @@ from ipaddress import ip_address
 from weakref import WeakKeyDictionary
 
 THREADS_MAX = 64
-SITE_THREADS_MAX = 16  # of names that end alike: one silent name server is usually behind them
+SITE_THREADS_MAX = (
+    16  # for names with the same ending: usually behind one name server, which may be silent
+)
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
@@ -53,7 +55,7 @@ class _Lookups:
             lookup.task.add_done_callback(lambda _: self._forget(key, lookup))
         lookup.waiting += 1
         try:
-            return await asyncio.shield(lookup.task)  # others may wait for it as well
+            return await asyncio.shield(lookup.task)  # others may be waiting for it as well
         finally:
             lookup.waiting -= 1
             if not lookup.waiting and not lookup.is_under_way:
@@ -77,7 +79,7 @@ class _Lookups:
         if self._pending.get(key) is lookup:
             del self._pending[key]
         if lookup.task.done() and not lookup.task.cancelled():
-            lookup.task.exception()  # those who waited may all have left
+            lookup.task.exception()  # all waiters may have left
 
 
 class _Lookup:
@@ -92,7 +94,7 @@ class _Lookup:
 
 
 class _Site:
-    """Names that end alike."""
+    """Names with the same ending."""
 
     def __init__(self) -> None:
         self.threads = asyncio.Semaphore(SITE_THREADS_MAX)
@@ -100,7 +102,7 @@ class _Site:
 
 
 async def _in_a_thread(host: str, port: int) -> list[str]:
-    """A daemon's: a lookup that hangs must not keep the process from ending."""
+    """Runs in a daemon thread: a lookup that hangs must not keep the process from ending."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[list[str]] = loop.create_future()
 

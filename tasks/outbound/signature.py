@@ -1,4 +1,4 @@
-"""Signatures after Standard Webhooks (https://www.standardwebhooks.com).
+"""Signatures according to Standard Webhooks (https://www.standardwebhooks.com).
 
 webhook-id: msg_...                      the same at every attempt
 webhook-timestamp: 1767225600            of this attempt, seconds
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 TOLERANCE_S = 300.0
-_LABEL = "relais callback v1"  # what it is for; another version would be another secret
+_LABEL = "relais callback v1"  # its purpose; another version would give another secret
 SECRET_MIN_BYTES = 16
 
 
@@ -55,7 +55,7 @@ def endpoint_of(url: str) -> str:
 def headers_of(
     *, message_id: str, body: bytes, secrets: tuple[bytes, ...], timestamp: int
 ) -> dict[str, str]:
-    """The three headers of a request; every secret signs, so that receivers can change over."""
+    """The three headers of a request; every secret signs, so that receivers can switch over."""
     signed = b"%s.%d.%s" % (message_id.encode(), timestamp, body)
     return {
         "webhook-id": message_id,
@@ -80,17 +80,17 @@ def verify(
         message_id, sent_at = headers["webhook-id"], int(headers["webhook-timestamp"])
         signatures = headers["webhook-signature"].split()
     except (KeyError, ValueError):
-        sentence = "The request carries no complete signature."
+        sentence = "The request has no complete signature."
         raise WrongSignature(sentence) from None
     if abs((time.time() if now is None else now) - sent_at) > tolerance_s:
-        sentence = f"The request was signed more than {tolerance_s:g} s away from now."
+        sentence = f"The request was signed more than {tolerance_s:g} s ago, or in the future."
         raise WrongSignature(sentence, remedy="Check the clocks; it may be a replay.")
     signed = b"%s.%d.%s" % (message_id.encode(), sent_at, body)
     known = [f"v1,{_mac(key, signed)}" for key in secrets_of(secret)]
     if not any(
         hmac.compare_digest(one.encode(), other.encode()) for one in known for other in signatures
     ):
-        sentence = "The signature belongs to another secret, or the body was changed."
+        sentence = "The signature was made with another secret, or the body was changed."
         raise WrongSignature(sentence)
 
 

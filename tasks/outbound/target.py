@@ -1,4 +1,4 @@
-"""A URL that a caller named, taken apart once; everything later uses the parts."""
+"""A URL from a caller, parsed once; everything later uses the parts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tasks.errors import BlockedAddress
 URL_MAX_CHARS = 4_096
 HOST_MAX_CHARS = 253
 DEFAULT_PORTS = {"http": 80, "https": 443}
-# What parsers read differently: blanks, control characters, backslashes, half characters.
+# What parsers read differently: blanks, control characters, backslashes, lone surrogates.
 _AMBIGUOUS = re.compile(r"[\x00-\x20\x7f-\xa0\\\u2028\u2029\ufeff\ud800-\udfff]")
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMERIC = re.compile(r"[\d.]+")
@@ -39,7 +39,7 @@ class Target:
 
 
 def parse(url: str) -> Target:
-    """Take `url` apart; raises BlockedAddress with a sentence where it must not be used."""
+    """Parse `url`; raises BlockedAddress with a reason if it must not be used."""
     if len(url) > URL_MAX_CHARS:
         _refuse(f"The URL is longer than {URL_MAX_CHARS:,} characters.")
     if _AMBIGUOUS.search(url):
@@ -48,11 +48,11 @@ def parse(url: str) -> Target:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        _refuse("The URL cannot be read.")
+        _refuse("The URL cannot be parsed.")
     if parts.scheme not in DEFAULT_PORTS:
         _refuse("The URL does not begin with http:// or https://.")
     if "@" in parts.netloc:
-        _refuse("The URL carries a user name or password.", remedy="Send them in a header.")
+        _refuse("The URL contains a user name or password.", remedy="Send them in a header.")
     path = quote(parts.path or "/", safe=_PATH_SAFE)
     query = quote(parts.query, safe=_PATH_SAFE)
     return Target(
@@ -78,7 +78,7 @@ def _host(host: str, *, is_bracketed: bool) -> str:
         try:
             return str(ip_address(name))
         except ValueError:  # 127.1, 2130706433, 0177.0.0.1: resolvers read them, people do not
-            _refuse("The host is an address in an unusual spelling.")
+            _refuse("The host is an address in an unusual notation.")
     return name
 
 

@@ -1,1 +1,1 @@
-"""Rendering of templates that strangers wrote."""
+"""Rendering of callers' templates."""

@@ -45,16 +45,14 @@ class TemplateRender(BaseModel):
     html: Source | None = Field(None, description="Template of HTML; variables are escaped in it.")
     variables: dict[str, Any] = Field(
         default_factory=dict,
-        description="What the templates may use: texts, numbers, booleans, lists, objects.",
+        description="What the templates may use: strings, numbers, booleans, lists, objects.",
     )
-    autoescape: bool = Field(
-        default=False, description="Escape variables in `template` as HTML demands."
-    )
+    autoescape: bool = Field(default=False, description="Escape variables in `template` for HTML.")
     output_max_bytes: int = Field(
         1_048_576,
         ge=1,
         le=sandbox.OUTPUT_MAX_BYTES,
-        description="The job fails where all output together is larger.",
+        description="The job fails if the total output is larger.",
     )
 
     @model_validator(mode="after")
@@ -87,7 +85,7 @@ async def render_template(payload: TemplateRender, context: Context) -> Outcome:
         "output_max_bytes": payload.output_max_bytes,
     }
     try:
-        # Not a plain `def`: the process for functions knows no secrets, the one for kinds does.
+        # Not a plain `def`: the process for functions has no secrets, the one for kinds does.
         if context.isolate is None:
             return Succeeded(render_fields(arguments))
         return Succeeded(await context.isolate("render", arguments))

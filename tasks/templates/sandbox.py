@@ -1,4 +1,4 @@
-"""Renders templates of strangers: sandboxed, bounded, plain data only.
+"""Renders callers' templates: sandboxed, bounded, plain data only.
 
 Runs in a child process without secrets (`workers.isolation.inside.child`, role `function`), so this
 module imports Jinja and nothing heavy. The same input always gives the same output: there is no
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 
     from jinja2 import Template
 
-# Jinja looks for these when a template first uses a constant, some filter, or fails. By then the
-# process can read no file any more (`workers.isolation.inside.seccomp`).
+# Jinja imports these when a template first uses a constant or some filter, or fails. By then the
+# process can no longer read files (`workers.isolation.inside.seccomp`).
 codecs.lookup("unicode-escape")
 
 SOURCE_MAX_CHARS = 1_048_576
 OUTPUT_MAX_BYTES = 8_388_608
 RANGE_MAX = 10_000
 CPU_MAX_S = 5.0
-REPEAT_MAX = 1_000_000  # characters or items that one `*` may make
+REPEAT_MAX = 1_000_000  # characters or items that one `*` may produce
 DEPTH_MAX = 64
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 _TYPE_NAMES = frozenset({"str", "int", "float", "bool", "dict", "list", "tuple", "NoneType"})
@@ -73,7 +73,7 @@ def render_fields(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Missing(StrictUndefined):
-    """Says which variable is missing, in words of the template's author."""
+    """Says which variable is missing, in terms of the template."""
 
     @property
     def _undefined_message(self) -> str:
@@ -101,26 +101,26 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         if operator == "**" and (abs(left) > 1_000_000 or abs(right) > 64):
             message = "a power this large is not allowed"
         elif operator == "*" and (_repetition(left, right) or _repetition(right, left)):
-            message = f"a repetition may make {REPEAT_MAX:,} at most"
+            message = f"a repetition may produce at most {REPEAT_MAX:,}"
         elif operator == "%" and isinstance(left, str):
-            message = "use the filter 'format' or '~' to put texts together"
+            message = "use the filter 'format' or '~' to join strings"
         if message:
             raise _TooMuch(message)
         return super().call_binop(context, operator, left, right)
 
 
 class _TooMuch(Exception):  # noqa: N818 - reads as the refusal it is
-    """A limit was reached; the text says which."""
+    """A limit was exceeded; the text says which."""
 
 
 class _OutOfTime(BaseException):
-    """CPU_MAX_S are over; nothing inside a template may catch it."""
+    """CPU_MAX_S has been used up; nothing inside a template may catch this."""
 
 
 def _bounded_range(*bounds: int) -> range:
     made = range(*bounds)
     if len(made) > RANGE_MAX:
-        message = f"range() gives {RANGE_MAX:,} numbers at most"
+        message = f"range() gives at most {RANGE_MAX:,} numbers"
         raise _TooMuch(message)
     return made
 
@@ -167,11 +167,11 @@ def _stream(template: Template, variables: dict[str, Any], *, left_bytes: int) -
 
 @contextmanager
 def _told_as_render_error(field: str, source: str) -> Iterator[None]:
-    """Turn everything that a template can cause into one sentence about it, without values."""
+    """Turn every error that a template can cause into one sentence, without values."""
     try:
         yield
     except TemplateSyntaxError as error:
-        raise _wrong(field, error.lineno, error.message or "it cannot be read") from None
+        raise _wrong(field, error.lineno, error.message or "it cannot be parsed") from None
     except RecursionError:
         raise _wrong(field, None, "it is nested too deeply") from None
     except MemoryError as error:
@@ -179,7 +179,7 @@ def _told_as_render_error(field: str, source: str) -> Iterator[None]:
     except _OutOfTime:
         raise _wrong(field, None, f"it takes more than {CPU_MAX_S:g} s") from None
     except UndefinedError as error:
-        remedy = "Give it in 'variables', or a default: {{ name | default('') }}."
+        remedy = "Add it to 'variables', or set a default: {{ name | default('') }}."
         text = _without_values(error.message or "", source)
         raise _wrong(field, _line(error), text, remedy=remedy) from None
     except (TemplateError, _TooMuch, SyntaxError) as error:
@@ -196,7 +196,7 @@ def _wrong(field: str, line: int | None, text: str, *, remedy: str = "") -> Rend
 
 
 def _without_values(text: str, source: str) -> str:
-    """`text` without what it quotes and the template does not: that is what variables hold.
+    """`text` without quoted parts that are not in the template: those are values of variables.
 
     Errors reach traces, Redis and Flower, and the values are those of a recipient.
     """
@@ -222,7 +222,7 @@ def _line(error: BaseException) -> int | None:
 
 @contextmanager
 def _bounded_cpu() -> Iterator[None]:
-    """Interrupt loops after CPU_MAX_S of our own time; what hangs in C is killed from outside."""
+    """Interrupt loops after CPU_MAX_S of CPU time; what hangs in C is killed from outside."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -247,15 +247,15 @@ def _refuse_unless_plain(value: object, *, depth: int) -> None:
     if type(value) is dict:
         for key, inner in value.items():
             if type(key) is not str:
-                sentence = "The variables may only have texts as keys."
+                sentence = "The variables may only have strings as keys."
                 raise RenderError(sentence)
             _refuse_unless_plain(inner, depth=depth + 1)
     elif type(value) is list:
         for inner in value:
             _refuse_unless_plain(inner, depth=depth + 1)
     elif value is not None and type(value) not in {str, int, float, bool}:
-        sentence = f"A {type(value).__name__} cannot be given to a template."
-        raise RenderError(sentence, remedy="Give texts, numbers, booleans, lists and objects.")
+        sentence = f"A {type(value).__name__} cannot be passed to a template."
+        raise RenderError(sentence, remedy="Use strings, numbers, booleans, lists and objects.")
 
 
 def _repetition(sequence: object, times: object) -> bool:

@@ -39,7 +39,7 @@ def test_balanced_books_have_no_fault() -> None:
         ),
         (
             {"by_queue": BALANCED.by_queue | {"bulk": {"succeeded": 2, "failed": 1}}},
-            "2 failed; 1 was to be expected.",
+            "2 failed; 1 was expected.",
         ),
         ({"inbox": 13}, "12 messages sent, but 13 in the inbox."),
         ({"messages_sent": 11}, "11 messages sent, but 12 in the inbox."),

@@ -48,7 +48,7 @@ def steps(title: str) -> list[tuple[str, str]]:
 
 def beside() -> set[str]:
     """What the ways use, and nobody needs to read to follow them."""
-    return set(re.findall(r"`([\w/]+\.py)`", section("Beside the ways")))
+    return set(re.findall(r"`([\w/]+\.py)`", section("Supporting files")))
 
 
 class Watched:

@@ -107,7 +107,7 @@ async def test_the_look_at_the_queues_settles_them(
     assert isinstance(await look_at_queues(Nothing(), context), Succeeded)
     assert await jobs.states(job_id) == ["unknown"]
     [row] = await jobs.rows(job_id)
-    assert row.reason == "the job ended before an answer to the dot was noted"
+    assert row.reason == "the job ended before a reply to the dot was recorded"
 
 
 async def test_a_person_who_reopens_a_job_while_it_is_settled_is_heard(

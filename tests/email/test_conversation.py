@@ -95,7 +95,7 @@ async def test_an_unknown_certificate_is_refused_and_costs_no_attempt(
         jobs.smtp_url = relay.url(login="a:b", backoff_s=0.001)
         outcome = await jobs.run()
         assert isinstance(outcome, Snooze)
-        assert "certificate is not to be trusted" in outcome.reason
+        assert "certificate is not trusted" in outcome.reason
         assert not any(command.startswith("AUTH") for command in relay.commands)
         jobs.smtp_url = relay.url(login="a:b", verify="no", backoff_s=0.001)
         assert isinstance(await jobs.run(), Succeeded)
@@ -122,7 +122,7 @@ async def test_words_slipped_in_before_tls_are_not_believed(
         jobs.smtp_url = relay.url(ca=ca)
         outcome = await jobs.run()
         assert isinstance(outcome, Snooze)
-        assert "spoke out of turn before TLS" in outcome.reason
+        assert "unsolicited reply before TLS" in outcome.reason
 
 
 async def test_a_relay_that_offers_no_login_is_stopped(jobs: Jobs, relay: ScriptedRelay) -> None:
@@ -211,7 +211,7 @@ async def test_a_relay_that_trickles_is_timed_out_and_others_flow(
     outcome = await trickling
     expected = Snooze if step in {"CONNECT", "EHLO"} else RetryLater
     assert isinstance(outcome, expected)
-    assert "did not answer in time" in outcome.reason
+    assert "did not reply in time" in outcome.reason
 
 
 async def test_a_relay_that_takes_no_data_is_timed_out_before_the_dot(jobs: Jobs) -> None:
@@ -233,7 +233,7 @@ async def test_a_relay_that_takes_no_data_is_timed_out_before_the_dot(jobs: Jobs
     job_id = ids.new()
     outcome = await jobs.run(job_id, text="x\n" * 4_000_000)
     assert isinstance(outcome, RetryLater)
-    assert "lost at body: the relay takes no more data" in outcome.reason
+    assert "lost at body: the relay accepts no more data" in outcome.reason
     assert await jobs.states(job_id) == ["deferred"]
     server.close()
     over.set()

@@ -171,7 +171,7 @@ async def test_an_answer_that_comes_too_late_is_nobody_elses(
     job_id = ids.new()
     outcome = await jobs.run(job_id)
     assert isinstance(outcome, RetryLater)
-    assert "the relay did not answer in time" in outcome.reason
+    assert "the relay did not reply in time" in outcome.reason
     relay.next("DOT", "554 5.6.0 Not you")
     other = asyncio.create_task(jobs.run())
     gate.set()

@@ -113,4 +113,4 @@ async def test_past_the_grace_of_its_worker_a_mail_ends_with_what_is_known(
         assert "engine.stopped" in worker.output
     row = await ledger.row(job_id)
     assert row.state == state
-    assert "no clear answer to the dot: its worker had to stop" in row.reason
+    assert "no clear reply to the dot: its worker had to stop" in row.reason

@@ -100,7 +100,9 @@ async def test_a_relay_that_bids_farewell_while_the_dot_waits_says_so_in_the_rea
     job_id = ids.new()
     outcome = await jobs.run(job_id, text="x\n" * 100_000)
     assert isinstance(outcome, RetryLater)
-    assert "lost at body: the relay spoke out of turn (421 4.4.2 Too slow)" in outcome.reason
+    assert (
+        "lost at body: the relay sent an unsolicited reply (421 4.4.2 Too slow)" in outcome.reason
+    )
     assert await jobs.states(job_id) == ["deferred"]
 
 

@@ -167,7 +167,7 @@ async def test_a_worker_that_must_leave_waits_for_postgres_no_longer_than_told(
     assert await own_jobs.states(job_id) == ["dot_sent"]
     later = await own_jobs.run(job_id, attempt=2, policy="at_most_once")
     assert isinstance(later, Unknown)
-    assert "no answer to the dot was noted" in later.reason
+    assert "no reply to the dot was recorded" in later.reason
     assert len(relay.mails) == 1
 
 

@@ -34,7 +34,7 @@ async def test_a_250_that_comes_with_the_354_is_no_answer_to_the_dot(
     job_id = ids.new()
     outcome = await jobs.run(job_id)
     assert isinstance(outcome, RetryLater)
-    assert "lost at body: the relay spoke out of turn" in outcome.reason
+    assert "lost at body: the relay sent an unsolicited reply" in outcome.reason
     assert await jobs.states(job_id) == ["deferred"]
     relay.behave()
     assert isinstance(await jobs.run(job_id, attempt=2), Succeeded)
@@ -85,7 +85,7 @@ async def test_what_the_socket_holds_unread_counts_as_said_before_the_dot() -> N
             here = wire.transport.get_extra_info("socket")
             assert select.select([here.fileno()], [], [], 5)[0]  # the event loop stands still
             assert wire.failure is None
-            with pytest.raises(Broken, match="out of turn"):
+            with pytest.raises(Broken, match="unsolicited"):
                 await wire.listen()
 
 
@@ -96,7 +96,7 @@ async def test_a_relay_that_chatters_from_the_start_is_not_spoken_to(
     relay.always(step, "220 hello\n250 x\n250 x" if step == "CONNECT" else "250 x\n250 x")
     outcome = await jobs.run()
     assert isinstance(outcome, Snooze)  # no fault of the mail's
-    assert "the relay spoke out of turn" in outcome.reason
+    assert "the relay sent an unsolicited reply" in outcome.reason
     assert "MAIL" not in " ".join(relay.commands)
 
 
@@ -117,7 +117,7 @@ async def test_a_250_with_a_refusal_right_behind_it_leaves_a_doubt(
     job_id = ids.new()
     outcome = await jobs.run(job_id)
     assert isinstance(outcome, RetryLater)
-    assert "answered the dot twice" in outcome.reason
+    assert "replied to the dot twice" in outcome.reason
     assert await jobs.states(job_id) == ["dot_sent"]
 
 

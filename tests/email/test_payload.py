@@ -200,7 +200,7 @@ def test_a_domain_that_is_too_long_is_refused_before_it_is_encoded(
     domain: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(addresses, "validate_email")
-    with pytest.raises(ValueError, match="is no email address: its domain is too long"):
+    with pytest.raises(ValueError, match="is not an email address: its domain is too long"):
         addresses.wire_form(f"a@{domain}")
 
 

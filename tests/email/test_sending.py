@@ -152,7 +152,7 @@ async def test_the_last_try_fails_instead_of_deferring(jobs: Jobs, relay: Script
     relay.next("RCPT", "452 4.2.2 Mailbox full")
     outcome = await jobs.run(context={"tries_left": 0})
     assert isinstance(outcome, Failed)
-    assert "no try is left: 452 4.2.2 Mailbox full" in outcome.reason
+    assert "no attempts left: 452 4.2.2 Mailbox full" in outcome.reason
 
 
 async def test_421_backs_the_relay_off_for_everybody_and_longer_each_time(

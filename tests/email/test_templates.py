@@ -48,7 +48,7 @@ async def test_a_missing_variable_fails_at_once(jobs: Jobs, relay: ScriptedRelay
 async def test_a_variable_cannot_bring_a_header_along(jobs: Jobs, relay: ScriptedRelay) -> None:
     outcome = await _run(jobs, subject="{{ s }}", variables={"s": "x\r\nBcc: evil@example.org"})
     assert isinstance(outcome, Failed)
-    assert "The rendered subject is unfit" in outcome.reason
+    assert "The rendered subject is not valid" in outcome.reason
     assert relay.mails == []
 
 

@@ -84,7 +84,7 @@ MAIL = {"from": "a@example.org", "to": ["b@example.org"], "text": "t"}
         ),
         ({**JOB, "callback_url": "http://localhost:5679/x"}, "callback_url", "localhost:5679"),
         ({**JOB, "callback_url": "http://[::1]/x"}, "callback_url", "public internet"),
-        ({**JOB, "callback_url": "http://2130706433/x"}, "callback_url", "unusual spelling"),
+        ({**JOB, "callback_url": "http://2130706433/x"}, "callback_url", "unusual notation"),
         ({**JOB, "callback_url": "https://1.1.1.1:22/x"}, "callback_url", "Port 22"),
         (
             {"kind": "workflow.trigger", "payload": {"url": "http://127.0.0.1:8082/messages"}},

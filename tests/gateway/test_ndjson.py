@@ -71,7 +71,7 @@ async def test_a_line_that_has_not_ended_takes_room_and_gives_it_back() -> None:
 async def test_what_there_is_no_room_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.body_memory.ANSWER_WITHIN_S", 0.05)
     async with BodyMemory(2 * MIB).room(CALLER) as room:
-        with pytest.raises(Problem, match="bytes of bodies in memory"):
+        with pytest.raises(Problem, match="Request bodies take all the memory"):
             _ = [
                 x
                 async for x in lines(

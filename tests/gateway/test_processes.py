@@ -344,7 +344,7 @@ async def test_the_rate_of_a_key_is_shared_out(gateway: Gateway) -> None:
             answers = [await client.get("/api/v1/kinds", headers=headers) for _ in range(3)]
             assert answers[0].status_code == 200
             assert answers[-1].status_code == 429
-            assert f"{0.5 * COUNT:g} requests per second, shared out" in answers[-1].text
+            assert f"{0.5 * COUNT:g} requests per second, divided among" in answers[-1].text
 
 
 def test_shares_of_a_rate_are_the_rate_together() -> None:

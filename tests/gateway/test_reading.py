@@ -27,10 +27,10 @@ async def test_a_job_shows_what_became_of_its_callbacks(
     (claimed,) = await claim(ledger, queue="critical")
     await finish(ledger, claimed, State.SUCCEEDED)
     (report,) = await claim(ledger, queue="callback")
-    await finish(ledger, report, State.FAILED, reason="the receiver answered 410")
+    await finish(ledger, report, State.FAILED, reason="the receiver responded with 410")
     (shown,) = (await api.get(f"/api/v1/jobs/{job.id}")).json()["callbacks"]
     assert shown["id"] == str(report.id)
-    assert (shown["state"], shown["reason"]) == ("failed", "the receiver answered 410")
+    assert (shown["state"], shown["reason"]) == ("failed", "the receiver responded with 410")
     assert shown["counted"] == 1
     # A caller who tags a job alike has no callback of that other's.
     await accept(ledger, new_job(tags=(f"job:{job.id}",)))

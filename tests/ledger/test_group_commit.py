@@ -240,7 +240,7 @@ async def test_a_commit_with_a_patience_of_its_own_is_believed() -> None:
 
     async def commit(ids: Sequence[int]) -> Sequence[int]:
         calls.append(ids)
-        message = "Postgres does not answer."
+        message = "Postgres does not respond."
         raise LedgerUnavailable(message)
 
     group = GroupCommit(commit, is_patient=True)

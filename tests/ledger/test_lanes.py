@@ -306,7 +306,7 @@ async def test_snoozes_in_a_row_are_one_event_and_have_an_end(database: AsyncEng
     )
     ended = await row(database, job.id)
     assert ended.state == "failed"
-    assert ended.reason.startswith("put off again and again since 20")
+    assert ended.reason.startswith("snoozed repeatedly since 20")
     assert ended.reason.endswith("; last: relay stopped")
 
 

@@ -125,7 +125,7 @@ def test_a_lock_that_somebody_keeps_is_given_up_soon_and_asked_for_again(
     reader.execute("COMMIT")
     migrating.end()
     assert column_exists(writer, "one_more")
-    assert "waits for a lock; the oldest transaction is" in capsys.readouterr().err
+    assert "waiting for a lock; the oldest transaction is" in capsys.readouterr().err
 
 
 def test_patience_ends_with_a_sentence(
@@ -139,7 +139,7 @@ def test_patience_ends_with_a_sentence(
     reader = server()
     reader.execute("BEGIN")
     reader.execute("SELECT count(*) FROM relais.jobs")
-    with pytest.raises(LedgerUnavailable, match="got no lock"):
+    with pytest.raises(LedgerUnavailable, match="could not get a lock"):
         migrate.migrate(database_url, "pre")
 
 

@@ -195,7 +195,7 @@ async def test_nobody_takes_writes_is_an_outage(pair: Pair) -> None:
     ["postgresql://h/d%zz?password=secret", "host=a nonsense", "postgresql://h/d?nonsense=secret"],
 )
 def test_a_url_that_libpq_cannot_read_is_one_sentence_without_the_secret(url: str) -> None:
-    with pytest.raises(UnfitDatabase, match="not one that libpq understands") as refused:
+    with pytest.raises(UnfitDatabase, match="libpq does not understand") as refused:
         ledger_database.engine(settings_for(url))
     assert "secret" not in str(refused.value)
     assert refused.value.__suppress_context__

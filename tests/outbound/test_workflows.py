@@ -126,5 +126,5 @@ def test_headers_that_may_not_be_set(headers: dict[str, str]) -> None:
 
 
 def test_a_get_with_a_body_is_refused() -> None:
-    with pytest.raises(ValidationError, match="a GET carries no body"):
+    with pytest.raises(ValidationError, match="a GET has no body"):
         Trigger(url="https://example.com", method="GET", body={})

@@ -85,9 +85,11 @@ SETTINGS = {
     "no relay's URL": Wrong(SMTP, "foo", "is not a URL", "smtp://"),
     "no Redis' URL": Wrong(REDIS, "http://h", "begins with http://", "redis://"),
     "further relays": Wrong("RELAIS_RELAYS", '{{"a": "foo"}}', "'a' is not a URL", "smtp://"),
-    "a relay of no text": Wrong("RELAIS_RELAYS", '{{"a": 5}}', "'a': Input should", "configuration"),
+    "a relay of no text": Wrong(
+        "RELAIS_RELAYS", '{{"a": 5}}', "'a': Input should", "configuration"
+    ),
     "callback secret": Wrong("RELAIS_CALLBACK_SECRET", "secret", "not of the form", "whsec_"),
-    "outbound": Wrong("RELAIS_OUTBOUND_ALLOW", "a b", "'a b' is not understood", "host:port"),
+    "outbound": Wrong("RELAIS_OUTBOUND_ALLOW", "a b", "'a b' cannot be parsed", "host:port"),
     "token key": Wrong("RELAIS_JWT_KEY", "x", "the issuer or the audience", "RELAIS_JWT_ISSUER"),
     "no module": Wrong("RELAIS_KINDS", "no_such_module", "'no_such_module'", "PYTHONPATH"),
     "syntax": Wrong("RELAIS_KINDS", "kaputte_arten", "kaputte_arten.py:2: SyntaxError", "Correct"),
@@ -272,7 +274,7 @@ def test_a_relay_that_cannot_be_reached_is_said_and_waited_for(
     try:
         assert up.returncode == 0, up.stderr
         assert up.stderr.startswith(f"{SMTP}: The relay at 127.0.0.1:{places['closed']} cannot be")
-        assert "Mail waits until it answers." in up.stderr
+        assert "Mail waits until it responds." in up.stderr
         block_until(lambda: cluster.service("inbox")["state"] == "unhealthy")
         status = cluster.run("status")
         assert status.returncode == 0
@@ -280,11 +282,11 @@ def test_a_relay_that_cannot_be_reached_is_said_and_waited_for(
         # What runs is not what is asked for now: that is said, with the way there.
         other = cluster.up("redis", "inbox", RELAIS_LEASE_S="61", **relay)
         assert other.returncode == 1
-        assert "blue runs already, with another RELAIS_LEASE_S." in other.stderr
+        assert "blue is already running with a different RELAIS_LEASE_S." in other.stderr
         options = f"--only redis --only inbox --port-base {cluster.base['blue']}"
         assert f"./relais down && ./relais up {options}" in other.stderr
         folder = cluster.run("up", "--data-dir", str(cluster.data), RELAIS_DATA_DIR="")
-        assert "blue runs already, with another --only." in folder.stderr
+        assert "blue is already running with a different --only." in folder.stderr
         assert f"./relais down --data-dir {cluster.data}" in folder.stderr
     finally:
         cluster.down()

@@ -54,7 +54,7 @@ def assert_private(folder: Path) -> None:
 def test_down_says_so_where_nothing_runs(cluster: Cluster) -> None:
     done = cluster.down()
     assert done.returncode == 0
-    assert "Nothing of blue is running" in done.stdout
+    assert "blue is not running" in done.stdout
 
 
 def test_a_killed_service_is_started_again_and_status_shows_it(cluster: Cluster) -> None:

@@ -46,7 +46,7 @@ def test_a_thread_that_breaks_down_ends_it_with_a_reason(folder: Path) -> None:
     )
     assert ended.returncode == 1, ended.stderr
     refusal = json.loads(layout.find(folder, "blue", base).refusal.read_text("utf-8"))
-    sentence = "The thread that keeps inbox broke down: ValueError: nothing that it expects."
+    sentence = "The thread that monitors inbox failed: ValueError: nothing that it expects."
     assert refusal["sentence"] == sentence
     assert "supervisor.log" in refusal["remedy"]
     assert "stack.keeper_broken" in ended.stdout + ended.stderr

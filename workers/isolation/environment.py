@@ -19,8 +19,8 @@ _HARMLESS = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "VIR
 
 
 def environment(role: Role, settings: Settings) -> dict[str, str]:
-    """What processes of `role` may know of the outside."""
-    # A function works on strangers' templates: no password is in its reach.
+    """The environment variables that processes of `role` may see."""
+    # A function works on callers' templates: no password is within its reach.
     known = {name: os.environ[name] for name in _HARMLESS if name in os.environ}
     if role == "kind":
         known = {**os.environ, **_as_variables(settings)}
@@ -33,7 +33,7 @@ def environment(role: Role, settings: Settings) -> dict[str, str]:
 
 
 def _as_variables(settings: Settings) -> dict[str, str]:
-    """What was set in `settings`, so that the child reads the same whatever they came from."""
+    """The values set in `settings`, so that the child reads the same, wherever they came from."""
     variables: dict[str, str] = {}
     for name in settings.model_fields_set:
         value = getattr(settings, name)

@@ -19,14 +19,14 @@ from tasks.outcomes import ErrorReport
 
 
 class IsolationError(RelaisError):
-    """A child process did not bring a result."""
+    """A child process did not return a result."""
 
 
 class TimedOut(IsolationError):  # noqa: N818 - reads as the event it is
-    """The time was over; the child was killed."""
+    """The time was up; the child was killed."""
 
 
-# What the kernel sends to a process for its own doing; any other signal was sent by somebody.
+# What the kernel sends to a process for its own faults; any other signal came from outside.
 _OWN_FAULTS = frozenset(
     {"SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP", "SIGXCPU", "SIGXFSZ"}
 )
@@ -42,7 +42,7 @@ class ChildDied(IsolationError):  # noqa: N818 - reads as the event it is
 
     @property
     def by_itself(self) -> bool:
-        """Whether it ended by its own doing, not by a signal that others send."""
+        """Whether it caused its own end, rather than a signal from outside."""
         return self.signal is None or _signal_name(self.signal) in _OWN_FAULTS
 
     def _cause(self) -> str:
@@ -50,7 +50,7 @@ class ChildDied(IsolationError):  # noqa: N818 - reads as the event it is
             return f"killed by {_signal_name(self.signal)}"
         if self.exit_code is not None:
             return f"it ended itself with exit code {self.exit_code}"
-        return "it closed its connection or sent what is not an answer"
+        return "it closed its connection or sent an invalid response"
 
 
 def _signal_name(number: int) -> str:
@@ -64,7 +64,7 @@ class Interrupted(IsolationError):  # noqa: N818 - reads as the event it is
     """The fork server died, and the child with it; `had_begun` says whether the code ran."""
 
     def __init__(self, what: str, *, had_begun: bool) -> None:
-        super().__init__(f"The process that ran {what} ended because its fork server had died.")
+        super().__init__(f"The process that ran {what} ended because its fork server died.")
         self.had_begun = had_begun
 
 

@@ -1,4 +1,4 @@
-"""The fork server of one role, over all the processes that it may need in its time."""
+"""The fork server of one role, across restarts of its process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RESTART_S = 1.0  # at least, from one start to the next
 
 
 class ForkServer:
-    """Forks children; its process starts when it is first needed, and again when it died."""
+    """Forks children; its process starts when it is first needed, and again if it has died."""
 
     def __init__(self, role: Role, settings: Settings) -> None:
         self._role = role
@@ -31,12 +31,12 @@ class ForkServer:
         self._not_before = 0.0  # by the loop's clock
 
     async def fork(self) -> Child:
-        """A new child, which answers with one frame when it is ready.
+        """A new child, which sends one frame when it is ready.
 
         Raises Interrupted where the server died, OSError where the kernel refuses a process,
         and what importing the kinds raised.
         """
-        for _ in range(2):  # that the last one is dead may become known only now
+        for _ in range(2):  # only now may it turn out that the last one is dead
             process = await asyncio.shield(self.warm())
             with contextlib.suppress(Over):
                 return await process.fork()
@@ -52,7 +52,7 @@ class ForkServer:
             await self._started.result().close()
 
     def warm(self) -> Task[ServerProcess]:
-        """Have the process start in the background, where there is none."""
+        """Start the process in the background, if there is none."""
         if self._started is None or _is_over(self._started):
             self._started = asyncio.create_task(self._start())
         return self._started

@@ -69,7 +69,7 @@ class ServerProcess:
             pid, exited = await birth
             reader, writer = await asyncio.open_unix_connection(sock=ours, limit=BUFFER_BYTES)
         except BaseException:
-            ours.close()  # where a child was forked nevertheless, it sees this and ends
+            ours.close()  # if a child was forked nevertheless, it sees this and exits
             raise
         return Child(
             self._role,
@@ -138,7 +138,7 @@ class ServerProcess:
                 future.set_exception(Over())
                 future.exception()  # told or not: nobody may be waiting any more
         for pid, exited in self._exits.items():
-            kernel.kill_group(pid)  # it is dying already; what it started is not
+            kernel.kill_group(pid)  # it is already dying; what it started is not
             exited.set_result(None)
         self._exits.clear()
         self._writer.close()

@@ -21,7 +21,7 @@ END_S = 2.0  # between closing a child's socket and killing it, and then its for
 
 
 class EndOfChild(Exception):  # noqa: N818 - an event, told by another error
-    """The child's socket is closed or no sense comes out of it."""
+    """The child's socket is closed, or what it sends makes no sense."""
 
 
 class Child:
@@ -52,7 +52,7 @@ class Child:
 
     @property
     def has_lost_its_server(self) -> bool:
-        """Whether it was taken down by the death of its fork server."""
+        """Whether it died with its fork server."""
         return self._exited.done() and self._exited.result() is None
 
     def on_exit(self, told: Callable[[Child, int | None], None]) -> None:
@@ -60,7 +60,7 @@ class Child:
         self._exited.add_done_callback(lambda exited: told(self, exited.result()))
 
     def is_alive(self) -> bool:
-        """Whether it waits quietly for a request: its socket is open and has nothing to say."""
+        """Whether it is waiting for a request: its socket is open and there is nothing to read."""
         if self._exited.done():
             return False
         try:
@@ -72,7 +72,7 @@ class Child:
         return False
 
     async def ask(self, frame: bytes, *, reply: Reply) -> dict[str, Any]:
-        """The answer to one request; raises EndOfChild where none comes any more.
+        """The response to one request; raises EndOfChild if none will come.
 
         `reply` is given what the child asks meanwhile, and what it raises is raised.
         """
@@ -91,7 +91,7 @@ class Child:
 
     def kill(self) -> None:
         """SIGKILL for it and whatever it started."""
-        if not self._exited.done():  # else the number may be somebody else's by now
+        if not self._exited.done():  # otherwise the pid may be reused by now
             kernel.kill_group(self._pid)
 
     async def wait_or_kill(self, patience_s: float) -> int | None:
@@ -105,7 +105,7 @@ class Child:
         return None
 
     async def end(self) -> None:
-        """Let it go; kill it, and whatever it started, if it does not."""
+        """Let it exit; kill it, and whatever it started, if it does not."""
         self._writer.close()
         await self.wait_or_kill(END_S)
 

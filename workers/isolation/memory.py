@@ -1,4 +1,4 @@
-"""How much memory isolated processes may have: each of them, and all of one worker together.
+"""How much memory isolated processes may have: each, and all of one worker together.
 
 Every process is held to its address space by the kernel (`inside.kernel.limit`), so no more of
 them are let run at once than fit in together with all of it. Others wait for their turn.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logs.logger("isolation")
 
-_RENDERING_SHARE = 4  # a quarter: what strangers write is to leave room for everything else
+_RENDERING_SHARE = 4  # a quarter: callers' templates must leave room for everything else
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
 
@@ -44,7 +44,7 @@ def at_once(role: Role, settings: Settings, *, wanted: int) -> int:
 
 
 def of_machine_bytes(*, cgroups: Path = _CGROUPS, own: Path = _OWN_CGROUPS) -> int:
-    """The memory of this machine, or of the container (control group) where that has less."""
+    """The memory of this machine, or of the container (control group) if that has less."""
     of_machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([of_machine, *_limits(cgroups, own)])
 

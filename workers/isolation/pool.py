@@ -1,4 +1,4 @@
-"""A pool of child processes that run one thing at a time and can be killed without regret.
+"""A pool of child processes that run one thing at a time and can be killed safely.
 
 Plain `def` handlers, jobs under which a worker died, and templates of strangers run here. A
 child is forked when it is first needed, by a fork server that has done its imports; it is kept
@@ -59,7 +59,7 @@ SUSPECTS_MAX = 10_000  # more are not remembered
 
 
 def fields_of(context: Context) -> dict[str, Any]:
-    """The part of `context` that can be told to another process."""
+    """The part of `context` that can be passed to another process."""
     local = {"settings", "database", "isolate", "still_owned"}
     names = (field.name for field in dataclasses.fields(context) if field.name not in local)
     return {**{name: getattr(context, name) for name in names}, "job_id": str(context.job_id)}
@@ -101,7 +101,7 @@ class IsolationPool:
         await self.close()
 
     def warm(self) -> None:
-        """Jobs that run alone are likely to come: have the imports done by then."""
+        """Jobs that run alone are likely to come: do the imports in advance."""
         self._children["kind"].warm()
 
     async def call(
@@ -168,7 +168,7 @@ class IsolationPool:
         return {"answer": result}
 
     async def close(self) -> None:
-        """End the idle children, wait for those that are being ended, end the fork servers."""
+        """Stop the idle children, wait for those that are stopping, stop the fork servers."""
         for children in self._children.values():
             await children.close()
 
@@ -229,5 +229,5 @@ class IsolationPool:
 
 
 async def _unasked(_asked: dict[str, Any]) -> dict[str, Any]:
-    """Functions ask for nothing; one that does gets no answer that means anything."""
+    """Functions ask for nothing; one that does gets a meaningless answer."""
     return {}

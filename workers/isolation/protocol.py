@@ -1,4 +1,4 @@
-"""What a worker and its child processes say to each other: length-prefixed JSON.
+"""The protocol between a worker and its child processes: length-prefixed JSON.
 
 Worker to child: `{"run": "function" | "kind", ...}`, later `{"answer": bool}`.
 Child to worker: `{"ready": true}` once, then for each run `{"ask": "still_owned"}` any number of

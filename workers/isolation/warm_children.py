@@ -1,4 +1,4 @@
-"""The children of one role that a pool has at hand: forked when needed, kept warm, ended."""
+"""The children of one role in a pool: forked when needed, kept warm, stopped."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class WarmChildren:
         self._server.warm()
 
     async def take(self) -> Child:
-        """A child that waits for a request, the warmest there is.
+        """A child that is waiting for a request, the warmest there is.
 
         Raises ChildDied, Interrupted, HandlerRaised or IsolationError where a new one does not
         start.
@@ -80,8 +80,8 @@ class WarmChildren:
     async def obituary(
         self, child: Child, what: str, *, had_begun: bool
     ) -> ChildDied | Interrupted:
-        """How a child came to its end that does not answer any more."""
-        # It may have closed its socket and live on: then it is helped along.
+        """How a child ended that no longer responds."""
+        # It may have closed its socket and still be running: then it is killed.
         self.end(child)
         returncode = await child.wait_or_kill(END_S)
         if child.has_lost_its_server:

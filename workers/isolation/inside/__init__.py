@@ -1,1 +1,1 @@
-"""What runs inside such a process; it imports as little as it can."""
+"""What runs inside such a process; it imports as little as possible."""

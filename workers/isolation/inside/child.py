@@ -67,7 +67,9 @@ def main(role: str, channel: socket.socket, begin: Begin, *, memory_bytes: int) 
         channel.sendall(protocol.pack({"raised": reports.raised(error)}))
         os._exit(1)
     limits = f"its process may take {memory_bytes >> 20} MiB: {_SETTINGS[role]}"
-    with contextlib.suppress(ConnectionError):  # the worker was killed: nobody is left to tell
+    with contextlib.suppress(
+        ConnectionError
+    ):  # the worker was killed: there is no one left to tell
         channel.sendall(protocol.pack({"ready": True}))
         while (request := protocol.receive(channel)) is not None:
             channel.sendall(_answer(run, request, role=role, limits=limits))
@@ -77,13 +79,13 @@ def main(role: str, channel: socket.socket, begin: Begin, *, memory_bytes: int) 
 
 
 def _answer(run: Run, request: dict[str, Any], *, role: str, limits: str) -> bytes:
-    """The frame to answer with, once nothing is left that the handler had started."""
+    """The response frame, once nothing is left that the handler started."""
     try:
         content = run(request)
     except BaseException as error:  # noqa: BLE001 - SystemExit of a handler ends its run, not us
         content = _raised(error, limits)
     if role == "kind" and kernel.end_descendants():
-        content["recycle"] = True  # the handler's modules may still count on what is gone
+        content["recycle"] = True  # the handler's modules may still rely on what is gone
     try:
         return protocol.pack(content, default=_as_json)
     except BaseException as error:  # noqa: BLE001 - whatever a function returned
@@ -91,7 +93,7 @@ def _answer(run: Run, request: dict[str, Any], *, role: str, limits: str) -> byt
 
 
 def _raised(error: BaseException, limits: str) -> dict[str, Any]:
-    # Memory that ran out once is in pieces: the next run gets a fresh process.
+    # Memory that ran out once is fragmented: the next run gets a fresh process.
     worn_out = isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError)
     raised = reports.raised(error)
     if isinstance(error, MemoryError):  # which says nothing by itself
@@ -110,7 +112,7 @@ def _as_json(value: object) -> object:
 
 
 def _reseed() -> None:
-    """Forked siblings would draw the same numbers."""
+    """Reseed: forked siblings would draw the same numbers."""
     random.seed()
     if "numpy.random" in sys.modules:  # its global generator is not reseeded by itself
         sys.modules["numpy.random"].seed()

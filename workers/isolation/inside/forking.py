@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> NoReturn:
     gc.disable()
     kernel.die_with(int(parent_pid))
     kernel.adopt_orphans()
-    # The worker decides when its children end; a signal to the whole group is not for them.
+    # The worker decides when its children end; they ignore a signal to the whole group.
     # Functions instead of SIG_IGN, which programs started by a handler would inherit.
     for number in (signal.SIGTERM, signal.SIGINT, END_SIGNAL):
         signal.signal(number, _stay)
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> NoReturn:
         control.sendall(protocol.pack({"raised": reports.raised(error)}))
         os._exit(1)
     gc.freeze()
-    # From here on a signal that leaves time to end what children have started.
+    # From here on, a signal that leaves time to kill what children have started.
     kernel.die_with(int(parent_pid), number=END_SIGNAL)
     channel = _Forks(control, parent_pid=int(parent_pid)).serve()
     child.main(role, channel, begin, memory_bytes=int(memory_bytes))
@@ -129,7 +129,7 @@ class _Forks:
                 break
             if not pid:
                 break
-            if pid in self._children:  # else something that one of them had started
+            if pid in self._children:  # otherwise something that one of them had started
                 self._children.remove(pid)
                 kernel.kill_group(pid)
                 ended.append((pid, os.waitstatus_to_exitcode(status)))

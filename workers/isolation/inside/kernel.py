@@ -1,4 +1,4 @@
-"""What isolated processes ask of the kernel: to die in time and to be held to their limits."""
+"""What isolated processes ask of the kernel: to die in time and to be kept within limits."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def die_with(parent_pid: int, *, number: int = signal.SIGKILL) -> None:
     """Have this process sent a signal when its parent dies, however that comes about (Linux)."""
     _control(_PR_SET_PDEATHSIG, number)
     _control(_PR_SET_NO_NEW_PRIVS, 1)
-    if os.getppid() != parent_pid:  # it died before we could ask to be told
+    if os.getppid() != parent_pid:  # it died before we could ask to be notified
         os._exit(1)
 
 
 def adopt_orphans() -> None:
-    """Become the parent of what descendants leave behind, so that it can be reaped (Linux)."""
+    """Adopt processes that descendants leave behind, so that they can be reaped (Linux)."""
     _control(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def limit(role: str, *, memory_bytes: int) -> None:
-    """Bound what this process may use; a function opens and writes nothing."""
+    """Limit what this process may use; a function opens and writes nothing."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     if role == "function":

@@ -1,4 +1,4 @@
-"""Runs handlers in a child process: plain `def` ones, and any that are suspected of killing."""
+"""Runs handlers in a child process: plain `def` ones, and any suspected of killing its worker."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class KindRunner:
             importlib.import_module("runtime.otlp")
 
     def begin(self, ask: Ask) -> None:
-        """Start what does not survive a fork; `ask` asks the worker, None where that is gone."""
+        """Start what does not survive a fork; `ask` asks the worker, None if that is gone."""
         self._ask = ask
         logs.configure(
             service="isolated", colour=self._settings.colour, level=self._settings.log_level
@@ -55,16 +55,16 @@ class KindRunner:
         exporting.start("isolated", self._settings)
 
     def run(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Run one handler; the answering frame carries its outcome."""
+        """Run one handler; the response frame carries its outcome."""
         kind = self._kinds.get(request["name"])
         if kind is None:
-            sentence = f"The kind {request['name']!r} is not known to the isolated process."
-            raise KindError(sentence, remedy="Name its module in RELAIS_KINDS.")
+            sentence = f"The isolated process does not know the kind {request['name']!r}."
+            raise KindError(sentence, remedy="Add its module to RELAIS_KINDS.")
         payload = _payload(kind, request["payload"])
         context = self._context(request["context"])
         with telemetry.span("isolated", parent=context.traceparent):
             returned = _perform(kind, payload, context)
-        # Sealed here, where it was made, and again by the worker, which does not rely on it.
+        # Sealed here, where it was created, and again by the worker, which does not rely on this.
         sealed = sealing.sealed(returned, max_bytes=self._settings.outcome_max_bytes)
         return {"outcome": protocol.outcome_as_json(sealed.outcome)}
 
