@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 VERSION_MIN = 15
 CONNECT_S = 3
-# Errors that persist until something is changed. All others may pass (it is starting, it has too many
-# connections, its disk is full) and end no process: libpq does not expose the SQLSTATE here.
+# Errors that persist until something is changed. All others may pass (it is starting, it has too
+# many connections, its disk is full) and end no process: libpq does not expose the SQLSTATE here.
 LASTING = (
     "authentication failed",
     "does not exist",
