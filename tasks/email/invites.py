@@ -27,7 +27,7 @@ def checked(calendar: str) -> str:
 def method_of(calendar: str) -> str:
     """What the invitation asks for (RFC 5546); ValueError with a sentence where it is none."""
     methods: list[str] = []
-    components = set()
+    components: set[str] = set()
     opened: list[str] = []
     for line in _lines(calendar):
         name, _, value = line.upper().partition(":")

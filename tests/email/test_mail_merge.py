@@ -25,7 +25,7 @@ PDF = Attachment.model_validate({"filename": "é.pdf", "content": "JVBERi0x" * 4
 LOGO = Attachment.model_validate({"filename": "l.png", "content": "eA==", "content_id": "logo"})
 
 # One for all examples: what it keeps of one copy must not show in the next.
-MERGES = {
+MERGES: dict[tuple[Attachment, ...], MailMerge] = {
     files: MailMerge(seed="c1", from_=SENDER, reply_to=REPLY_TO, headers=HEADERS, attachments=files)
     for files in ((), (PDF,), (LOGO,), (LOGO, PDF))
 }
