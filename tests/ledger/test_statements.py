@@ -215,6 +215,10 @@ def _recipients(at: Filled) -> str:
 
 # Where a statement's values are not those that its names usually have.
 OWN: dict[str, Own] = {
+    **dict.fromkeys(
+        [f"templates.{n}" for n in ("latest_sha256", "point_to", "find_version", "mark_used")],
+        lambda _: {"version": 1},
+    ),
     "transitions.accept": lambda _: {"jobs": _rows([_new_job(n) for n in range(256)])},
     "consequences.lock_parents": lambda at: {"ids": list(at.parents)},
     "consequences.link_parents": lambda at: {
@@ -303,16 +307,9 @@ OWN: dict[str, Own] = {
     "templates.list": lambda _: {"after": ""},
     "templates.list_versions": lambda _: {"before": 2**31 - 1},
     # Version 1 of a template that is there: what refers to it is checked as well.
-    "templates.add_version": lambda _: {
-        "tenant": "default",
-        "name": "filled",
-        "variables": "{}",
-        "version": 1,
-    },
-    "templates.latest_sha256": lambda _: {"version": 1},
-    "templates.point_to": lambda _: {"version": 1},
-    "templates.find_version": lambda _: {"version": None},
-    "templates.mark_used": lambda _: {"version": 1},
+    "templates.add_version": lambda _: (
+        {"tenant": "default", "name": "filled"} | {"variables": "{}", "version": 1}
+    ),
     "templates.noted": lambda at: {"id": at.finished[0]},
     "templates.note": lambda at: {
         "rows": _rows(
