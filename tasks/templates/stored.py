@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -38,6 +38,7 @@ VERSIONS_S = 3_600.0
 VERSIONS_MAX_CHARS = 32 * 1024 * 1024
 ENTRIES_MAX = 2_000
 COUNT_EVERY_S = 5.0
+CLOSE_S = 1.0
 COUNTED_MAX = 10_000  # more of them are not counted while Postgres takes no writes
 
 log = logs.logger("templates")
@@ -53,6 +54,13 @@ def of(database: AsyncEngine) -> StoredTemplates:
     if database not in stored:
         stored[database] = StoredTemplates(database)
     return stored[database]
+
+
+async def leave(database: AsyncEngine) -> None:
+    """This event loop is about to end: write what was counted, where Postgres takes it soon."""
+    stored = _all_stored.get(asyncio.get_running_loop(), {}).pop(database, None)
+    if stored is not None:
+        await stored.close()
 
 
 class StoredTemplates:
@@ -142,15 +150,28 @@ class StoredTemplates:
         if self._counting is not None:
             await asyncio.wait([self._counting])
 
+    async def close(self) -> None:
+        """Write what was counted so far, within CLOSE_S."""
+        if self._counting is not None:
+            self._counting.cancel()
+            await asyncio.wait([self._counting])
+        if self._uses:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_S):
+                    await self._write_count()
+
     async def _write_counts(self) -> None:
         while self._uses:
             await asyncio.sleep(COUNT_EVERY_S)
-            uses, self._uses = self._uses, Counter()
-            try:
-                await self._ask(lambda c, uses=uses: defaults.count_uses(c, uses))
-            except LedgerUnavailable as error:
-                self._uses.update(uses)  # with the next ones
-                log.warning("defaults.not_counted", error=error.sentence)
+            await self._write_count()
+
+    async def _write_count(self) -> None:
+        uses, self._uses = self._uses, Counter()
+        try:
+            await self._ask(lambda connection: defaults.count_uses(connection, uses))
+        except LedgerUnavailable as error:
+            self._uses.update(uses)  # with the next ones
+            log.warning("defaults.not_counted", error=error.sentence)
 
     async def _write_notes(self, notes: Sequence[tuple[UUID, Note]]) -> list[Note | None]:
         async with self._database.connect() as connection:
