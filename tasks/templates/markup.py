@@ -6,22 +6,26 @@ are. MJML and inlined styles need packages that a lean installation may leave ou
 
 from __future__ import annotations
 
+import importlib
 import re
+from types import ModuleType
 from typing import Any
 
 from tasks.errors import RenderError
 from tasks.templates import plain_text, sandbox
 from tasks.templates.placeholders import Placeholders
 
+
+def _optional(name: str) -> ModuleType | None:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
 # At the top: the process can read no file any more by the time that it compiles.
-try:
-    import mjml
-except ImportError:
-    mjml = None
-try:
-    import css_inline
-except ImportError:
-    css_inline = None
+mjml = _optional("mjml")
+css_inline = _optional("css_inline")
 
 _UNKNOWN = re.compile(r"<(mj-[a-z-]+|mjml)\b")
 DEPTH_MAX = 500
