@@ -104,4 +104,4 @@ async def count_uses(connection: AsyncConnection, uses: Mapping[int, int]) -> No
 
 
 def _default(row: Row[Any]) -> Default:
-    return Default(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
+    return Default(**row._asdict())

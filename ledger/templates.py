@@ -202,7 +202,7 @@ async def find(
     row = (await connection.execute(SQL["find_version"], values)).first()
     if row is None:
         raise unknown(name, version)
-    fields = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
+    fields = row._asdict()
     return Version(**{**fields, "sha256": bytes(row.sha256)})
 
 
@@ -222,7 +222,7 @@ async def list_all(
 ) -> list[TemplateRow]:
     """One page by name, starting behind `after`; `archived`: those as well."""
     values = {"tenant": tenant, "after": after, "limit": limit, "archived": archived}
-    return [TemplateRow(**row._mapping) for row in await connection.execute(SQL["list"], values)]  # noqa: SLF001
+    return [TemplateRow(**row._asdict()) for row in await connection.execute(SQL["list"], values)]
 
 
 async def list_versions(
@@ -276,7 +276,7 @@ def unknown(name: str, version: int | None) -> NotFound:
 
 
 def _version_row(row: Row[Any]) -> VersionRow:
-    return VersionRow(**{**row._mapping, "sha256": bytes(row.sha256)})  # noqa: SLF001
+    return VersionRow(**{**row._asdict(), "sha256": bytes(row.sha256)})
 
 
 def _sorted(value: Any) -> Any:  # noqa: ANN401 - any JSON
