@@ -18,6 +18,7 @@ from tasks.outcomes import Failed, RetryLater, Snooze, Succeeded
 from tasks.templates import markup, stored
 from tests.email.scripted_relay import TAKE_AND_DROP
 from tests.waiting import wait_for
+from workers.isolation.pool import IsolationPool
 
 if TYPE_CHECKING:
     from tests.email.conftest import Jobs
@@ -84,6 +85,21 @@ async def test_a_mail_is_made_from_the_newest_version(jobs: Jobs, relay: Scripte
     await wait_for(is_seen, within_s=5 * stored.LATEST_S)
     assert (await run(jobs, "hello@1")).result["template"] == "hello@1"
     assert parts(relay.mails[-1].data)[0] == "Hello Zoë"
+
+
+async def test_it_is_rendered_in_a_process_of_its_own(jobs: Jobs, relay: ScriptedRelay) -> None:
+    await save(jobs, html=None, text="{{ name }}{% for a in range(3) %}!{% endfor %}")
+    asked = []
+    async with IsolationPool(jobs.settings, size=1) as isolation:
+
+        async def isolate(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+            asked.append(name)
+            return await isolation.call(name, arguments, 20.0)
+
+        assert isinstance(await run(jobs, context={"isolate": isolate}), Succeeded)
+    assert asked == ["render"]  # nothing is compiled for a mail
+    sent = message_from_bytes(relay.mails[0].data, policy=policy.default)
+    assert sent.get_content().strip() == "Zoë!!!"
 
 
 async def test_the_second_attempt_sends_the_same_bytes(
