@@ -59,6 +59,7 @@ async def _from_stored(email: Email, reference: str, context: Context) -> tuple[
             return made, version.reference
     # An earlier attempt may have sent it to some, or may not know whether: the same bytes again.
     version = await templates.find(context.tenant, f"{note.name}@{note.version}")
+    await templates.mark_used(version)  # in case that the other did not come to it
     given = {**(email.variables or {}), **note.defaults}
     resolved = variables.resolve(given, schema=version.variables, mentions=version.mentions)
     return await _made(email, version, resolved, context), version.reference
