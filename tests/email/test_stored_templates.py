@@ -33,7 +33,7 @@ SCHEMA: dict[str, Any] = {
 
 
 async def save(jobs: Jobs, **changes: Any) -> int:
-    given = {"subject": "Hello {{ name }}", "html": HTML, "text": None} | changes
+    given: dict[str, Any] = {"subject": "Hello {{ name }}", "html": HTML, "text": None} | changes
     made = markup.compile_parts(given)
     content = Content(mjml=None, inlines_css=False, variables=SCHEMA, **given)
     compiled = Compiled(made["html"], made["text"], tuple(made["mentions"]))
@@ -89,7 +89,7 @@ async def test_a_mail_is_made_from_the_newest_version(jobs: Jobs, relay: Scripte
 
 async def test_it_is_rendered_in_a_process_of_its_own(jobs: Jobs, relay: ScriptedRelay) -> None:
     await save(jobs, html=None, text="{{ name }}{% for a in range(3) %}!{% endfor %}")
-    asked = []
+    asked: list[str] = []
     async with IsolationPool(jobs.settings, size=1) as isolation:
 
         async def isolate(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -224,7 +224,7 @@ async def test_uses_of_defaults_are_counted_together(
     monkeypatch.setattr(stored, "COUNT_EVERY_S", 0.3)
     await set_footer(jobs, "Bye")
     await save(jobs)
-    writes = []
+    writes: list[dict[int, int]] = []
     counted = defaults.count_uses
 
     async def watched(connection: Any, uses: Any) -> None:
