@@ -21,8 +21,10 @@ from gateway.intake import Intake
 from gateway.long_poll import LongPolls
 from gateway.middleware import Middleware
 from gateway.rate import RateLimit
+from gateway.rendering import Rendering
 from gateway.routes import (
     actions,
+    defaults,
     health,
     intake,
     jobs,
@@ -33,6 +35,7 @@ from gateway.routes import (
     pages,
     queues,
     schedules,
+    templates,
 )
 from gateway.services import Services
 from gateway.tokens import Tokens
@@ -59,7 +62,10 @@ LOOK_UPS = 2
 HEALTH = 2  # and the clock
 POOL_SIZE = 16  # of each pool: all of the above, plus abandoned ones that have not ended yet
 # In the order of /docs; `/jobs/stats` and `/jobs/retry` before `/jobs/{job_id}`.
-ROUTERS = (intake, jobs, actions, kinds, queues, lanes, mail, schedules, keys, health, pages)
+ROUTERS = (
+    *(intake, jobs, actions, kinds, queues, lanes, mail, templates, defaults, schedules, keys),
+    *(health, pages),
+)
 
 
 def create(settings: Settings) -> Middleware:
@@ -150,6 +156,7 @@ def _open(settings: Settings, tokens: Tokens) -> Services:
         long_polls=LongPolls(ledger),
         health=HealthProbe(looks, settings, intake=intake),
         bodies=BodyMemory(settings.bodies_max_bytes),
+        rendering=Rendering(settings),
     )
 
 

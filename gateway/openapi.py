@@ -24,6 +24,7 @@ TAGS = [
     {"name": "kinds", "description": "What a job can do."},
     {"name": "operators", "description": "Fix jobs, pause queues and lanes."},
     {"name": "mail", "description": "Messages, suppressed addresses, relays."},
+    {"name": "templates", "description": "Stored templates and default values."},
     {"name": "schedules", "description": "Recurring jobs."},
     {"name": "keys", "description": "API keys."},
     {"name": "health", "description": "Health and metrics."},

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gateway.intake import Intake
     from gateway.long_poll import LongPolls
     from gateway.rate import RateLimit
+    from gateway.rendering import Rendering
     from runtime.settings import Settings
     from tasks.kinds import Kind
 
@@ -42,6 +43,7 @@ class Services:
     long_polls: LongPolls
     health: HealthProbe
     bodies: BodyMemory
+    rendering: Rendering
 
 
 def services(request: Request) -> Services:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from ledger import database as ledger_database
 from runtime import logs
 from tasks.email import delivery, pool
+from tasks.templates import stored
 from workers import execute, reclaimer
 from workers.claim_window import ClaimWindow
 from workers.claimer import Claimer
@@ -185,6 +186,7 @@ class Engine:
             await executor.close()
             await isolation.close()
             await pool.close_all()
+            await stored.leave(handlers_database)
             await handlers_database.dispose()
             await database.dispose()
 

@@ -18,6 +18,7 @@ from ledger.models.jobs import (
 from ledger.models.mail import Message, MessageState, RelayState, Suppression
 from ledger.models.registry import SCHEMA, Model
 from ledger.models.schedules import Schedule, ScheduleTick
+from ledger.models.templates import Template, TemplateDefault, TemplateVersion
 from ledger.models.workers import Worker
 
 __all__ = [
@@ -40,6 +41,9 @@ __all__ = [
     "ScheduleTick",
     "State",
     "Suppression",
+    "Template",
+    "TemplateDefault",
+    "TemplateVersion",
     "Tenant",
     "Worker",
 ]

@@ -186,6 +186,7 @@ class JobBody(Model):
     payload: Mapped[dict[str, Any]] = mapped_column(JSONB)
     result: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
     key_id: Mapped[str | None]  # of the key that encrypted it
+    template: Mapped[dict[str, Any] | None] = mapped_column(JSONB)  # what its mail is made from
 
 
 class JobEvent(Model):

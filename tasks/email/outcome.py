@@ -118,15 +118,22 @@ def _untried(*, in_doubt: bool) -> MessageState:
     return MessageState.DOT_SENT if in_doubt else MessageState.PENDING
 
 
-def of_job(results: Sequence[MessageResult], *, relay: Relay, backoff_s: float) -> Outcome:
+def of_job(
+    results: Sequence[MessageResult],
+    *,
+    relay: Relay,
+    backoff_s: float,
+    template: str | None = None,
+) -> Outcome:
     """The outcome of an attempt whose messages ended as `results`.
 
-    `backoff_s`: how long to back off from the relay.
+    `backoff_s`: how long to back off from the relay. `template`: what the mail was made from
+    (`name@3`).
     """
     counts = _counts(results)
     waiting = [s for s in results if s.state in _WAITING]
     if not waiting:
-        return _final(results, counts)
+        return _final(results, counts, template)
     tried = [s for s in waiting if not _is_relays_fault(s)]
     sentence = f"{_sentence(counts)}: {_first_reason(tried or waiting)}"
     if tried:
@@ -168,8 +175,10 @@ def _delay_s(tried: Sequence[MessageResult], *, relay: Relay, backoff_s: float) 
     return _jittered(delay_s) if delay_s else None
 
 
-def _final(results: Sequence[MessageResult], counts: dict[str, int]) -> Outcome:
-    result = _result(results, counts)
+def _final(
+    results: Sequence[MessageResult], counts: dict[str, int], template: str | None
+) -> Outcome:
+    result = _result(results, counts) | ({"template": template} if template else {})
     total = len(results)
     if unknown := counts.get("unknown"):
         bad = [s for s in results if s.state is MessageState.UNKNOWN]

@@ -35,6 +35,7 @@ ATTACHMENTS_MAX = 50
 ATTACHMENT_MAX_BYTES = 10 * 1024 * 1024
 ATTACHMENTS_MAX_BYTES = 20 * 1024 * 1024
 
+REFERENCE = r"^[A-Za-z0-9_.-]{1,64}(@[1-9][0-9]{0,8})?$"  # of a stored template
 _UNFIT = re.compile(r"[\x00\ud800-\udfff]")
 _TYPE = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,63}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,63}"
@@ -177,6 +178,12 @@ class Email(BaseModel):
                     "html": "<p>Dear {{ name }}, your invoice is attached.</p>",
                     "variables": {"name": "Ada", "number": 1815},
                 },
+                {
+                    "from": "Relais <hello@example.org>",
+                    "to": "ada@example.org",
+                    "template": "welcome",
+                    "variables": {"name": "Ada"},
+                },
             ]
         },
     )  # fmt: skip
@@ -245,9 +252,17 @@ class Email(BaseModel):
         "deduplicates (idempotency_header). Default: the relay's.",
         examples=["at_most_once"],
     )
+    template: str | None = Field(
+        None,
+        pattern=REFERENCE,
+        description="A stored template in place of subject, text and html: `welcome`, or one "
+        "version of it, `welcome@3`.",
+        examples=["welcome@3"],
+    )
     variables: dict[str, Any] | None = Field(
         None,
-        description="When given, subject, text and html are Jinja templates over these.",
+        description="For `template`; without one: when given, subject, text and html are Jinja "
+        "templates over these.",
         examples=[{"name": "Ada"}],
     )
 
@@ -271,12 +286,19 @@ class Email(BaseModel):
             first = error.errors()[0]
             sentence = f"The rendered {first['loc'][0]} is not valid: {words_of(first)}."
             raise PayloadError(sentence, remedy="Correct the template.") from error
-        return self.model_copy(update={**content.model_dump(exclude_unset=True), "variables": None})
+        if content.html is None and any(a.content_id for a in self.attachments):
+            sentence = "An attachment with a content_id needs html that shows it."
+            raise PayloadError(sentence, remedy="Give the template html.")
+        filled = {"variables": None, "template": None}
+        return self.model_copy(update={**content.model_dump(exclude_unset=True), **filled})
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if self.text is None and self.html is None:
-            message = "A mail needs text or html."
+        if self.template is not None and (self.subject or self.text or self.html):
+            message = "A mail has a template, or a subject, text and html of its own; not both."
+            raise ValueError(message)
+        if self.text is None and self.html is None and self.template is None:
+            message = "A mail needs text or html, or a template."
             raise ValueError(message)
         count = len(self.to) + len(self.cc) + len(self.bcc)
         if not 1 <= count <= RECIPIENTS_MAX:
@@ -286,7 +308,7 @@ class Email(BaseModel):
             message = f"The attachments have more than {ATTACHMENTS_MAX_BYTES} bytes together."
             raise ValueError(message)
         inline = [a.content_id for a in self.attachments if a.content_id]
-        if inline and self.html is None:
+        if inline and self.html is None and self.template is None:
             message = "An attachment with a content_id needs html that shows it."
             raise ValueError(message)
         if len(set(inline)) < len(inline):

@@ -11,7 +11,7 @@ from ledger.errors import LedgerUnavailable
 from ledger.messages import Preparation, Recipient
 from ledger.models.mail import MessageState
 from runtime.errors import SettingsError
-from tasks.email import composer, message_writer, outcome, relays, replies
+from tasks.email import composer, content, message_writer, outcome, relays, replies
 from tasks.email.composer import Composer
 from tasks.email.delivery import Delivery
 from tasks.email.message_writer import Opening
@@ -20,7 +20,6 @@ from tasks.email.payload import Email
 from tasks.errors import PayloadError, RenderError
 from tasks.kinds import Backoff, kind
 from tasks.outcomes import Failed, Snooze
-from tasks.templates.render import render_fields
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,17 +60,23 @@ async def send(payload: Email, context: Context) -> Outcome:
     try:
         relay = relays.find(context.settings, payload.relay)
         policy = _policy(payload, relay)
-        email = await _rendered(payload, context)
+        email, template = await content.filled(payload, context)
     except (SettingsError, PayloadError, RenderError) as error:
         return Failed(str(error))
+    except content.JobGone:
+        return LOST_CLAIM
+    except LedgerUnavailable as error:
+        return Snooze(LEDGER_AWAY_S, error.sentence)
     try:
-        return await _send(email, relay=relay, policy=policy, context=context)
+        return await _send(email, relay=relay, policy=policy, template=template, context=context)
     except LedgerUnavailable as error:
         # Neither our fault nor the email's. What was recorded stands; the rest is retried.
         return Snooze(LEDGER_AWAY_S, error.sentence)
 
 
-async def _send(email: Email, *, relay: Relay, policy: Policy, context: Context) -> Outcome:
+async def _send(
+    email: Email, *, relay: Relay, policy: Policy, template: str | None, context: Context
+) -> Outcome:
     ledger = message_writer.of(context.database)
     opened = await ledger.open(Opening(_preparation(email, context), relay.login))
     if opened.relay.is_stopped:
@@ -96,7 +101,7 @@ async def _send(email: Email, *, relay: Relay, policy: Policy, context: Context)
     backoff_s = await _tell_of(relay, results, ledger=ledger, context=context)
     if opened.relay.backoff_step and any(_is_accepted(s) for s in results):
         await ledger.recover(relay, tenant=context.tenant)
-    return outcome.of_job(results, relay=relay, backoff_s=backoff_s)
+    return outcome.of_job(results, relay=relay, backoff_s=backoff_s, template=template)
 
 
 async def _deliver_all(
@@ -168,19 +173,3 @@ def _preparation(email: Email, context: Context) -> Preparation:
         message_id=composer.message_id(context.job_id, email.from_.domain),
         recipients=tuple(seen.values()),
     )
-
-
-async def _rendered(email: Email, context: Context) -> Email:
-    """The mail with its templates filled in; raises RenderError or PayloadError."""
-    if email.variables is None:
-        return email
-    fields = {"subject": email.subject, "text": email.text, "html": email.html}
-    arguments = {
-        "fields": {name: source for name, source in fields.items() if source is not None},
-        "variables": email.variables,
-    }
-    if context.isolate is None:  # without a worker: a test
-        rendered = render_fields(arguments)
-    else:
-        rendered = await context.isolate("render", arguments)
-    return email.with_content(rendered)

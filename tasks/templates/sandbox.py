@@ -21,7 +21,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import jinja2.debug  # noqa: F401 - see below
-from jinja2 import StrictUndefined, nodes
+from jinja2 import StrictUndefined, meta, nodes
 from jinja2.exceptions import TemplateError, TemplateSyntaxError, UndefinedError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import missing
@@ -29,7 +29,7 @@ from jinja2.utils import missing
 from tasks.errors import RenderError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from types import FrameType, TracebackType
 
     from jinja2 import Template
@@ -70,6 +70,37 @@ def render_fields(arguments: dict[str, Any]) -> dict[str, Any]:
         left_bytes -= len(text.encode(errors="surrogatepass"))
         rendered[name] = text
     return rendered
+
+
+def examine(fields: Mapping[str, str]) -> list[str]:
+    """The variables that templates use, by name; raises RenderError for the first that is wrong."""
+    mentioned: set[str] = set()
+    for name, source in fields.items():
+        with _told_as_render_error(name, source), _bounded_cpu():
+            is_html = name == "html"
+            _compiled(source, is_html=is_html)  # it finds what parsing alone does not
+            tree = _environment(is_html=is_html).parse(source)
+            mentioned |= meta.find_undeclared_variables(tree)
+    return sorted(mentioned - {*_GLOBALS, "range"})
+
+
+def pieces(source: str, *, field: str) -> list[tuple[bool, str]]:
+    """`source` cut into (False, its text) and (True, what is Jinja's), in order.
+
+    Raises RenderError, which names `field`, where Jinja cannot read it.
+    """
+    found: list[tuple[bool, list[str]]] = []
+    is_inside = False
+    with _told_as_render_error(field, source), _bounded_cpu():
+        for _, kind, value in _environment(is_html=True).lex(source):
+            if kind.endswith("_begin"):
+                is_inside = True
+                found.append((True, []))
+            elif not is_inside and (not found or found[-1][0]):
+                found.append((False, []))
+            found[-1][1].append(value)
+            is_inside &= not kind.endswith("_end")
+    return [(is_jinja, "".join(values)) for is_jinja, values in found]
 
 
 class _Missing(StrictUndefined):

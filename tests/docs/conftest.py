@@ -23,7 +23,7 @@ def gateway(settings: Settings, tmp_path: Path) -> Iterator[Gateway]:
         ),
         extra={"RELAIS_KINDS": "invoices", "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
     )
-    made.keys["producer"] = made.make_key("producer")
+    made.keys = {role: made.make_key(role) for role in ("producer", "operator")}
     made.start()
     yield made
     made.stop()

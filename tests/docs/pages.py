@@ -22,12 +22,12 @@ def blocks(page: str, language: str) -> list[str]:
     return [found["code"] for found in _BLOCK.finditer(text) if found["language"] == language]
 
 
-def run_curl(command: str, gateway: Gateway) -> Any:
-    """What the gateway answers to a documented curl command."""
+def run_curl(command: str, gateway: Gateway, *, role: str = "producer") -> Any:
+    """What the gateway answers to a documented curl command, with the key of `role`."""
     environment = {
         **os.environ,
         "RELAIS_URL": gateway.url,
-        "RELAIS_API_KEY": gateway.keys["producer"],
+        "RELAIS_API_KEY": gateway.keys[role],
     }
     done = subprocess.run(
         ["sh", "-c", command], env=environment, capture_output=True, check=True, text=True

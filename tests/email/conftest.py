@@ -39,6 +39,9 @@ _RUN = text(
     " ON CONFLICT (id) DO UPDATE SET attempt = :attempt, state = 'running', owner = :owner,"
     " finished_at = NULL, lease_until = clock_timestamp() + interval '1 minute'"
 )
+_BODY = text(
+    "INSERT INTO relais.job_bodies (job_id, payload) VALUES (:id, '{}') ON CONFLICT DO NOTHING"
+)
 _END = text(
     "UPDATE relais.jobs SET state = CAST(:state AS relais.job_state), owner = NULL,"
     " lease_until = NULL, finished_at = clock_timestamp() WHERE id = :id"
@@ -59,6 +62,7 @@ class Jobs:
         async with self.database.begin() as connection:
             owned = {"id": job_id, "attempt": attempt, "owner": uuid4()}
             await connection.execute(_RUN, owned)
+            await connection.execute(_BODY, {"id": job_id})
         settings = self.settings.model_copy(update={"smtp_url": SecretStr(self.smtp_url)})
         surroundings: dict[str, Any] = {
             "tries_left": 7,

@@ -100,6 +100,7 @@ async def test_examples_work_as_they_stand(
     if "{schedule_id}" in path:
         first = (await api.get("/api/v1/schedules")).json()["schedules"][0]
         path = path.replace("{schedule_id}", first["id"])
+    path = path.replace("{name}", "welcome").replace("{variable}", "footer")
     answer = await api.request(method, path, json=value)
     assert answer.status_code in {200, 201, 202}, answer.text
 

@@ -223,6 +223,10 @@ def _around_jobs(connection: psycopg.Connection[Any]) -> None:
         " WHERE state IN ('ready', 'scheduled')"
     )
     run(
+        "INSERT INTO relais.templates (tenant, name, latest, created_by)"
+        " VALUES ('default', 'filled', 0, 'somebody')"
+    )
+    run(
         "INSERT INTO relais.job_counts (tenant, queue, state, jobs)"
         " SELECT tenant, queue, state, count(*) FROM relais.jobs GROUP BY 1, 2, 3"
     )

@@ -148,6 +148,19 @@ def _common(at: Filled) -> dict[str, Any]:
         "pid": 1,
         "lock_key": 1,
         "stuck_s": 900.0,
+        "template": "main",
+        "variable": "name",
+        "value": '"Ada"',
+        "after_id": 0,
+        "archived": True,
+        "subject": "Hello {{ name }}",
+        "html": "<p>Hello {{ name }}</p>",
+        "mjml": None,
+        "compiled": None,
+        "text": "Hello {{ name }}",
+        "is_text_derived": True,
+        "inlines_css": False,
+        "mentions": ["name"],
     }
 
 
@@ -202,6 +215,10 @@ def _recipients(at: Filled) -> str:
 
 # Where a statement's values are not those that its names usually have.
 OWN: dict[str, Own] = {
+    **dict.fromkeys(
+        [f"templates.{n}" for n in ("latest_sha256", "point_to", "find_version", "mark_used")],
+        lambda _: {"version": 1},
+    ),
     "transitions.accept": lambda _: {"jobs": _rows([_new_job(n) for n in range(256)])},
     "consequences.lock_parents": lambda at: {"ids": list(at.parents)},
     "consequences.link_parents": lambda at: {
@@ -287,6 +304,21 @@ OWN: dict[str, Own] = {
     "ticks.take": lambda at: {"tenants": ["default"] * len(at.running)},
     "relay_states.look": lambda _: {"lanes": ["big/relay:main"] * 100},
     "schedules.create": lambda _: {"id": uuid4()},
+    "templates.list": lambda _: {"after": ""},
+    "templates.list_versions": lambda _: {"before": 2**31 - 1},
+    # Version 1 of a template that is there: what refers to it is checked as well.
+    "templates.add_version": lambda _: (
+        {"tenant": "default", "name": "filled"} | {"variables": "{}", "version": 1}
+    ),
+    "templates.noted": lambda at: {"id": at.finished[0]},
+    "templates.note": lambda at: {
+        "rows": _rows(
+            [{"job_id": j, "template": {"name": "main", "version": 1}} for j, _ in at.running]
+        )
+    },
+    "defaults.list": lambda _: {"after": "", "template": None},
+    "defaults.look_up": lambda _: {"variables": ["name", "footer"]},
+    "defaults.count_uses": lambda _: {"rows": _rows([{"id": n, "uses": 3} for n in range(100)])},
 }
 
 

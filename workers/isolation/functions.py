@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-FUNCTIONS = {"render": ("tasks.templates.sandbox", "render_fields")}
+FUNCTIONS = {
+    "render": ("tasks.templates.sandbox", "render_fields"),
+    "compile": ("tasks.templates.markup", "compile_parts"),
+    "diff": ("tasks.templates.difference", "differences"),
+}
 
 
 def load(name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
