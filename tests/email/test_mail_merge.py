@@ -23,11 +23,12 @@ REPLY_TO = [Mailbox(address="help@example.org"), Mailbox(name="é", address="x@e
 HEADERS = {"X-Campaign": "spring é", "List-Id": "<news.example.org>"}
 PDF = Attachment.model_validate({"filename": "é.pdf", "content": "JVBERi0x" * 40})
 LOGO = Attachment.model_validate({"filename": "l.png", "content": "eA==", "content_id": "logo"})
+FILES: tuple[tuple[Attachment, ...], ...] = ((), (PDF,), (LOGO,), (LOGO, PDF))
 
 # One for all examples: what it keeps of one copy must not show in the next.
 MERGES: dict[tuple[Attachment, ...], MailMerge] = {
     files: MailMerge(seed="c1", from_=SENDER, reply_to=REPLY_TO, headers=HEADERS, attachments=files)
-    for files in ((), (PDF,), (LOGO,), (LOGO, PDF))
+    for files in FILES
 }
 
 planes = st.builds(
@@ -79,7 +80,7 @@ def read(message: bytes) -> tuple[Any, ...]:
     name=lines.filter(lambda s: len(s) <= 150),
     local=st.sampled_from(["ada", "pelé"]),
     note=lines,
-    files=st.sampled_from(list(MERGES)),
+    files=st.sampled_from(FILES),
     utf8=st.booleans(),
 )
 @example(text="", html="", subject="", name="", local="ada", note="", files=(), utf8=False)
@@ -142,16 +143,14 @@ def assert_fit(message: bytes) -> None:
 
 
 def copy_of(**fields: Any) -> Copy:
-    return Copy(
-        **{
-            "to": Mailbox(address="b@example.org"),
-            "subject": "x",
-            "message_id": "<1@example.org>",
-            "date": AT,
-            "text": "x",
-            **fields,
-        }
-    )
+    usual: dict[str, Any] = {
+        "to": Mailbox(address="b@example.org"),
+        "subject": "x",
+        "message_id": "<1@example.org>",
+        "date": AT,
+        "text": "x",
+    }
+    return Copy(**{**usual, **fields})
 
 
 def test_a_text_that_knows_the_boundary_cannot_end_its_part() -> None:
