@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 
@@ -54,7 +55,7 @@ class Complaint:
     source_ip: str | None = None
     reported_domain: str | None = None
     user_agent: str | None = None
-    at: str | None = None
+    at: datetime | None = None
     incidents: int = 1
 
 
@@ -140,8 +141,9 @@ def _is_clear(address: str) -> bool:
     )
 
 
-def _moment(value: str) -> str | None:
+def _moment(value: str) -> datetime | None:
     try:
-        return parsedate_to_datetime(value[:100]).isoformat()
+        moment = parsedate_to_datetime(value[:100])
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -146,7 +146,7 @@ def _why_no_bounce(mail: Part) -> str | None:
     headers = mail.headers
     if headers.get("x-failed-recipients"):
         return None  # Exim's and Gmail's, which call themselves auto-replied
-    automatic = headers.get("auto-submitted").partition(";")[0].strip().lower()
+    automatic = re.split(r"[;(\s]", headers.get("auto-submitted").strip().lower())[0]
     is_daemon = bool(_DAEMON.search(headers.get("from")[:1_000]))
     if automatic == "auto-replied" and not is_daemon:
         return "it is an automatic reply (Auto-Submitted: auto-replied)"
