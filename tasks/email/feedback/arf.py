@@ -18,7 +18,7 @@ from tasks.email.feedback.mime import Headers, Part
 RECIPIENTS_MAX = 100
 
 _BLACKED_OUT = re.compile(
-    r"<?(?:redacted|removed|hidden|undisclosed|anonymous|x{3,}|\*+|\.{3,})[^@\s]{0,64}(?:@.*)?>?",
+    r"<?\[?(?:redacted|removed|hidden|undisclosed|anonymous|x{3,}|\*+|\.{3,})[^@\s]{0,64}(?:@.*)?>?",
     re.IGNORECASE,
 )
 _MICROSOFT_FIELD = "x-hmxmroriginalrecipient"

@@ -21,6 +21,7 @@ VALUE_MAX = 4_000
 
 _PARAMETER = re.compile(r';\s*([A-Za-z][A-Za-z0-9*-]{0,40})\s*=\s*(?:"([^"]*)"|([^\s;"]+))')
 _NAME = re.compile(rb"([!-9;-~]{1,100})[ \t]*:")
+_BLANK_LINE = re.compile(rb"\n\r?\n")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]+")
 
 # Python knows codecs that are no charsets, and some (punycode) that take the square of the length.
@@ -84,8 +85,12 @@ def parse(raw: bytes) -> Part:
 def read_headers(raw: bytes) -> tuple[Headers, bytes]:
     """The header at the start of `raw`, and what follows it."""
     fields: list[tuple[str, list[str]]] = []
-    position = 0
+    position = length = 0  # length: of the value that is being read
     while position < len(raw):
+        if len(fields) >= HEADERS_MAX:
+            blank = _BLANK_LINE.search(raw, position)
+            position = blank.end() if blank else len(raw)
+            break
         end = raw.find(b"\n", position)
         end = len(raw) if end < 0 else end + 1
         line = raw[position:end].rstrip(b"\r\n")
@@ -93,11 +98,12 @@ def read_headers(raw: bytes) -> tuple[Headers, bytes]:
             position = end
             break
         if line[:1] in b" \t":
-            if fields and sum(map(len, fields[-1][1])) < VALUE_MAX:
+            if fields and length < VALUE_MAX:
                 fields[-1][1].append(_line(line.strip()))
+                length += len(line) + 1
         elif match := _NAME.match(line):
-            if len(fields) < HEADERS_MAX:
-                fields.append((match[1].decode().lower(), [_line(line[match.end() :].strip())]))
+            fields.append((match[1].decode().lower(), [_line(line[match.end() :].strip())]))
+            length = len(line)
         elif line.startswith((b"From ", b">From ")):
             pass  # the separator of an mbox, which some programs leave there
         else:
