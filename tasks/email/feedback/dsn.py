@@ -160,10 +160,10 @@ def _why_no_bounce(mail: Part) -> str | None:
 
 def _in_words(mail: Part, found: Original) -> Reading:
     text = _first_text(mail)
-    read = text_bounces.read(text, failed=mail.headers.get("x-failed-recipients"))
-    if read is None:
+    known = text_bounces.read(text, failed=mail.headers.get("x-failed-recipients"))
+    if known is None:
         return Reading((), "it comes from a mail system, but in no format of bounces known here")
-    name, reports, returned = read
+    name, reports, returned = known
     message_id = found.message_id
     token = found.token
     if message_id is None or token is None:

@@ -88,7 +88,7 @@ def read_headers(raw: bytes) -> tuple[Headers, bytes]:
     position = length = 0  # length: of the value that is being read
     while position < len(raw):
         if len(fields) >= HEADERS_MAX:
-            blank = _BLANK_LINE.search(raw, position)
+            blank = _BLANK_LINE.search(raw, position - 1)
             position = blank.end() if blank else len(raw)
             break
         end = raw.find(b"\n", position)

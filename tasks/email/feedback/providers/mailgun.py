@@ -28,7 +28,7 @@ _KINDS = {
     "clicked": Kind.OPENED,
 }
 # Mailgun did not even try: the address is on its own lists.
-_SUPPRESSED = {
+_SUPPRESSED: dict[str, tuple[Kind, Cause | None]] = {
     "suppress-bounce": (Kind.BOUNCED, Cause.ADDRESS),
     "suppress-complaint": (Kind.COMPLAINED, None),
     "suppress-unsubscribe": (Kind.UNSUBSCRIBED, None),
@@ -54,7 +54,8 @@ def read(
     kind = _KINDS.get(name)
     if kind is None:
         return Delivery((), replay_id, ignored=1)
-    permanence, cause = None, None
+    permanence: Permanence | None = None
+    cause: Cause | None = None
     if kind is Kind.BOUNCED:
         is_final = payload.text(told, "severity") != "temporary"
         permanence = Permanence.PERMANENT if is_final else Permanence.TRANSIENT

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -150,10 +151,9 @@ def _holds(key: ec.EllipticCurvePublicKey, signature: bytes, signed: bytes) -> b
 
 
 def _key(text: str) -> ec.EllipticCurvePublicKey:
-    try:
+    key: object = None
+    with contextlib.suppress(ValueError, UnsupportedAlgorithm):
         key = load_der_public_key(base64.b64decode(text, validate=True))
-    except (ValueError, UnsupportedAlgorithm):
-        key = None
     if not isinstance(key, ec.EllipticCurvePublicKey):
         sentence = "SendGrid's verification key is no public key of an elliptic curve."
         remedy = "Copy it from Mail Settings, Event Webhook; it begins with MFkw."

@@ -7,7 +7,6 @@ Amazon's says little: everybody can have a topic there. The topic must be one th
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
@@ -111,21 +110,26 @@ def _verify(data: dict[str, Any], names: tuple[str, ...], pem: bytes, now: datet
     if algorithm is None:
         sentence = "The message has a SignatureVersion that is neither 1 nor 2."
         raise WrongSignature(sentence)
-    try:
-        certificate = load_pem_x509_certificate(pem)
-        key = certificate.public_key()
-        is_valid = certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc
-        signature = base64.b64decode(_field(data, "Signature"), validate=True)
-    except (ValueError, UnsupportedAlgorithm, binascii.Error):
-        key, is_valid, signature = None, False, b""
-    if not isinstance(key, rsa.RSAPublicKey) or not is_valid:
+    key = _key(pem, now)
+    if key is None:
         sentence = "The certificate of the message cannot be read, or is out of date."
         raise WrongSignature(sentence)
     try:
+        signature = base64.b64decode(_field(data, "Signature"), validate=True)
         key.verify(signature, string_to_sign(data, names), padding.PKCS1v15(), algorithm)
-    except InvalidSignature:
+    except (InvalidSignature, ValueError):
         sentence = "The signature does not fit the message: it was changed on its way."
         raise WrongSignature(sentence) from None
+
+
+def _key(pem: bytes, now: datetime) -> rsa.RSAPublicKey | None:
+    try:
+        certificate = load_pem_x509_certificate(pem)
+        key = certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        return None
+    is_valid = certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc
+    return key if is_valid and isinstance(key, rsa.RSAPublicKey) else None
 
 
 def _field(data: object, name: str) -> str:
