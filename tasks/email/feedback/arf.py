@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 
-from tasks.email.feedback import mime, original, report, verp
-from tasks.email.feedback.mime import Headers, Part
+from tasks.email.feedback import mail_reader, original, report, verp
+from tasks.email.feedback.mail_reader import Headers, Part
 
 RECIPIENTS_MAX = 100
 
@@ -69,11 +69,11 @@ class Reading:
 
 def read(raw: bytes, *, envelope_to: str | None = None) -> Reading:
     """What `raw` complains about; `envelope_to` as for `dsn.read`."""
-    mail = mime.parse(raw)
+    mail = mail_reader.parse(raw)
     parts = list(mail.walk())
     body = next((p for p in parts if p.content_type == "message/feedback-report"), None)
     if body is not None:
-        fields, _ = mime.read_headers(body.decoded().lstrip(b"\r\n"))
+        fields, _ = mail_reader.read_headers(body.decoded().lstrip(b"\r\n"))
         if fields.get("feedback-type"):
             return Reading(_of_report(fields, mail, envelope_to), "a feedback report (RFC 5965)")
         return Reading(None, "its feedback report names no Feedback-Type")

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from tasks.email.feedback import mime, original, report, text_bounces
-from tasks.email.feedback.mime import Headers, Part
+from tasks.email.feedback import mail_reader, original, report, text_bounces
+from tasks.email.feedback.mail_reader import Headers, Part
 from tasks.email.feedback.original import Original
 from tasks.email.feedback.report import Action, Reading, Report
 
@@ -41,7 +41,7 @@ def read(raw: bytes, *, envelope_to: str | None = None) -> Reading:
     `envelope_to`: the address that it was delivered to, where the mail system tells it; a token
     may stand there and nowhere else.
     """
-    mail = mime.parse(raw)
+    mail = mail_reader.parse(raw)
     found = original.find(mail, envelope_to=envelope_to)
     status = next((part for part in mail.walk() if part.content_type in _STATUS_PARTS), None)
     if status is not None:
@@ -76,7 +76,7 @@ def _blocks(body: bytes) -> list[Headers]:
     blocks: list[Headers] = []
     rest = body.replace(b"\r\n", b"\n").lstrip(b"\n")
     while rest and len(blocks) < report.REPORTS_MAX:
-        block, behind = mime.read_headers(rest)
+        block, behind = mail_reader.read_headers(rest)
         if len(behind) == len(rest):  # a line that is no field: leave it out
             behind = rest.partition(b"\n")[2]
         rest = behind.lstrip(b"\n")
@@ -168,7 +168,7 @@ def _in_words(mail: Part, found: Original) -> Reading:
     token = found.token
     if message_id is None or token is None:
         # Older formats quote the returned mail within the text.
-        behind, _ = mime.read_headers(returned.lstrip().encode("utf-8", "replace"))
+        behind, _ = mail_reader.read_headers(returned.lstrip().encode("utf-8", "replace"))
         message_id = message_id or original.first_message_id(behind.all("message-id"))
         token = token or original.token_of(behind)
     return Reading(

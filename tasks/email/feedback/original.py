@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from tasks.email.feedback import mime, verp
-from tasks.email.feedback.mime import Headers, Part
+from tasks.email.feedback import mail_reader, verp
+from tasks.email.feedback.mail_reader import Headers, Part
 
 # What a mail system notes of the address that a mail was delivered to; the return path of ours.
 _DELIVERED_TO = ("delivered-to", "x-original-to", "envelope-to", "x-envelope-to", "to")
@@ -52,7 +52,7 @@ def returned(mail: Part) -> Headers | None:
     """The header of the mail that came back with a report."""
     for part in mail.walk():
         if part.content_type in _HEADERS_ALONE | _MAILS:
-            headers, _ = mime.read_headers(part.decoded().lstrip(b"\r\n"))
+            headers, _ = mail_reader.read_headers(part.decoded().lstrip(b"\r\n"))
             if headers.fields:
                 return headers
     return None

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.email.feedback import arf, dsn, mime
+from tasks.email.feedback import arf, dsn, mail_reader
 from tests.email.feedback.samples_of import NAMES, sample
 
 PIECES = [
@@ -122,10 +122,10 @@ def test_a_report_before_a_large_mail_is_read_all_the_same() -> None:
 
 
 def test_limits_of_the_tree() -> None:
-    mail = mime.parse(nested(100))
-    assert max(_depths(mail)) == mime.DEPTH_MAX
-    assert sum(1 for _ in mime.parse(HOSTILE["parts"]).walk()) == mime.PARTS_MAX + 1
+    mail = mail_reader.parse(nested(100))
+    assert max(_depths(mail)) == mail_reader.DEPTH_MAX
+    assert sum(1 for _ in mail_reader.parse(HOSTILE["parts"]).walk()) == mail_reader.PARTS_MAX + 1
 
 
-def _depths(part: mime.Part, depth: int = 0) -> list[int]:
+def _depths(part: mail_reader.Part, depth: int = 0) -> list[int]:
     return [depth, *(d for child in part.parts for d in _depths(child, depth + 1))]

@@ -17,6 +17,7 @@ TEXT_MAX = 65_536  # bytes of a part that are decoded
 DEPTH_MAX = 8
 PARTS_MAX = 64
 HEADERS_MAX = 500
+HEADER_MAX = 262_144  # bytes of all of them
 VALUE_MAX = 4_000
 
 _PARAMETER = re.compile(r';\s*([A-Za-z][A-Za-z0-9*-]{0,40})\s*=\s*(?:"([^"]*)"|([^\s;"]+))')
@@ -87,7 +88,7 @@ def read_headers(raw: bytes) -> tuple[Headers, bytes]:
     fields: list[tuple[str, list[str]]] = []
     position = length = 0  # length: of the value that is being read
     while position < len(raw):
-        if len(fields) >= HEADERS_MAX:
+        if len(fields) >= HEADERS_MAX or position > HEADER_MAX:
             blank = _BLANK_LINE.search(raw, position - 1)
             position = blank.end() if blank else len(raw)
             break
