@@ -65,7 +65,7 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
+class Batch:
     """One request of a provider, proven to come from it.
 
     `replay_id` is the same when the request comes again: whoever has seen it may answer 200 and do

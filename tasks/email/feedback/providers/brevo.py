@@ -12,7 +12,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from tasks.email.feedback import report
-from tasks.email.feedback.event import Cause, Delivery, Event, Kind, Permanence
+from tasks.email.feedback.event import Batch, Cause, Event, Kind, Permanence
 from tasks.email.feedback.providers import payload, shared_secret
 
 PROVIDER = "brevo"
@@ -41,7 +41,7 @@ _TYPES: dict[str, _Meaning] = {
 }
 
 
-def read(*, body: bytes, headers: Mapping[str, str], secrets: Sequence[str]) -> Delivery:
+def read(*, body: bytes, headers: Mapping[str, str], secrets: Sequence[str]) -> Batch:
     """The events in a request; `secrets` as `shared_secret.secrets_of` gives them."""
     shared_secret.verify(headers, secrets=secrets, provider="Brevo")
     data = payload.load(body, provider="Brevo")
@@ -52,7 +52,7 @@ def read(*, body: bytes, headers: Mapping[str, str], secrets: Sequence[str]) -> 
         payload.refuse("Brevo", "event", "is missing")
     events = [event for one in told if (event := _event(one))]
     replay_id = f"brevo:{payload.digest(body)}"
-    return Delivery(tuple(events), replay_id, ignored=len(told) - len(events))
+    return Batch(tuple(events), replay_id, ignored=len(told) - len(events))
 
 
 def _event(data: dict[str, Any]) -> Event | None:

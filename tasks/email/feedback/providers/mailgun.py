@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from tasks.email.feedback import report
-from tasks.email.feedback.event import Cause, Delivery, Event, Kind, Permanence
+from tasks.email.feedback.event import Batch, Cause, Event, Kind, Permanence
 from tasks.email.feedback.providers import payload
 from tasks.outbound.signature import WrongSignature
 
@@ -42,7 +42,7 @@ def read(
     keys: Sequence[str],
     now: datetime | None = None,
     tolerance_s: float = TOLERANCE_S,
-) -> Delivery:
+) -> Batch:
     """The event in a request; `keys`: the webhook signing keys, two while rotating."""
     data = payload.load(body, provider="Mailgun")
     token = _verify(payload.mapping(data, "signature"), keys, now or datetime.now(UTC), tolerance_s)
@@ -53,7 +53,7 @@ def read(
     replay_id = f"mailgun:{token}"
     kind = _KINDS.get(name)
     if kind is None:
-        return Delivery((), replay_id, ignored=1)
+        return Batch((), replay_id, ignored=1)
     permanence: Permanence | None = None
     cause: Cause | None = None
     if kind is Kind.BOUNCED:
@@ -79,7 +79,7 @@ def read(
         relais_id=payload.relais_id(payload.mapping(told, "user-variables")),
         provider_message_id=payload.text(message, "message-id"),
     )
-    return Delivery((event,), replay_id)
+    return Batch((event,), replay_id)
 
 
 def _verify(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tasks.email.feedback import report
-from tasks.email.feedback.event import Cause, Delivery, Event, Kind, Permanence
+from tasks.email.feedback.event import Batch, Cause, Event, Kind, Permanence
 from tasks.email.feedback.providers import payload, shared_secret
 
 PROVIDER = "postmark"
@@ -42,7 +42,7 @@ _TYPES: dict[str, _Meaning] = {
 }
 
 
-def read(*, body: bytes, headers: Mapping[str, str], secrets: Sequence[str]) -> Delivery:
+def read(*, body: bytes, headers: Mapping[str, str], secrets: Sequence[str]) -> Batch:
     """The event in a request; `secrets` as `shared_secret.secrets_of` gives them."""
     shared_secret.verify(headers, secrets=secrets, provider="Postmark")
     data = payload.load(body, provider="Postmark")
@@ -52,7 +52,7 @@ def read(*, body: bytes, headers: Mapping[str, str], secrets: Sequence[str]) -> 
         payload.refuse("Postmark", "RecordType", "is missing")
     meaning = _meaning(record, data)
     if meaning is None:
-        return Delivery((), replay_id, ignored=1)
+        return Batch((), replay_id, ignored=1)
     kind, permanence, cause = meaning
     details = payload.text(data, "Details", "Description")
     number = payload.text(data, "ID")
@@ -72,7 +72,7 @@ def read(*, body: bytes, headers: Mapping[str, str], secrets: Sequence[str]) -> 
         relais_id=payload.relais_id(payload.mapping(data, "Metadata")),
         provider_message_id=payload.text(data, "MessageID"),
     )
-    return Delivery((event,), replay_id)
+    return Batch((event,), replay_id)
 
 
 def _meaning(record: str, data: object) -> _Meaning | None:

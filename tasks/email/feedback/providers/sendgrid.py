@@ -21,7 +21,7 @@ from pydantic_core import to_json
 
 from runtime.errors import SettingsError
 from tasks.email.feedback import report
-from tasks.email.feedback.event import Cause, Delivery, Event, Kind, Permanence
+from tasks.email.feedback.event import Batch, Cause, Event, Kind, Permanence
 from tasks.email.feedback.providers import payload
 from tasks.outbound.signature import WrongSignature
 
@@ -64,7 +64,7 @@ def read(
     keys: Sequence[str],
     now: datetime | None = None,
     tolerance_s: float = TOLERANCE_S,
-) -> Delivery:
+) -> Batch:
     """The events in a request; `keys`: verification keys as SendGrid shows them (base64 DER)."""
     timestamp = headers.get(TIMESTAMP_HEADER, "")
     _verify(body, timestamp, headers.get(SIGNATURE_HEADER, ""), keys)
@@ -78,7 +78,7 @@ def read(
     events = [event for one in told if (event := _event(one))]
     # Not from the signature: of an ECDSA signature anybody can make a second one that holds.
     replay_id = f"sendgrid:{payload.digest(timestamp.encode(), body)}"
-    return Delivery(tuple(events), replay_id, ignored=len(told) - len(events))
+    return Batch(tuple(events), replay_id, ignored=len(told) - len(events))
 
 
 def _event(data: dict[str, Any]) -> Event | None:

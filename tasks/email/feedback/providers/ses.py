@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from tasks.email.feedback import report
-from tasks.email.feedback.event import METADATA_KEY, Cause, Delivery, Event, Kind, Permanence
+from tasks.email.feedback.event import METADATA_KEY, Batch, Cause, Event, Kind, Permanence
 from tasks.email.feedback.providers import payload, sns
 
 PROVIDER = "ses"
@@ -42,7 +42,7 @@ async def read(
     fetch: sns.Fetch,
     now: datetime | None = None,
     tolerance_s: float = sns.TOLERANCE_S,
-) -> Delivery:
+) -> Batch:
     """The events in a request of SNS; `topics` and `fetch` as for `sns.open_envelope`."""
     envelope = await sns.open_envelope(
         body, topics=topics, fetch=fetch, now=now, tolerance_s=tolerance_s
@@ -51,7 +51,7 @@ async def read(
     data = payload.embedded(envelope.message)
     if envelope.type != "Notification" or not isinstance(data, dict):
         # A question whether it may send, or words like "Successfully validated SNS topic ...".
-        return Delivery((), replay_id, confirm_url=envelope.confirm_url, ignored=1)
+        return Batch((), replay_id, confirm_url=envelope.confirm_url, ignored=1)
     name = payload.text(data, "eventType", "notificationType")
     if name is None:
         payload.refuse("Amazon SES", "eventType", "is missing")
@@ -59,7 +59,7 @@ async def read(
         replace(event, id=f"{envelope.id}/{number}", at=event.at or envelope.at)
         for number, event in enumerate(_events(name, data))
     ]
-    return Delivery(tuple(events), replay_id, ignored=0 if events else 1)
+    return Batch(tuple(events), replay_id, ignored=0 if events else 1)
 
 
 def _events(name: str, data: dict[str, Any]) -> list[Event]:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.x509.oid import NameOID
 
 from tasks.email.feedback import classify
-from tasks.email.feedback.event import Delivery
+from tasks.email.feedback.event import Batch
 from tasks.email.feedback.providers import ses
 from tasks.errors import FeedbackError
 from tasks.outbound.signature import WrongSignature
@@ -68,7 +68,7 @@ def envelope(message: object, *, version: str = "2", **fields: Any) -> dict[str,
     return {**data, "Signature": base64.b64encode(signature).decode()}
 
 
-async def read(data: object, *, certificate: bytes | None = None) -> Delivery:
+async def read(data: object, *, certificate: bytes | None = None) -> Batch:
     asked: list[str] = []
 
     async def fetch(url: str) -> bytes:

@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 
 from tasks.email.feedback import classify
-from tasks.email.feedback.event import Delivery, Event
+from tasks.email.feedback.event import Batch, Event
 from tasks.email.feedback.providers import brevo, postmark, shared_secret
 from tasks.errors import FeedbackError
 from tasks.outbound.signature import WrongSignature
@@ -97,11 +97,11 @@ def test_a_body_that_is_too_long() -> None:
         postmark.read(body=b" " * 5_000_000, headers=HEADERS, secrets=SECRETS)
 
 
-def of_postmark(data: dict[str, Any]) -> Delivery:
+def of_postmark(data: dict[str, Any]) -> Batch:
     return postmark.read(body=json.dumps(data).encode(), headers=HEADERS, secrets=SECRETS)
 
 
-def of_brevo(data: object) -> Delivery:
+def of_brevo(data: object) -> Batch:
     return brevo.read(body=json.dumps(data).encode(), headers=HEADERS, secrets=SECRETS)
 
 

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from runtime.errors import SettingsError
 from tasks.email.feedback import classify
-from tasks.email.feedback.event import Delivery
+from tasks.email.feedback.event import Batch
 from tasks.email.feedback.providers import mailgun, sendgrid
 from tasks.errors import FeedbackError
 from tasks.outbound.signature import WrongSignature
@@ -44,7 +44,7 @@ def signed(
     }
 
 
-def of_sendgrid(*told: object) -> Delivery:
+def of_sendgrid(*told: object) -> Batch:
     body = json.dumps(told).encode()
     return sendgrid.read(body=body, headers=signed(body), keys=[public(PRIVATE)], now=NOW)
 
@@ -100,7 +100,7 @@ def test_signatures_of_sendgrid() -> None:
     body = json.dumps([BOUNCE]).encode()
     headers, keys = signed(body), [public(PRIVATE)]
 
-    def read(**changes: Any) -> Delivery:
+    def read(**changes: Any) -> Batch:
         how: dict[str, Any] = {"body": body, "headers": headers, "keys": keys, "now": NOW}
         return sendgrid.read(**{**how, **changes})
 
@@ -164,7 +164,7 @@ def body_of(told: object, *, key: str = KEY, at: datetime = NOW, token: str = "a
     return json.dumps({"signature": signature, "event-data": told}).encode()
 
 
-def of_mailgun(told: object, **how: Any) -> Delivery:
+def of_mailgun(told: object, **how: Any) -> Batch:
     return mailgun.read(body=body_of(told, **how), headers={}, keys=[KEY], now=NOW)
 
 
