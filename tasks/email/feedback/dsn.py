@@ -29,7 +29,7 @@ _BY_CLASS = {"5": Action.FAILED, "4": Action.DELAYED, "2": Action.DELIVERED}
 _UNICODE = re.compile(r"\\x\{([0-9A-Fa-f]{2,6})\}")  # RFC 6533 section 3
 _DAEMON = re.compile(
     r"(?:^|[<\s\"])(?:mailer-daemon|postmaster|mail-daemon|mailerdaemon|"
-    r"microsoftexchange[0-9a-f]{32})(?:@|\s|$)",
+    r"microsoftexchange[0-9a-f]{32})(?:@|>|\s|$)",
     re.IGNORECASE,
 )
 _AUTO_REPLY_FIELDS = ("x-autoreply", "x-autorespond", "x-autoresponder", "x-auto-reply")

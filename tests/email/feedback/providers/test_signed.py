@@ -124,6 +124,32 @@ def test_signatures_of_sendgrid() -> None:
         read(keys=["nonsense"])
 
 
+def test_a_request_that_sendgrid_signed_itself() -> None:
+    """The vector by which SendGrid's own libraries test their verification."""
+    told = {
+        "email": "hello@world.com",
+        "event": "dropped",
+        "reason": "Bounced Address",
+        "sg_event_id": "ZHJvcC0xMDk5NDkxOS1MUnpYbF9OSFN0T0doUTRrb2ZTbV9BLTA",
+        "sg_message_id": "LRzXl_NHStOGhQ4kofSm_A.filterdrecv-p3mdw1-756b745b58-kmzbl-18-5F5FC76C-9.0",
+        "smtp-id": "<LRzXl_NHStOGhQ4kofSm_A@ismtpd0039p1iad1.sendgrid.net>",
+        "timestamp": 1600112492,
+    }
+    batch = sendgrid.read(
+        body=json.dumps([told], separators=(",", ":")).encode() + b"\r\n",
+        headers={
+            sendgrid.SIGNATURE_HEADER: "MEUCIGHQVtGj+Y3LkG9fLcxf3qfI10QysgDWmMOVmxG0u6ZUAiEAyBiXDWzM+uOe5W0JuG+luQAbPIqHh89M15TluLtEZtM=",
+            sendgrid.TIMESTAMP_HEADER: "1600112502",
+        },
+        keys=[
+            "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE83T4O/n84iotIvIW4mdBgQ/7dAfSmpqIM8kF9mN1flpVKS3GRqe62gw+2fNNRaINXvVpiglSI8eNEc6wEA3F+g=="
+        ],
+        now=datetime.fromtimestamp(1600112502, UTC),
+    )
+    [event] = batch.events
+    assert (event.recipient, event.cause) == ("hello@world.com", "address")
+
+
 def test_a_second_signature_of_the_same_request_is_still_a_replay() -> None:
     body = json.dumps([BOUNCE]).encode()
     one, two = signed(body), signed(body)
