@@ -7,11 +7,6 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
-# The name under which a mail carries our `messages.id` to the provider, who gives it back: a
-# unique argument at SendGrid, a variable at Mailgun, metadata at Postmark, a tag at SES, and a
-# member of X-Mailin-custom at Brevo.
-METADATA_KEY = "relais_message"
-
 
 class Kind(StrEnum):
     """What happened."""
@@ -46,7 +41,7 @@ class Event:
     """One thing that happened to one message at one recipient.
 
     `id` is the same whenever the provider tells it again. `relais_id` is our message's id where the
-    mail carried it (METADATA_KEY); `message_id` the Message-ID header; `provider_message_id` the
+    mail carried it (metadata.header); `message_id` the Message-ID header; `provider_message_id` the
     provider's own name for the message. `status`: an enhanced code (RFC 3463).
     """
 

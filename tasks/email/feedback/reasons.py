@@ -81,7 +81,7 @@ VAGUE = {"0.0", "1.0", "2.0", "3.0", "4.0", "5.0", "4.1", "4.7"}
 _BLOCKED = re.compile(
     r"spam|blacklist|black list|block ?list|blocked|dnsbl|\brbl\b|reputation|\bdmarc\b|\bspf\b|"
     r"\bdkim\b|unsolicited|poor history|too many (?:messages|connections)|rate ?limit|throttl|"
-    r"greylist|policy|not allowed to send|relay(?:ing)? (?:access )?denied|content rejected|virus",
+    r"\bsender (?:address|domain|verif\w+|rejected|denied)|greylist|policy|not allowed to send|relay(?:ing)? (?:access )?denied|content rejected|virus",
     re.IGNORECASE,
 )
 _FULL = re.compile(
@@ -110,7 +110,7 @@ _PASSING = re.compile(
 _ADDRESSES = re.compile(r"[^\s<>@]{0,200}@[^\s<>]{0,200}")
 
 WORDS: tuple[tuple[re.Pattern[str], Reason], ...] = (
-    (_BLOCKED, (Verdict.POLICY, "the host's words are about blocking or policy")),
+    (_BLOCKED, (Verdict.POLICY, "the host's words are about us, blocking or policy")),
     (_FULL, (Verdict.MAILBOX_FULL, "the host's words say that the mailbox is full")),
     (_NO_SUCH, (Verdict.HARD_BOUNCE, "the host's words say that there is no such mailbox")),
     (_PASSING, (Verdict.SOFT_BOUNCE, "the host's words are about trouble that may pass")),

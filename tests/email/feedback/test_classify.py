@@ -65,6 +65,7 @@ TABLE = [
     ("4.7.0", "421 4.7.0 Try again later", "policy"),
     ("5.1.1", "550 5.1.1 Blocked using zen.spamhaus.org", "policy"),
     ("5.0.0", "554 Service unavailable; Client host blocked using dnsbl", "policy"),
+    (None, "550 Sender address does not exist", "policy"),
     # vague codes: the words are heard first
     ("5.0.0", "550 No such user here", "hard_bounce"),
     ("5.4.1", "550 5.4.1 Recipient address rejected: Access denied", "soft_bounce"),

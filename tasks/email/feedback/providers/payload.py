@@ -10,8 +10,7 @@ from uuid import UUID
 
 from pydantic_core import from_json
 
-from tasks.email.feedback import report
-from tasks.email.feedback.event import METADATA_KEY
+from tasks.email.feedback import metadata, report
 from tasks.errors import FeedbackError
 from tasks.outbound.signature import WrongSignature
 
@@ -76,9 +75,9 @@ def message_id(value: str | None) -> str | None:
     return f"<{found[1]}>" if found else None
 
 
-def relais_id(metadata: object) -> UUID | None:
-    """Our message's id, as the mail carried it to the provider (METADATA_KEY)."""
-    found = text(metadata, METADATA_KEY)
+def relais_id(carried: object) -> UUID | None:
+    """Our message's id, as the mail carried it to the provider (metadata.header)."""
+    found = text(carried, metadata.KEY)
     try:
         return UUID(found) if found else None
     except ValueError:

@@ -12,8 +12,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from tasks.email.feedback import report
-from tasks.email.feedback.event import METADATA_KEY, Batch, Cause, Event, Kind, Permanence
+from tasks.email.feedback import metadata, report
+from tasks.email.feedback.event import Batch, Cause, Event, Kind, Permanence
 from tasks.email.feedback.providers import payload, sns
 
 PROVIDER = "ses"
@@ -149,8 +149,8 @@ def _message_id(mail: dict[str, Any]) -> str | None:
 
 
 def _relais_id(mail: dict[str, Any]) -> UUID | None:
-    values = payload.entries(payload.mapping(mail, "tags"), METADATA_KEY)
-    return payload.relais_id({METADATA_KEY: values[0]}) if values else None
+    values = payload.entries(payload.mapping(mail, "tags"), metadata.KEY)
+    return payload.relais_id({metadata.KEY: values[0]}) if values else None
 
 
 def _status(stated: str | None, said: str | None) -> str | None:
