@@ -7,6 +7,7 @@ RelaisError
     ├── SmtpError          a conversation with a relay went wrong
     ├── BlockedAddress     the SSRF guard refused a destination: permanent
     ├── Unreachable        a destination could not be reached or did not respond: transient
+    ├── FeedbackError      what a mail provider sent cannot be read: permanent
     ├── RenderError        a template is wrong or exceeds its limits: permanent
     └── SigningKeyError    a DKIM key cannot be used: permanent
 """
@@ -42,6 +43,10 @@ class Unreachable(TaskError):  # noqa: N818 - reads as the state it names
     def __init__(self, sentence: str, *, remedy: str = "", was_sent: bool = False) -> None:
         super().__init__(sentence, remedy=remedy)
         self.was_sent = was_sent  # the other side may have acted on the request
+
+
+class FeedbackError(TaskError):
+    """What a mail provider sent cannot be read."""
 
 
 class RenderError(TaskError):
