@@ -122,11 +122,16 @@ def after_postgres(history: History) -> Times:
 def without_redis(history: History) -> Times:
     """From accepted to finished, of renderings accepted while Redis was in trouble.
 
-    Left out is what other faults touched: more than one attempt, or Postgres or the relay in
-    trouble as well (a mail that waits for a relay holds a slot that a rendering could have).
+    Jobs that other faults touched are left out: more than one attempt, or Postgres, the relay or all
+    workers of a queue in trouble as well (mail that waits for a relay holds slots that a rendering
+    could have).
     """
     redis = [fault for fault in history.faults if fault.service == "redis"]
-    others = [fault for fault in history.faults if fault.service in {"postgres", "smtp"}]
+    others = [
+        fault
+        for fault in history.faults
+        if fault.service in {"postgres", "smtp"} or fault.kind == ALL_WORKERS
+    ]
     seconds = []
     for job in history.jobs.values():
         asked = history.attempted.get(job.key or "")
