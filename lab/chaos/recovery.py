@@ -122,9 +122,9 @@ def after_postgres(history: History) -> Times:
 def without_redis(history: History) -> Times:
     """From accepted to finished, of renderings accepted while Redis was in trouble.
 
-    Jobs that other faults touched are left out: more than one attempt, or Postgres, the relay or all
-    workers of a queue in trouble as well (mail that waits for a relay holds slots that a rendering
-    could have).
+    Jobs that other faults touched are left out: more than one attempt, or Postgres, the relay or
+    all workers of a queue in trouble as well (mail that waits for a relay holds slots that a
+    rendering could have).
     """
     redis = [fault for fault in history.faults if fault.service == "redis"]
     others = [
