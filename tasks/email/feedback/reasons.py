@@ -81,7 +81,8 @@ VAGUE = {"0.0", "1.0", "2.0", "3.0", "4.0", "5.0", "4.1", "4.7"}
 _BLOCKED = re.compile(
     r"spam|blacklist|black list|block ?list|blocked|dnsbl|\brbl\b|reputation|\bdmarc\b|\bspf\b|"
     r"\bdkim\b|unsolicited|poor history|too many (?:messages|connections)|rate ?limit|throttl|"
-    r"\bsender (?:address|domain|verif\w+|rejected|denied)|greylist|policy|not allowed to send|relay(?:ing)? (?:access )?denied|content rejected|virus",
+    r"\bsender (?:address|domain|verif\w+|rejected|denied)|"
+    r"greylist|policy|not allowed to send|relay(?:ing)? (?:access )?denied|content rejected|virus",
     re.IGNORECASE,
 )
 _FULL = re.compile(
