@@ -130,12 +130,12 @@ def resolve(
     for name in names(schema, mentions):
         if name in values:
             continue
-        default = nearest.get(name)
+        found = nearest.get(name)
         own = declared.get(name, {}).get("default")
-        is_nearer = default is not None and default.tenant is not None and default.template
-        if default is not None and (is_nearer or own is None):
-            values[name] = default.value
-            used.append(default)
+        is_nearer = found is not None and found.tenant is not None and found.template
+        if found is not None and (is_nearer or own is None):
+            values[name] = found.value
+            used.append(found)
         elif own is not None:
             values[name] = own
     for name, variable in declared.items():

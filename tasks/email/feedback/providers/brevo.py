@@ -48,9 +48,10 @@ def read(*, body: bytes, headers: Mapping[str, str], secrets: Sequence[str]) -> 
     told = data if isinstance(data, list) else [data]
     if len(told) > payload.EVENTS_MAX:
         payload.refuse("Brevo", "the array", f"has more than {payload.EVENTS_MAX} events")
-    if not all(isinstance(one, dict) and payload.text(one, "event") for one in told):
+    named = [one for one in told if isinstance(one, dict) and payload.text(one, "event")]
+    if len(named) < len(told):
         payload.refuse("Brevo", "event", "is missing")
-    events = [event for one in told if (event := _event(one))]
+    events = [event for one in named if (event := _event(one))]
     replay_id = f"brevo:{payload.digest(body)}"
     return Batch(tuple(events), replay_id, ignored=len(told) - len(events))
 

@@ -70,7 +70,7 @@ async def open_envelope(
     """
     data = payload.load(body, provider="Amazon SNS")
     names = _SIGNED.get(_field(data, "Type"))
-    if names is None:
+    if names is None or not isinstance(data, dict):
         sentence = "The request is no signed message of Amazon SNS."
         remedy = "Switch off raw message delivery of the subscription."
         raise WrongSignature(sentence, remedy=remedy)
