@@ -70,6 +70,7 @@ def parse(text: str, passphrase: str | None = None) -> dkim_keys.SigningKey:
         (f"\n  {PLAIN}\n\n".replace("\n", "\r\n"), None),
         (PLAIN, ""),
     ],
+    ids=["ed25519", "rsa", "rsa-pkcs1", "encrypted-ed25519", "encrypted-rsa", "crlf", "no-phrase"],
 )
 def test_a_key_signs_and_its_record_verifies(text: str, passphrase: str | None) -> None:
     key = parse(text, passphrase)
@@ -97,6 +98,24 @@ def test_a_key_signs_and_its_record_verifies(text: str, passphrase: str | None) 
         (pem(ED25519, passphrase="x"), "y", "wrong passphrase", "openssl pkey"),
         (PLAIN, "y", "not encrypted", "Leave the passphrase out"),
         (pem(rsa_of(2**607 - 1, 2**127 - 1)), None, "734 bits is too short", "openssl genrsa 2048"),
+    ],
+    # The keys are new in every process, and so would be the names.
+    ids=[
+        "empty",
+        "base64",
+        "no-ascii",
+        "written-out",
+        "cut",
+        "two",
+        "long",
+        "public",
+        "certificate",
+        "ssh",
+        "ec",
+        "no-passphrase",
+        "wrong-passphrase",
+        "needless-passphrase",
+        "short-rsa",
     ],
 )
 def test_what_is_no_key_is_refused_with_a_remedy(
