@@ -97,7 +97,8 @@ async def test_an_archived_template_is_there_and_means_nothing_new(database: Asy
         assert not await templates.archive(connection, tenant="default", name="hello")
         with pytest.raises(NotFound, match="is archived"):
             await templates.latest(connection, tenant="default", name="hello")
-        assert await templates.find(connection, tenant="default", name="hello", version=1)
+        found = await templates.find(connection, tenant="default", name="hello", version=1)
+        assert found.archived_at is not None
         page: dict[str, Any] = {"tenant": "default", "after": "", "limit": 10}
         assert await templates.list_all(connection, **page) == []
         (listed,) = await templates.list_all(connection, **page, archived=True)
