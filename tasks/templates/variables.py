@@ -124,8 +124,8 @@ def resolve(
     declared: Mapping[str, Any] = schema.get("properties", {})
     values = {n: v for n, v in given.items() if v is not None or n not in declared}
     nearest: dict[str, Default] = {}
-    for default in defaults:
-        nearest.setdefault(default.variable, default)
+    for each in defaults:
+        nearest.setdefault(each.variable, each)
     used: list[Default] = []
     for name in names(schema, mentions):
         if name in values:
@@ -147,7 +147,7 @@ def resolve(
         missing=tuple(n for n in schema.get("required", ()) if n not in values),
         unset=tuple(sorted(n for n in mentions if n not in values)),
         used=tuple(used),
-        defaulted={default.variable: default.value for default in used},
+        defaulted={each.variable: each.value for each in used},
     )
 
 
