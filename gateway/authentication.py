@@ -68,9 +68,9 @@ class Authentication:
             raise _unknown()
         # Only the holder of the real key learns why it no longer works.
         if row.revoked_at is not None:
-            raise Problem(Code.KEY_REVOKED, f"The key {row.prefix} was revoked.", headers=CHALLENGE)
+            raise _ended(Code.KEY_REVOKED, f"The key {row.prefix} was revoked.")
         if row.is_expired:
-            raise Problem(Code.KEY_EXPIRED, f"The key {row.prefix} has expired.", headers=CHALLENGE)
+            raise _ended(Code.KEY_EXPIRED, f"The key {row.prefix} has expired.")
         return Caller(name=row.prefix, tenant=row.tenant, role=row.role, rate_per_s=row.rate_per_s)
 
     def _ask(self, sha256: bytes) -> asyncio.Task[Mapping[bytes, KeyRow]]:
@@ -165,6 +165,11 @@ def _credentials(headers: Iterable[tuple[bytes, bytes]]) -> str:
         message = "The request carries two different credentials."
         raise Problem(Code.CREDENTIALS_INVALID, message, remedy="Send one.", headers=CHALLENGE)
     return given.pop()
+
+
+def _ended(code: Code, detail: str) -> Problem:
+    remedy = "Use another key, or create a new one: ./relais key create."
+    return Problem(code, detail, remedy=remedy, headers=CHALLENGE)
 
 
 def _unknown() -> Problem:

@@ -77,8 +77,8 @@ class HttpConnection(HttpToolsProtocol):
             self._unset_keepalive_if_required()
             try:
                 self.parser.feed_data(piece)
-            except httptools.HttpParserUpgrade:
-                self._read_no_more()  # no other protocol is supported: answered as if not requested
+            except httptools.HttpParserUpgrade as upgrade:
+                self._stay_with_http(piece[upgrade.args[0] :])
             except httptools.HttpParserError:
                 self._end_with(self._refused or _malformed())
             else:
@@ -127,6 +127,8 @@ class HttpConnection(HttpToolsProtocol):
         self._open.works(self)
         is_refused = self._open.are_busy and self.url.partition(b"?")[0] != LIVE
         self.app = _busy if is_refused else self._ours
+        if self.parser.get_http_version() == "1.0":
+            self.expect_100_continue = False  # such a client knows no 1xx (RFC 9110, 10.1.1)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -137,7 +139,8 @@ class HttpConnection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """The request is complete."""
         self._unfinished_bytes = 0
-        super().on_message_complete()
+        if not (self.parser.should_upgrade() and self._framing()):
+            super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """A response was sent; uvicorn continues with the next request, or waits for one."""
@@ -172,6 +175,37 @@ class HttpConnection(HttpToolsProtocol):
         self._refused = problem
         raise problem
 
+    def _framing(self) -> bytes:
+        """The headers that say where the body ends; empty if there is none."""
+        return b"".join(
+            b"%s: %s\r\n" % (name, value)
+            for name, value in self.headers
+            if name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0 \t"))
+        )
+
+    def _stay_with_http(self, rest: bytes) -> None:
+        """Answer as if no other protocol had been requested, then close.
+
+        The parser stops before the body. Clients that would rather speak HTTP/2 send it all the
+        same (Java's does so by default), so another parser reads it.
+        """
+        framing = self._framing()
+        if not framing:
+            self._read_no_more()
+            return
+        self.cycle.keep_alive = False
+        self.parser = httptools.HttpRequestParser(_BodyOnly(self))
+        try:
+            self.parser.feed_data(b"POST / HTTP/1.1\r\n%s\r\n" % framing)
+            self.parser.feed_data(rest)
+        except httptools.HttpParserError:
+            self._end_with(self._refused or _malformed())
+
+    def body_over(self) -> None:
+        """The body of a request that wanted another protocol is complete."""
+        self.on_message_complete()
+        self._read_no_more()
+
     def _read_no_more(self) -> None:
         """Answer the requests that have arrived, and close."""
         self._is_over = True
@@ -202,6 +236,26 @@ class HttpConnection(HttpToolsProtocol):
         # what it still sends is discarded for a moment.
         self.transport.write_eof()
         self._open.waits(self, Waits.END)
+
+
+class _BodyOnly:
+    """What a parser reports that reads one body, whose head another one has read."""
+
+    def __init__(self, connection: HttpConnection) -> None:
+        self._connection = connection
+        self._is_over = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._connection.on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        if not self._is_over:
+            self._connection.on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._connection.body_over()
 
 
 async def _busy(scope: Scope, receive: Receive, send: Send) -> None:

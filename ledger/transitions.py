@@ -387,4 +387,4 @@ async def _refuse(connection: AsyncConnection, *, tenant: str, job_id: UUID, ver
         message = f"There is no job {job_id}."
         raise NotFound(message, remedy="Check the id; pruned jobs are gone.")
     message = f"Job {job_id} is {state} and cannot be {verb}."
-    raise WrongState(message)
+    raise WrongState(message, remedy="Its events say how it came to this state.")

@@ -196,7 +196,7 @@ async def _run_again(connection: AsyncConnection, *, tenant: str, job_id: UUID, 
     row = await queries.job(connection, tenant=tenant, job_id=job_id)
     if row is not None and row["state"] != State.UNKNOWN:
         message = f"Job {job_id} is {row['state']} and cannot be resolved."
-        raise WrongState(message)
+        raise WrongState(message, remedy="Its events say how it came to this state.")
     return await transitions.retry(connection, tenant=tenant, job_ids=[job_id], by=by)
 
 

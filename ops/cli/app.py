@@ -58,6 +58,7 @@ def _help(
 def main(arguments: list[str]) -> int:
     """Run one command; 0 done, 1 failed, 2 invalid input, 130 interrupted."""
     try:
+        _refuse_unreadable(arguments)
         result = app(arguments, prog_name="./relais", standalone_mode=False)
     except UsageError as error:
         where = error.ctx.command_path if error.ctx else "./relais"
@@ -74,3 +75,13 @@ def main(arguments: list[str]) -> int:
     except (typer.Abort, KeyboardInterrupt):
         return _INTERRUPTED
     return result if isinstance(result, int) else 0
+
+
+def _refuse_unreadable(arguments: list[str]) -> None:
+    """Bytes that are not UTF-8 arrive as surrogates, which neither Postgres nor a file can hold."""
+    for word in arguments:
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            sentence = f"The argument {word!r} is not UTF-8 text."
+            raise errors.UsageError(sentence, remedy="Write it in UTF-8.") from error

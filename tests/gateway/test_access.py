@@ -162,6 +162,7 @@ async def test_an_expired_key_says_so(gateway: Gateway) -> None:
     async with httpx.AsyncClient(base_url=gateway.url, headers={"x-api-key": key}) as client:
         answer = await client.get("/api/v1/jobs")
     assert (answer.status_code, answer.json()["code"]) == (401, "key_expired")
+    assert answer.json()["remedy"]
 
 
 async def test_keys_are_listed_without_their_secret(api: httpx.AsyncClient) -> None:

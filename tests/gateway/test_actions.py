@@ -48,6 +48,7 @@ async def test_retry(operator: httpx.AsyncClient, ledger: AsyncEngine, state: St
     assert await state_of(operator, job) == "ready"
     again = await operator.post(f"/api/v1/jobs/{job.id}/retry")
     assert (again.status_code, again.json()["code"]) == (409, "wrong_state")
+    assert again.json()["remedy"]
 
 
 async def test_cancel(operator: httpx.AsyncClient, ledger: AsyncEngine) -> None:

@@ -267,6 +267,46 @@ async def test_old_clients_and_refused_ones_can_go_on(gateway: Gateway) -> None:
             assert (await answer(reader))[0] == wanted
 
 
+@pytest.mark.parametrize("is_chunked", [False, True])
+@pytest.mark.parametrize("is_late", [False, True])
+async def test_who_would_rather_speak_http_2_is_answered_in_http_1(
+    gateway: Gateway, is_chunked: bool, is_late: bool
+) -> None:
+    """Java's client asks for h2c in every first request, and sends the body all the same."""
+    content = json.dumps(JOB).encode()
+    body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(content), content) if is_chunked else content
+    framing = "Transfer-Encoding: chunked" if is_chunked else f"Content-Length: {len(body)}"
+    head = (
+        "POST /api/v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"Authorization: Bearer {gateway.keys['producer']}\r\n{framing}\r\n"
+        "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAAA\r\n\r\n"
+    ).encode()
+    async with connected(gateway) as (reader, writer):
+        if is_late:
+            writer.write(head)
+            await asyncio.sleep(0.2)
+            writer.write(body)
+        else:
+            writer.write(head + body + LIVE)  # what follows is not answered: it is closed
+        status, headers, answered = await answer(reader)
+        assert (status, headers["connection"]) == (202, "close"), answered
+        assert await reader.read() == b""
+
+
+async def test_a_client_of_http_1_0_is_sent_no_100(gateway: Gateway) -> None:
+    """RFC 9110, 10.1.1: it would take it for the answer."""
+    body = json.dumps(JOB)
+    request = (
+        "POST /api/v1/jobs HTTP/1.{}\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"Authorization: Bearer {gateway.keys['producer']}\r\nExpect: 100-continue\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n{body}"
+    )
+    for version, wanted in ((0, 202), (1, 100)):
+        async with connected(gateway) as (reader, writer):
+            writer.write(request.replace("1.{}", f"1.{version}").encode())
+            assert (await answer(reader))[0] == wanted
+
+
 async def test_whoever_does_not_read_is_let_go_when_others_come(gateway: Gateway) -> None:
     quiet = await is_well(gateway)
     async with AsyncExitStack() as stack:
