@@ -124,10 +124,14 @@ class HttpConnection(HttpToolsProtocol):
         self._unfinished_bytes = 0
         if len(self.pipeline) >= PIPELINED_MAX:
             self._refuse(_malformed())
+        version = self.parser.get_http_version()
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (hosts == 0 and version == "1.1"):
+            self._refuse(_malformed())  # RFC 9112, 3.2: whose request it is must be clear
         self._open.works(self)
         is_refused = self._open.are_busy and self.url.partition(b"?")[0] != LIVE
         self.app = _busy if is_refused else self._ours
-        if self.parser.get_http_version() == "1.0":
+        if version == "1.0":
             self.expect_100_continue = False  # such a client knows no 1xx (RFC 9110, 10.1.1)
         super().on_headers_complete()
 
@@ -275,7 +279,7 @@ def _malformed() -> Problem:
     return Problem(
         Code.REQUEST_MALFORMED,
         "The request is not valid HTTP/1.1 (RFC 9112).",
-        remedy="Check its first line, its headers and its Content-Length.",
+        remedy="Check its first line, its headers (one Host above all) and its Content-Length.",
         headers={"Connection": "close"},
     )
 
