@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
     from gateway.open_connections import OpenConnections
+    from gateway.reading import Reading
 
 HEAD_MAX_BYTES = 32_768  # of all headers of a request, and of its trailers
 HEADERS_MAX = 100
@@ -33,10 +34,17 @@ RETRY_AFTER_S = "2"
 
 
 class HttpConnection(HttpToolsProtocol):
-    """One connection; `connections` are all of them."""
+    """One connection; `connections` are all of them, `reading` is their line."""
 
-    def __init__(self, *args: Any, connections: OpenConnections, **kwargs: Any) -> None:  # noqa: ANN401 - uvicorn's
+    def __init__(
+        self,
+        *args: Any,  # noqa: ANN401 - uvicorn's
+        connections: OpenConnections,
+        reading: Reading,
+        **kwargs: Any,  # noqa: ANN401 - uvicorn's
+    ) -> None:
         super().__init__(*args, **kwargs)
+        self._reading = reading
         self.waits: Waits | None = None
         self._open = connections
         self._ours = self.app
@@ -68,6 +76,16 @@ class HttpConnection(HttpToolsProtocol):
         return True
 
     def data_received(self, data: bytes) -> None:
+        """Read it now, or in one of the next rounds of the event loop."""
+        if self._reading.is_now(self, data):
+            self.read(data)
+
+    def read_on(self) -> None:
+        """Receive more, unless the application has yet to take what is there."""
+        if not (self.flow.read_paused or self.transport.is_closing()):
+            self.transport.resume_reading()
+
+    def read(self, data: bytes) -> None:
         """Parse the data piece by piece, so that nothing is kept before it is measured."""
         for start in range(0, len(data), HEAD_MAX_BYTES):
             if self._is_over:

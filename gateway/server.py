@@ -15,6 +15,7 @@ from gateway import app as application
 from gateway import listening, open_connections
 from gateway.http_connection import HttpConnection
 from gateway.open_connections import LIMITS_S, OpenConnections, Waits
+from gateway.reading import Reading
 from runtime import exporting, logs, metrics
 from tasks import kinds
 
@@ -91,7 +92,9 @@ def _serve(settings: Settings, arguments: list[str]) -> int:
     config = uvicorn.Config(
         middleware,
         loop="uvloop",
-        http=partial(HttpConnection, connections=connections),  # type: ignore[arg-type]
+        http=partial(  # type: ignore[arg-type]
+            HttpConnection, connections=connections, reading=Reading()
+        ),
         ws="none",
         lifespan="on",
         log_config=None,
