@@ -27,10 +27,11 @@ SELECT o.id FROM owners AS o
 WHERE o.id IS NOT NULL AND NOT EXISTS (SELECT FROM relais.workers AS w WHERE w.id = o.id)
 
 -- name: forget_workers
--- Rows of processes that have been gone for a while and own nothing.
+-- Rows of processes that have been gone for a while and own nothing. Looked up for each of them: as
+-- NOT EXISTS, the planner may join all running jobs.
 DELETE FROM relais.workers AS w
 WHERE w.seen_at < statement_timestamp() - interval '5 minutes'
-  AND NOT EXISTS (SELECT FROM relais.jobs WHERE state = 'running' AND owner = w.id)
+  AND (SELECT true FROM relais.jobs WHERE state = 'running' AND owner = w.id LIMIT 1) IS NULL
 
 -- name: bury
 -- Rows of dead workers once nothing is left of what they held. One that only seemed dead registers

@@ -146,7 +146,7 @@ def test_empty_cells_are_no_values_and_short_rows_are_whole() -> None:
     ("row", "field", "reason"),
     [
         (",Ada,London", "email", "missing"),
-        ("nobody,Ada,London", "email", "is no email address"),
+        ("nobody,Ada,London", "email", "is not an email address"),
         ("a@example.org,Ada,London,x", "", "4 values for 3 columns"),
         (f"a@example.org,{'x' * 300},y", "name", "more than 200"),
         ("a@example.org,Ada,Lon\x00don", "city", "NUL"),

@@ -116,7 +116,7 @@ async def test_what_may_be_reached_when_its_time_comes_is_accepted(
 @pytest.mark.parametrize(
     ("change", "detail"),
     [
-        ({"text": None}, "payload: A mail needs text or html."),
+        ({"text": None}, "payload: A mail needs text or html, or a template."),
         ({"to": "nobody"}, None),
         ({"subject": "a\nb"}, None),
     ],
