@@ -289,7 +289,7 @@ async def test_a_slice_whose_row_is_locked_is_tried_again_and_the_others_stand(
         asyncio.to_thread(steps.in_slices, driver, "things", RAISE, limit=100)
     )
     told = ""
-    while "waits for a lock" not in told:
+    while "waiting for a lock" not in told:
         told += capsys.readouterr().err
         await asyncio.sleep(0.02)
         assert not slicing.done()
