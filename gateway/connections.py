@@ -117,11 +117,9 @@ class Connections:
             if not server.is_fit:
                 await database.refuse_if_unfit(server.engine)
                 server.is_fit = True
-            async with server.engine.connect() as connection:
-                if self._is_single and not database.is_pooled(connection):
-                    await connection.execution_options(isolation_level="AUTOCOMMIT")
-                async with connection.begin():
-                    return await function(connection, *args, **kwargs)
+            begun = database.single(server.engine) if self._is_single else server.engine.begin()
+            async with begun as connection:
+                return await function(connection, *args, **kwargs)
         except (SQLAlchemyError, OSError, TimeoutError) as error:
             if outage.is_away(error):
                 server.is_fit = False  # it may be another server when it is back

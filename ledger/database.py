@@ -114,6 +114,19 @@ def is_pooled(connection: AsyncConnection) -> bool:
     return session is not None and session.is_pooled
 
 
+@asynccontextmanager
+async def single(database: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """A connection for one statement, which commits itself: no BEGIN, no COMMIT.
+
+    Behind a pooler it is in a transaction all the same, because limits last for one.
+    """
+    async with database.connect() as connection:
+        if not is_pooled(connection):
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
+        async with connection.begin():
+            yield connection
+
+
 def _session(connection: AsyncConnection) -> Session | None:
     proxied = connection.sync_connection
     session = proxied.connection.driver_connection if proxied is not None else None

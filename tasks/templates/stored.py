@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakKeyDictionary
 
+from ledger import database as ledger_database
 from ledger import defaults, outage, templates
 from ledger.errors import LedgerUnavailable, NotFound
 from ledger.group_commit import GroupCommit
@@ -67,8 +68,7 @@ class StoredTemplates:
     """Lookups, notes and counts; every method raises LedgerUnavailable while Postgres is away."""
 
     def __init__(self, database: AsyncEngine) -> None:
-        # Each statement is a transaction of its own, and may be repeated.
-        self._database = database.execution_options(isolation_level="AUTOCOMMIT")
+        self._database = database  # each statement commits itself, and may be repeated
         self._latest: Cache[tuple[str, str], int] = Cache(ttl_s=LATEST_S, weight_max=ENTRIES_MAX)
         self._versions: Cache[tuple[str, str, int], Version] = Cache(
             ttl_s=VERSIONS_S, weight_max=VERSIONS_MAX_CHARS, weigh=_chars
@@ -174,12 +174,12 @@ class StoredTemplates:
             log.warning("defaults.not_counted", error=error.sentence)
 
     async def _write_notes(self, notes: Sequence[tuple[UUID, Note]]) -> list[Note | None]:
-        async with self._database.connect() as connection:
+        async with ledger_database.single(self._database) as connection:
             return await templates.note(connection, notes)
 
     async def _ask(self, work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
         with _told_as_outage():
-            async with self._database.connect() as connection:
+            async with ledger_database.single(self._database) as connection:
                 return await work(connection)
 
 
