@@ -3,41 +3,33 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
-from ledger import database as ledger_database
+import pytest
+
 from tasks import housekeeping
-from tasks.context import Context
 from tasks.outcomes import Outcome, Snooze, Succeeded
+from tests import internal_kinds
+from tests.internal_kinds import READ_ONLY, UNREACHABLE
 
 if TYPE_CHECKING:
     from runtime.settings import Settings
 
 
 async def look_at_queues(settings: Settings, *, options: str = "") -> Outcome:
-    url = settings.require_database_url() + options
-    engine = ledger_database.engine(
-        settings.model_copy(update={"database_url": type(settings.database_url)(url)})
+    return await internal_kinds.run(
+        housekeeping.look_at_queues,
+        housekeeping.Nothing(),
+        settings,
+        kind="relais.queue_health",
+        options=options,
     )
-    try:
-        context = Context(
-            job_id=uuid4(),
-            attempt=1,
-            kind="relais.queue_health",
-            queue="bulk",
-            tenant="system",
-            tries_left=0,
-            settings=settings,
-            database=engine,
-        )
-        return await housekeeping.look_at_queues(housekeeping.Nothing(), context)
-    finally:
-        await engine.dispose()
 
 
-async def test_a_round_comes_again_after_a_server_that_takes_no_writes(settings: Settings) -> None:
-    read_only = "?options=-c%20default_transaction_read_only%3Don"
-    outcome = await look_at_queues(settings, options=read_only)
+@pytest.mark.parametrize("options", [READ_ONLY, UNREACHABLE], ids=["read-only", "unreachable"])
+async def test_a_round_comes_again_after_a_server_that_takes_no_writes(
+    settings: Settings, options: str
+) -> None:
+    outcome = await look_at_queues(settings, options=options)
     assert isinstance(outcome, Snooze)
     assert "the ledger was away" in outcome.reason
     assert isinstance(await look_at_queues(settings), Succeeded)

@@ -12,7 +12,7 @@ from tasks.email.feedback.event import Cause, Event, Kind, Permanence
 from tasks.email.feedback.report import Action, Report
 from tests.email.feedback.samples_of import sample
 
-# name -> what is decided about each recipient: verdict, and whether the address is suppressed
+# name -> what is decided about each recipient: category, and whether the address is suppressed
 SAMPLES = {
     "postfix": [("hard_bounce", True)],
     "postfix-delayed": [("deferred", False), ("deferred", False)],
@@ -37,7 +37,7 @@ SAMPLES = {
 @pytest.mark.parametrize("name", SAMPLES)
 def test_the_samples(name: str) -> None:
     made = [classify.of_report(report) for report in dsn.read(sample(name)).reports]
-    assert [(d.verdict.value, d.suppress) for d in made] == SAMPLES[name]
+    assert [(d.category.value, d.suppress) for d in made] == SAMPLES[name]
 
 
 TABLE = [
@@ -87,12 +87,12 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize(("status", "text", "verdict"), TABLE)
-def test_the_table(status: str | None, text: str | None, verdict: str) -> None:
+@pytest.mark.parametrize(("status", "text", "category"), TABLE)
+def test_the_table(status: str | None, text: str | None, category: str) -> None:
     decision = classify.of_report(Report(Action.FAILED, status=status, diagnostic=text))
-    assert decision.verdict.value == verdict
-    assert decision.suppress == (verdict == "hard_bounce")
-    assert decision.counts == (verdict in {"soft_bounce", "mailbox_full"})
+    assert decision.category.value == category
+    assert decision.suppress == (category == "hard_bounce")
+    assert decision.counts == (category in {"soft_bounce", "mailbox_full"})
 
 
 @given(
@@ -134,7 +134,7 @@ def test_policy_does_not_add_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "verdict", "suppress"),
+    ("name", "category", "suppress"),
     [
         ("arf-abuse", "complaint", True),
         ("arf-yahoo", "complaint", True),
@@ -142,11 +142,11 @@ def test_policy_does_not_add_up() -> None:
         ("arf-not-spam", "ignored", False),
     ],
 )
-def test_complaints(name: str, verdict: str, suppress: bool) -> None:
+def test_complaints(name: str, category: str, suppress: bool) -> None:
     complaint = arf.read(sample(name)).complaint
     assert complaint is not None
     decision = classify.of_complaint(complaint)
-    assert (decision.verdict.value, decision.suppress) == (verdict, suppress)
+    assert (decision.category.value, decision.suppress) == (category, suppress)
 
 
 def test_every_type_of_complaint_is_decided() -> None:
@@ -176,9 +176,9 @@ EVENTS = [
 ]
 
 
-@pytest.mark.parametrize(("fields", "verdict", "suppress"), EVENTS)
-def test_events(fields: dict[str, object], verdict: str, suppress: bool) -> None:
+@pytest.mark.parametrize(("fields", "category", "suppress"), EVENTS)
+def test_events(fields: dict[str, object], category: str, suppress: bool) -> None:
     event = Event(**{"provider": "x", "id": "1", "kind": Kind.BOUNCED, **fields})  # type: ignore[arg-type]
     decision = classify.of_event(event)
-    assert (decision.verdict.value, decision.suppress) == (verdict, suppress)
+    assert (decision.category.value, decision.suppress) == (category, suppress)
     assert decision.why.endswith(".")

@@ -115,7 +115,7 @@ async def test_a_bounce(version: str) -> None:
     assert ada.relais_id == MESSAGE
     assert ada.provider_message_id == MAIL["messageId"]
     assert ada.at == NOW
-    assert {classify.of_event(event).verdict.value for event in (ada, bob)} == {"hard_bounce"}
+    assert {classify.of_event(event).category.value for event in (ada, bob)} == {"hard_bounce"}
 
 
 def event(name: str, **told: object) -> dict[str, Any]:
@@ -147,7 +147,7 @@ ADA = {"emailAddress": "ada@example.org"}
 )  # fmt: skip
 async def test_types(message: dict[str, Any], expected: list[str]) -> None:
     delivery = await read(envelope(message))
-    assert [classify.of_event(one).verdict.value for one in delivery.events] == expected
+    assert [classify.of_event(one).category.value for one in delivery.events] == expected
 
 
 async def test_a_question_whether_sns_may_send() -> None:

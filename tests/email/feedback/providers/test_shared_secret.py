@@ -105,8 +105,8 @@ def of_brevo(data: object) -> Batch:
     return brevo.read(body=json.dumps(data).encode(), headers=HEADERS, secrets=SECRETS)
 
 
-def verdict(event: Event) -> str:
-    return classify.of_event(event).verdict.value
+def category(event: Event) -> str:
+    return classify.of_event(event).category.value
 
 
 POSTMARK_BOUNCE = {
@@ -128,7 +128,7 @@ def test_a_bounce_of_postmark() -> None:
     assert event.relais_id == MESSAGE
     assert event.provider_message_id == "883953f4-6105-42a2-a16a-77a8eac79483"
     assert event.at == datetime(2026, 11, 30, 10, 0, 0, 123456, tzinfo=UTC)
-    assert verdict(event) == "hard_bounce"
+    assert category(event) == "hard_bounce"
     assert delivery.replay_id == of_postmark(POSTMARK_BOUNCE).replay_id
     assert delivery.replay_id != of_postmark({**POSTMARK_BOUNCE, "ID": 43}).replay_id
 
@@ -154,7 +154,7 @@ def test_a_bounce_of_postmark() -> None:
 def test_types_of_postmark(kind: str, details: str, expected: str | None) -> None:
     told = {**POSTMARK_BOUNCE, "Type": kind, "Details": details, "Description": ""}
     delivery = of_postmark(told)
-    assert [verdict(event) for event in delivery.events] == ([expected] if expected else [])
+    assert [category(event) for event in delivery.events] == ([expected] if expected else [])
     assert delivery.ignored == (0 if expected else 1)
 
 
@@ -179,7 +179,7 @@ CHANGE = {
     ],
 )
 def test_records_of_postmark(changes: dict[str, Any], expected: list[str]) -> None:
-    assert [verdict(event) for event in of_postmark({**CHANGE, **changes}).events] == expected
+    assert [category(event) for event in of_postmark({**CHANGE, **changes}).events] == expected
 
 
 BREVO_BOUNCE = {
@@ -197,7 +197,7 @@ def test_a_bounce_of_brevo() -> None:
     assert event.relais_id == MESSAGE
     assert event.status == "5.1.1"
     assert event.at == datetime.fromtimestamp(1796032800.123, UTC)
-    assert verdict(event) == "hard_bounce"
+    assert category(event) == "hard_bounce"
     # The account's number is no name of an event.
     [again] = of_brevo(BREVO_BOUNCE).events
     [other] = of_brevo({**BREVO_BOUNCE, "email": "bob@example.org"}).events
@@ -229,7 +229,7 @@ def test_brevo_batches() -> None:
 )
 def test_types_of_brevo(name: str, reason: str | None, expected: str) -> None:
     [event] = of_brevo({**BREVO_BOUNCE, "event": name, "reason": reason}).events
-    assert verdict(event) == expected
+    assert category(event) == expected
 
 
 @pytest.mark.parametrize("value", [None, 1, [], {}, "x", True, 1e300, "\u0000", "\ud800"])

@@ -65,7 +65,7 @@ def test_a_bounce_of_sendgrid() -> None:
     assert event.relais_id == MESSAGE
     assert event.status == "5.1.1"
     assert event.at == datetime.fromtimestamp(1796032800, UTC)
-    assert classify.of_event(event).verdict.value == "hard_bounce"
+    assert classify.of_event(event).category.value == "hard_bounce"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_bounce_of_sendgrid() -> None:
 )
 def test_types_of_sendgrid(changes: dict[str, Any], expected: list[str]) -> None:
     delivery = of_sendgrid({**BOUNCE, **changes})
-    assert [classify.of_event(event).verdict.value for event in delivery.events] == expected
+    assert [classify.of_event(event).category.value for event in delivery.events] == expected
     assert delivery.ignored == 1 - len(expected)
 
 
@@ -203,7 +203,7 @@ def test_a_bounce_of_mailgun() -> None:
     assert event.recipient == "ada@example.org"
     assert event.status == "5.1.1"
     assert event.at == datetime.fromtimestamp(1796032799.5, UTC)
-    assert classify.of_event(event).verdict.value == "hard_bounce"
+    assert classify.of_event(event).category.value == "hard_bounce"
     [again] = of_mailgun(FAILED, token="b" * 50).events
     [another_day] = of_mailgun({**FAILED, "timestamp": 1796132799.5}).events
     assert again.id == event.id != another_day.id
@@ -231,7 +231,7 @@ def test_a_bounce_of_mailgun() -> None:
 )
 def test_types_of_mailgun(changes: dict[str, Any], expected: list[str]) -> None:
     delivery = of_mailgun({**FAILED, **changes})
-    assert [classify.of_event(event).verdict.value for event in delivery.events] == expected
+    assert [classify.of_event(event).category.value for event in delivery.events] == expected
 
 
 def test_signatures_of_mailgun() -> None:
