@@ -60,9 +60,8 @@ class Server(uvicorn.Server):
             self._connections.end_overdue()
         if self._parent is not None and counter % TICKS_PER_BEAT == 0:
             try:
-                with suppress(
-                    BlockingIOError
-                ):  # the parent is busy: what it has yet to read is enough
+                # Blocking: the parent is busy, and what it has yet to read is enough.
+                with suppress(BlockingIOError):
                     os.write(self._parent, b".")
             except BrokenPipeError:
                 # However the parent ended, nothing would restart or stop this process any more, and

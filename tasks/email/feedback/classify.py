@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from tasks.email.feedback import reasons
 from tasks.email.feedback.arf import Complaint, FeedbackType
 from tasks.email.feedback.event import Cause, Event, Kind, Permanence
-from tasks.email.feedback.reasons import Reason, Verdict
+from tasks.email.feedback.reasons import Category, Reason
 from tasks.email.feedback.report import Action, Report
 
 SOFT_MAX = 5  # soft bounces without a delivery between them, then the address is suppressed
@@ -24,62 +24,62 @@ class Decision:
     the count to zero. `why` is a sentence for the person who asks.
     """
 
-    verdict: Verdict
+    category: Category
     suppress: bool
     counts: bool
     why: str
     status: str | None = None
 
 
-_COUNTED = {Verdict.SOFT_BOUNCE, Verdict.MAILBOX_FULL}
-_AT_ONCE = {Verdict.HARD_BOUNCE, Verdict.COMPLAINT, Verdict.UNSUBSCRIBED}
+_COUNTED = {Category.SOFT_BOUNCE, Category.MAILBOX_FULL}
+_AT_ONCE = {Category.HARD_BOUNCE, Category.COMPLAINT, Category.UNSUBSCRIBED}
 _CONSEQUENCES = {
-    Verdict.DELIVERED: "nothing is to be done",
-    Verdict.DEFERRED: "the mail system goes on trying",
-    Verdict.HARD_BOUNCE: "the address is suppressed",
-    Verdict.POLICY: "this is not the address's fault, so it is not suppressed",
-    Verdict.COMPLAINT: "the address is suppressed",
-    Verdict.UNSUBSCRIBED: "the address is suppressed",
-    Verdict.IGNORED: "nothing is to be done",
-    Verdict.UNKNOWN: "nothing is concluded from it",
+    Category.DELIVERED: "nothing is to be done",
+    Category.DEFERRED: "the mail system goes on trying",
+    Category.HARD_BOUNCE: "the address is suppressed",
+    Category.POLICY: "this is not the address's fault, so it is not suppressed",
+    Category.COMPLAINT: "the address is suppressed",
+    Category.UNSUBSCRIBED: "the address is suppressed",
+    Category.IGNORED: "nothing is to be done",
+    Category.UNKNOWN: "nothing is concluded from it",
 }
 _CAUSES: dict[Cause, Reason] = {
-    Cause.ADDRESS: (Verdict.HARD_BOUNCE, "the provider says that the address is bad"),
-    Cause.MAILBOX_FULL: (Verdict.MAILBOX_FULL, "the provider says that the mailbox is full"),
-    Cause.POLICY: (Verdict.POLICY, "the provider says that the mail was blocked"),
-    Cause.MESSAGE: (Verdict.POLICY, "the provider says that the message itself was refused"),
+    Cause.ADDRESS: (Category.HARD_BOUNCE, "the provider says that the address is bad"),
+    Cause.MAILBOX_FULL: (Category.MAILBOX_FULL, "the provider says that the mailbox is full"),
+    Cause.POLICY: (Category.POLICY, "the provider says that the mail was blocked"),
+    Cause.MESSAGE: (Category.POLICY, "the provider says that the message itself was refused"),
 }
 _PERMANENCES: dict[Permanence, Reason] = {
     Permanence.PERMANENT: (
-        Verdict.HARD_BOUNCE,
+        Category.HARD_BOUNCE,
         "the provider holds it for permanent, and nothing it quotes says otherwise",
     ),
-    Permanence.TRANSIENT: (Verdict.SOFT_BOUNCE, "the provider holds it for passing"),
-    Permanence.UNDETERMINED: (Verdict.UNKNOWN, "the provider does not know why"),
+    Permanence.TRANSIENT: (Category.SOFT_BOUNCE, "the provider holds it for passing"),
+    Permanence.UNDETERMINED: (Category.UNKNOWN, "the provider does not know why"),
 }
 _OPINIONS: dict[FeedbackType, Reason] = {
-    FeedbackType.OPT_OUT: (Verdict.UNSUBSCRIBED, "the recipient asked for no more mail"),
-    FeedbackType.OPT_OUT_LIST: (Verdict.UNSUBSCRIBED, "the recipient asked for no more mail"),
-    FeedbackType.NOT_SPAM: (Verdict.IGNORED, "the recipient says that the mail is no spam"),
+    FeedbackType.OPT_OUT: (Category.UNSUBSCRIBED, "the recipient asked for no more mail"),
+    FeedbackType.OPT_OUT_LIST: (Category.UNSUBSCRIBED, "the recipient asked for no more mail"),
+    FeedbackType.NOT_SPAM: (Category.IGNORED, "the recipient says that the mail is no spam"),
     FeedbackType.AUTH_FAILURE: (
-        Verdict.IGNORED,
+        Category.IGNORED,
         "a host reports that a mail in our name failed DKIM, SPF or DMARC",
     ),
 }
-_NO_CAUSE: Reason = (Verdict.UNKNOWN, "neither code nor words say why it was refused")
+_NO_CAUSE: Reason = (Category.UNKNOWN, "neither code nor words say why it was refused")
 
 
 def of_report(report: Report, *, soft_bounces: int = 0, soft_max: int = SOFT_MAX) -> Decision:
     """The decision about a bounce; `soft_bounces` the address has had before this one."""
     match report.action:
         case Action.DELAYED:
-            reason = (Verdict.DEFERRED, "it is not delivered yet")
+            reason = (Category.DEFERRED, "it is not delivered yet")
         case Action.DELIVERED:
-            reason = (Verdict.DELIVERED, "it was delivered")
+            reason = (Category.DELIVERED, "it was delivered")
         case Action.RELAYED:
-            reason = (Verdict.DELIVERED, "it was passed to a host that reports nothing")
+            reason = (Category.DELIVERED, "it was passed to a host that reports nothing")
         case Action.EXPANDED:
-            reason = (Verdict.DELIVERED, "it was delivered to a list, which sent it on")
+            reason = (Category.DELIVERED, "it was delivered to a list, which sent it on")
         case Action.FAILED:
             reason = _failure(report.status, report.diagnostic) or _by_class(report.status)
     return _decision(reason, report.status, soft_bounces=soft_bounces, soft_max=soft_max)
@@ -89,15 +89,15 @@ def of_event(event: Event, *, soft_bounces: int = 0, soft_max: int = SOFT_MAX) -
     """The decision about a provider's event; `soft_bounces` as for `of_report`."""
     match event.kind:
         case Kind.DELIVERED:
-            reason = (Verdict.DELIVERED, f"{event.provider} delivered it")
+            reason = (Category.DELIVERED, f"{event.provider} delivered it")
         case Kind.DEFERRED:
-            reason = (Verdict.DEFERRED, f"{event.provider} could not deliver it yet")
+            reason = (Category.DEFERRED, f"{event.provider} could not deliver it yet")
         case Kind.COMPLAINED:
-            reason = (Verdict.COMPLAINT, "the recipient marked the mail as spam")
+            reason = (Category.COMPLAINT, "the recipient marked the mail as spam")
         case Kind.UNSUBSCRIBED:
-            reason = (Verdict.UNSUBSCRIBED, "the recipient asked for no more mail")
+            reason = (Category.UNSUBSCRIBED, "the recipient asked for no more mail")
         case Kind.OPENED:
-            reason = (Verdict.IGNORED, "the mail was opened")
+            reason = (Category.IGNORED, "the mail was opened")
         case Kind.BOUNCED:
             reason = _of_bounce(event)
     return _decision(reason, event.status, soft_bounces=soft_bounces, soft_max=soft_max)
@@ -107,7 +107,7 @@ def of_complaint(complaint: Complaint) -> Decision:
     """The decision about a complaint."""
     reason = _OPINIONS.get(complaint.type)
     if reason is None:
-        reason = (Verdict.COMPLAINT, f"the recipient complained ({complaint.type})")
+        reason = (Category.COMPLAINT, f"the recipient complained ({complaint.type})")
     return _decision(reason, None)
 
 
@@ -118,8 +118,8 @@ def _of_bounce(event: Event) -> Reason:
     if reason is None and event.permanence is not None:
         reason = _PERMANENCES[event.permanence]
     reason = reason or _by_class(event.status)
-    if reason[0] is Verdict.HARD_BOUNCE and event.permanence is Permanence.TRANSIENT:
-        return Verdict.SOFT_BOUNCE, f"{reason[1]}, but the provider holds it for passing"
+    if reason[0] is Category.HARD_BOUNCE and event.permanence is Permanence.TRANSIENT:
+        return Category.SOFT_BOUNCE, f"{reason[1]}, but the provider holds it for passing"
     return reason
 
 
@@ -129,34 +129,36 @@ def _failure(status: str | None, text: str | None) -> Reason | None:
     if by_code is None:
         reason = by_words or reasons.of_vague_code(status)
     elif (
-        by_code[0] is Verdict.HARD_BOUNCE and by_words is not None and by_words[0] is Verdict.POLICY
+        by_code[0] is Category.HARD_BOUNCE
+        and by_words is not None
+        and by_words[0] is Category.POLICY
     ):
         # Some hosts tell those whom they block that nobody is at home.
-        return Verdict.POLICY, f"the code says that {by_code[1]}, but {by_words[1]}"
+        return Category.POLICY, f"the code says that {by_code[1]}, but {by_words[1]}"
     else:
         reason = by_code
-    if reason is not None and reason[0] is Verdict.HARD_BOUNCE and (status or "5")[0] == "4":
-        return Verdict.SOFT_BOUNCE, f"{reason[1]}, but its code ({status}) is of the passing kind"
+    if reason is not None and reason[0] is Category.HARD_BOUNCE and (status or "5")[0] == "4":
+        return Category.SOFT_BOUNCE, f"{reason[1]}, but its code ({status}) is of the passing kind"
     return reason
 
 
 def _by_class(status: str | None) -> Reason:
     if status is not None and status[0] == "4":
-        return Verdict.SOFT_BOUNCE, "its code is of the passing kind"
+        return Category.SOFT_BOUNCE, "its code is of the passing kind"
     return _NO_CAUSE
 
 
 def _decision(
     reason: Reason, status: str | None, *, soft_bounces: int = 0, soft_max: int = SOFT_MAX
 ) -> Decision:
-    verdict, words = reason
+    category, words = reason
     said = f"{words[0].upper()}{words[1:]}{f' ({status})' if status else ''}"
-    counts = verdict in _COUNTED
+    counts = category in _COUNTED
     if not counts:
-        why = f"{said}: {_CONSEQUENCES[verdict]}."
-        return Decision(verdict, verdict in _AT_ONCE, counts, why, status)
+        why = f"{said}: {_CONSEQUENCES[category]}."
+        return Decision(category, category in _AT_ONCE, counts, why, status)
     number = soft_bounces + 1
     suppress = number >= soft_max
     so = "the address is suppressed" if suppress else f"at {soft_max} the address is suppressed"
     why = f"{said}: soft bounce {number} in a row, {so}."
-    return Decision(verdict, suppress, counts, why, status)
+    return Decision(category, suppress, counts, why, status)

@@ -10,7 +10,7 @@ import re
 from enum import StrEnum
 
 
-class Verdict(StrEnum):
+class Category(StrEnum):
     """What a report comes down to."""
 
     DELIVERED = "delivered"
@@ -25,54 +25,54 @@ class Verdict(StrEnum):
     UNKNOWN = "unknown"
 
 
-Reason = tuple[Verdict, str]
+Reason = tuple[Category, str]
 
 # By subject and detail; the class only says whether the host will try again.
 CODES: dict[str, Reason] = {
-    "1.1": (Verdict.HARD_BOUNCE, "the mailbox does not exist"),
-    "1.2": (Verdict.SOFT_BOUNCE, "the domain was not found, which a mistake in its DNS can cause"),
-    "1.3": (Verdict.HARD_BOUNCE, "no address can be spelled like that"),
-    "1.4": (Verdict.SOFT_BOUNCE, "the address is ambiguous at its host"),
-    "1.6": (Verdict.HARD_BOUNCE, "the mailbox has moved and left no new address"),
-    "1.7": (Verdict.POLICY, "the host does not like the syntax of our sender address"),
-    "1.8": (Verdict.POLICY, "the host does not find the domain of our sender address"),
-    "1.9": (Verdict.POLICY, "the message went through a gateway that does not forward"),
-    "1.10": (Verdict.HARD_BOUNCE, "the recipient does not exist, or its domain takes no mail"),
-    "2.1": (Verdict.SOFT_BOUNCE, "the mailbox is disabled, which may be for a while only"),
-    "2.2": (Verdict.MAILBOX_FULL, "the mailbox is full"),
-    "2.3": (Verdict.POLICY, "the message is larger than the mailbox takes"),
-    "2.4": (Verdict.SOFT_BOUNCE, "the mailing list could not be expanded"),
-    "3.1": (Verdict.SOFT_BOUNCE, "the host has no room for mail"),
-    "3.2": (Verdict.SOFT_BOUNCE, "the host takes no mail at present"),
-    "3.3": (Verdict.POLICY, "the host lacks a feature that the message needs"),
-    "3.4": (Verdict.POLICY, "the message is larger than the host takes"),
-    "3.5": (Verdict.SOFT_BOUNCE, "the host is badly configured"),
-    "4.1": (Verdict.SOFT_BOUNCE, "the host did not answer, or did not take the recipient"),
-    "4.2": (Verdict.SOFT_BOUNCE, "the connection to the host was bad"),
-    "4.3": (Verdict.SOFT_BOUNCE, "a directory that the host asks did not answer"),
-    "4.4": (Verdict.SOFT_BOUNCE, "no way to the host was found"),
-    "4.5": (Verdict.SOFT_BOUNCE, "the host was congested"),
-    "4.6": (Verdict.SOFT_BOUNCE, "the message went in a circle"),
-    "4.7": (Verdict.SOFT_BOUNCE, "it took too long to deliver"),
-    "4.14": (Verdict.SOFT_BOUNCE, "the message went in a circle"),
-    "4.310": (Verdict.SOFT_BOUNCE, "the domain was not found, which a DNS mistake can cause"),
-    "7.17": (Verdict.HARD_BOUNCE, "the mailbox belongs to somebody else now (RFC 7293)"),
-    "7.18": (Verdict.HARD_BOUNCE, "the domain belongs to somebody else now (RFC 7293)"),
-    "7.20": (Verdict.POLICY, "the mail has no DKIM signature that counts (RFC 7372)"),
-    "7.23": (Verdict.POLICY, "SPF does not allow our host (RFC 7372)"),
-    "7.25": (Verdict.POLICY, "our host has no matching name in DNS (RFC 7372)"),
-    "7.26": (Verdict.POLICY, "the mail failed several checks of authenticity (RFC 7372)"),
-    "7.27": (Verdict.POLICY, "the domain of our sender address takes no mail (RFC 7505)"),
-    "7.28": (Verdict.POLICY, "the host was sent too much mail"),
+    "1.1": (Category.HARD_BOUNCE, "the mailbox does not exist"),
+    "1.2": (Category.SOFT_BOUNCE, "the domain was not found, which a mistake in its DNS can cause"),
+    "1.3": (Category.HARD_BOUNCE, "no address can be spelled like that"),
+    "1.4": (Category.SOFT_BOUNCE, "the address is ambiguous at its host"),
+    "1.6": (Category.HARD_BOUNCE, "the mailbox has moved and left no new address"),
+    "1.7": (Category.POLICY, "the host does not like the syntax of our sender address"),
+    "1.8": (Category.POLICY, "the host does not find the domain of our sender address"),
+    "1.9": (Category.POLICY, "the message went through a gateway that does not forward"),
+    "1.10": (Category.HARD_BOUNCE, "the recipient does not exist, or its domain takes no mail"),
+    "2.1": (Category.SOFT_BOUNCE, "the mailbox is disabled, which may be for a while only"),
+    "2.2": (Category.MAILBOX_FULL, "the mailbox is full"),
+    "2.3": (Category.POLICY, "the message is larger than the mailbox takes"),
+    "2.4": (Category.SOFT_BOUNCE, "the mailing list could not be expanded"),
+    "3.1": (Category.SOFT_BOUNCE, "the host has no room for mail"),
+    "3.2": (Category.SOFT_BOUNCE, "the host takes no mail at present"),
+    "3.3": (Category.POLICY, "the host lacks a feature that the message needs"),
+    "3.4": (Category.POLICY, "the message is larger than the host takes"),
+    "3.5": (Category.SOFT_BOUNCE, "the host is badly configured"),
+    "4.1": (Category.SOFT_BOUNCE, "the host did not answer, or did not take the recipient"),
+    "4.2": (Category.SOFT_BOUNCE, "the connection to the host was bad"),
+    "4.3": (Category.SOFT_BOUNCE, "a directory that the host asks did not answer"),
+    "4.4": (Category.SOFT_BOUNCE, "no way to the host was found"),
+    "4.5": (Category.SOFT_BOUNCE, "the host was congested"),
+    "4.6": (Category.SOFT_BOUNCE, "the message went in a circle"),
+    "4.7": (Category.SOFT_BOUNCE, "it took too long to deliver"),
+    "4.14": (Category.SOFT_BOUNCE, "the message went in a circle"),
+    "4.310": (Category.SOFT_BOUNCE, "the domain was not found, which a DNS mistake can cause"),
+    "7.17": (Category.HARD_BOUNCE, "the mailbox belongs to somebody else now (RFC 7293)"),
+    "7.18": (Category.HARD_BOUNCE, "the domain belongs to somebody else now (RFC 7293)"),
+    "7.20": (Category.POLICY, "the mail has no DKIM signature that counts (RFC 7372)"),
+    "7.23": (Category.POLICY, "SPF does not allow our host (RFC 7372)"),
+    "7.25": (Category.POLICY, "our host has no matching name in DNS (RFC 7372)"),
+    "7.26": (Category.POLICY, "the mail failed several checks of authenticity (RFC 7372)"),
+    "7.27": (Category.POLICY, "the domain of our sender address takes no mail (RFC 7505)"),
+    "7.28": (Category.POLICY, "the host was sent too much mail"),
 }
 
 # Where the detail is not in the table: what the subject as a whole is about. The missing ones
 # (0: other, 5: the conversation) say too little without the words beside the code.
 SUBJECTS: dict[str, Reason] = {
-    "3": (Verdict.SOFT_BOUNCE, "the host had trouble of its own"),
-    "4": (Verdict.SOFT_BOUNCE, "the host was not reached"),
-    "6": (Verdict.POLICY, "the host does not take the content or its encoding"),
-    "7": (Verdict.POLICY, "the host refuses it for reasons of security or policy"),
+    "3": (Category.SOFT_BOUNCE, "the host had trouble of its own"),
+    "4": (Category.SOFT_BOUNCE, "the host was not reached"),
+    "6": (Category.POLICY, "the host does not take the content or its encoding"),
+    "7": (Category.POLICY, "the host refuses it for reasons of security or policy"),
 }
 
 # Codes that programs write for want of a better one: words are heard first.
@@ -111,10 +111,10 @@ _PASSING = re.compile(
 _ADDRESSES = re.compile(r"[^\s<>@]{0,200}@[^\s<>]{0,200}")
 
 WORDS: tuple[tuple[re.Pattern[str], Reason], ...] = (
-    (_BLOCKED, (Verdict.POLICY, "the host's words are about us, blocking or policy")),
-    (_FULL, (Verdict.MAILBOX_FULL, "the host's words say that the mailbox is full")),
-    (_NO_SUCH, (Verdict.HARD_BOUNCE, "the host's words say that there is no such mailbox")),
-    (_PASSING, (Verdict.SOFT_BOUNCE, "the host's words are about trouble that may pass")),
+    (_BLOCKED, (Category.POLICY, "the host's words are about us, blocking or policy")),
+    (_FULL, (Category.MAILBOX_FULL, "the host's words say that the mailbox is full")),
+    (_NO_SUCH, (Category.HARD_BOUNCE, "the host's words say that there is no such mailbox")),
+    (_PASSING, (Category.SOFT_BOUNCE, "the host's words are about trouble that may pass")),
 )
 
 
